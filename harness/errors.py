@@ -1,0 +1,17 @@
+"""The errors that a person is meant to read: one line, what is wrong, what to do."""
+
+
+class HarnessError(Exception):
+    """Anything this harness refuses or cannot vouch for."""
+
+
+class BadInput(HarnessError):
+    """A model, file, option or registry entry that cannot be used as given (exit code 4)."""
+
+
+class UnknownAnatomy(BadInput):
+    """A model in which no decoder blocks with an MLP output projection were recognised."""
+
+
+class EditFailed(HarnessError):
+    """An edit that did not take effect, or was not undone: nothing measured with it counts."""

@@ -1,0 +1,92 @@
+"""What a model writes, and whether that has collapsed (Figure 1 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harness.loading import Subject
+
+NEW_TOKENS = 40
+# A loop is the same stretch of at most this many tokens, over and over to the end ...
+_LONGEST_PERIOD = 10
+# ... at least this often: three times may be rhetoric.
+_REPEATS = 4
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A greedy continuation of one prompt, ids and text, the prompt not included."""
+
+    prompt: str
+    ids: tuple[int, ...]
+    text: str
+
+    @property
+    def loops(self) -> bool:
+        """Whether it ends in a short stretch repeated over and over."""
+        for period in range(1, _LONGEST_PERIOD + 1):
+            tail = self.ids[-period * _REPEATS :]
+            if len(tail) == period * _REPEATS and tail == tail[:period] * _REPEATS:
+                return True
+        return False
+
+    @property
+    def repeated_4grams(self) -> float:
+        """The share of 4-grams that occurred before: 0 for none, near 1 for a loop."""
+        return 1 - _distinct(self.ids, 4)
+
+    @property
+    def distinct_2(self) -> float:
+        """The share of 2-grams that differ."""
+        return _distinct(self.ids, 2)
+
+
+def _distinct(ids: Sequence[int], n: int) -> float:
+    grams = [tuple(ids[start : start + n]) for start in range(len(ids) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def continue_greedily(
+    subject: Subject, prompts: Sequence[str], tokens: int = NEW_TOKENS
+) -> tuple[Continuation, ...]:
+    """Continue every prompt by ``tokens`` greedy tokens, in one batch padded on the left."""
+    encoded = [subject.encode(prompt) for prompt in prompts]
+    longest = max(map(len, encoded))
+    ids = torch.zeros(len(encoded), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(encoded):
+        ids[row, longest - len(sequence) :] = torch.tensor(sequence)
+        mask[row, longest - len(sequence) :] = 1
+    with torch.no_grad():
+        generated = subject.model.generate(
+            input_ids=ids.to(subject.device),
+            attention_mask=mask.to(subject.device),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,  # an early end of text is not compared with a full one
+            pad_token_id=0,
+            use_cache=True,
+        )
+    rows = generated[:, longest:].tolist()
+    return tuple(
+        Continuation(prompt, tuple(row), subject.tokenizer.decode(row))
+        for prompt, row in zip(prompts, rows, strict=True)
+    )
+
+
+def nll_of(subject: Subject, continuations: Sequence[Continuation]) -> list[float]:
+    """Return the mean NLL per token, in nats, that a subject gives each continuation."""
+    values = []
+    for item in continuations:
+        prompt = subject.encode(item.prompt)
+        ids = torch.tensor([[*prompt, *item.ids]], device=subject.device)
+        with torch.no_grad():
+            logits = subject.model(input_ids=ids, use_cache=False).logits.float()
+        log_probabilities = logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        chosen = log_probabilities.gather(-1, ids[0, len(prompt) :, None])
+        values.append(float(-chosen.mean()))
+    return values

