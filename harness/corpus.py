@@ -28,7 +28,7 @@ WIKITEXT2 = "wikitext2"
 # 48 windows rather than a few long ones: the interval is taken over windows, and four
 # paragraphs are known to have understated the damage 20 to 70 fold.
 WINDOWS = 48
-WINDOW_TOKENS = 64
+WINDOW_TOKENS = 48
 # Below this a bootstrap interval over windows says little.
 FEWEST_WINDOWS = 8
 

@@ -90,6 +90,8 @@ def load(
     local = fetch(entry, allow_pickle="pickle" in trust)
     directory = converted_copy(local.path) if local.is_gguf else local.path
     remote_code = "remote-code" in trust
+    # Reading is quick and its progress bars would stand between a test's dots.
+    transformers.utils.logging.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             directory,

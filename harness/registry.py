@@ -78,6 +78,11 @@ class ModelEntry:
     def coordinates(self) -> frozenset[Coordinate]:
         return frozenset(scalar.coordinate for scalar in self.super_weights)
 
+    def expected(self, claim: str) -> str | None:
+        """Return the status reported for a claim; to publish a place is to expect it (C1)."""
+        published = bool(self.super_weights or self.super_activation)
+        return self.expect.get(claim, "supported" if claim == "C1" and published else None)
+
 
 Registry = Mapping[str, ModelEntry]
 

@@ -1,0 +1,157 @@
+"""Baselines: a verdict as JSON, compared leaf by leaf with the one that was committed.
+
+Counts, coordinates, words and stored scalars are compared exactly; a number that was measured
+carries the tolerance it is compared with, ``{"value": 1.5, "within": 0.03}``. Provenance is
+recorded and not compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.claims.verdict import Measured, Verdict, measured
+
+_NUMBER = {"value", "within"}
+_NOT_COMPARED = "provenance"
+# A stored tolerance scales with its value, so it may differ a little; one that was widened by
+# hand to let a number pass may not.
+_WIDENED = 2.0
+
+
+def record(model: str, verdict: Verdict, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a baseline keeps of a verdict."""
+    return {
+        "model": model,
+        "claim": verdict.claim.id,
+        "status": verdict.status,
+        "criteria": [
+            {
+                "name": criterion.name,
+                "statistic": _plain(criterion.statistic),
+                "interval": [_end(criterion.statistic, end) for end in _ends(criterion.interval)],
+                "threshold": criterion.threshold,
+                "direction": criterion.direction,
+            }
+            for criterion in verdict.criteria
+        ],
+        "evidence": _plain(dict(verdict.evidence)),
+        "provenance": dict(provenance),
+    }
+
+
+def _ends(interval: Any) -> tuple[float, float]:
+    return interval.low, interval.high
+
+
+def _end(statistic: Measured, end: float) -> Any:
+    # The ends move with what the statistic moves with.
+    return _plain(Measured(end, 0.0) if statistic.within == 0 else measured(end, absolute=statistic.within))
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values; what was measured becomes a number with its tolerance."""
+    if isinstance(value, Measured):
+        if value.within == 0:
+            return {"value": value.value, "within": 0.0}
+        return {"value": _digits(value.value, 6), "within": _digits(value.within, 3)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _digits(value: float, count: int) -> float:
+    return float(f"{value:.{count}g}")
+
+
+def dump(recorded: Mapping[str, Any]) -> str:
+    return json.dumps(recorded, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def parse(text: str) -> dict[str, Any] | None:
+    """Return a stored record, or None when the text is not one."""
+    try:
+        loaded = json.loads(text)
+    except ValueError:
+        return None
+    return loaded if isinstance(loaded, dict) and {"model", "claim", "status"} <= loaded.keys() else None
+
+
+def differences(stored: Any, new: Any) -> list[str]:
+    """Return one line for each leaf that differs: where, from what, to what."""
+    return list(_differences(stored, new, ""))
+
+
+def _differences(stored: Any, new: Any, path: str) -> Iterator[str]:
+    if _is_number(stored) and _is_number(new):
+        yield from _number_differences(stored, new, path)
+    elif isinstance(stored, dict) and isinstance(new, dict):
+        for key in [*stored, *(key for key in new if key not in stored)]:
+            if not path and key == _NOT_COMPARED:
+                continue
+            place = f"{path}.{key}" if path else str(key)
+            if key not in new:
+                yield f"{place}: was {_short(stored[key])}, is gone"
+            elif key not in stored:
+                yield f"{place}: is new, {_short(new[key])}"
+            else:
+                yield from _differences(stored[key], new[key], place)
+    elif isinstance(stored, list) and isinstance(new, list) and len(stored) == len(new):
+        for index, (was, now) in enumerate(zip(stored, new, strict=True)):
+            yield from _differences(was, now, f"{path}[{index}]")
+    # 1 and True and 1.0 are equal to Python, and so to JSON's reader.
+    elif type(stored) is not type(new) or stored != new:
+        yield f"{path}: was {_short(stored)}, is {_short(new)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == _NUMBER
+
+
+def _number_differences(stored: dict[str, float], new: dict[str, float], path: str) -> Iterator[str]:
+    was, now, within = stored["value"], new["value"], stored["within"]
+    if not all(isinstance(part, int | float) and math.isfinite(part) for part in (was, now, within)):
+        yield f"{path}: {_short(stored)} is no number with a tolerance"
+    elif abs(now - was) > within:
+        yield f"{path}: was {was:g} (within {within:g}), is {now:g}"
+    elif not 0 <= within <= _WIDENED * max(new["within"], 1e-12):
+        yield f"{path}: its tolerance was widened to {within:g}; the claim states {new['within']:g}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def merged(stored: Any, new: Any) -> Any:
+    """Return ``new`` with every leaf that is within tolerance left as it was stored."""
+    if not isinstance(stored, type(new)) or not differences({"": stored}, {"": new}):
+        return stored if isinstance(stored, type(new)) else new
+    if isinstance(new, dict) and not _is_number(new):
+        return {key: merged(stored[key], item) if key in stored else item for key, item in new.items()}
+    if isinstance(new, list) and len(stored) == len(new):
+        return [merged(was, now) for was, now in zip(stored, new, strict=True)]
+    return new
+
+
+def baseline_path(root: Path, model: str, device: str, dtype: str, claim: str) -> Path:
+    """Return where the baseline of a claim lies; each device and dtype has its own."""
+    folder = re.sub(r"[^\w.-]+", "--", model).strip("-.") or "model"
+    return root / folder / f"{device}-{dtype}" / f"{claim}.json"
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the baseline at ``path``; None if there is none, an empty record if it is unreadable."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        return {}
+    return parse(text) or {}

@@ -1,0 +1,42 @@
+"""The paper's claims, one small module each: what it says, the statistic, the threshold, why.
+
+``CLAIMS`` lists them in the paper's order; each module has a ``CLAIM`` and a function ``judge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.claims import (
+    activation_restored,
+    generation,
+    location,
+    one_pass,
+    other_outliers,
+    persistence,
+    pruning,
+    restoring,
+    sensitivity,
+    stopwords,
+    suppression,
+    tuning,
+)
+from harness.claims.verdict import Claim, Verdict
+from harness.evidence import Evidence
+
+_MODULES = (
+    location,
+    one_pass,
+    pruning,
+    other_outliers,
+    suppression,
+    persistence,
+    restoring,
+    activation_restored,
+    stopwords,
+    sensitivity,
+    generation,
+    tuning,
+)
+
+CLAIMS: dict[Claim, Callable[[Evidence], Verdict]] = {module.CLAIM: module.judge for module in _MODULES}

@@ -1,0 +1,71 @@
+"""C9: without the super weights, stopwords become likelier."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
+from harness.evidence import PRUNED, Evidence, alone
+from harness.measuring import INTACT, Values
+from harness.statistics import Interval, bootstrap
+
+CLAIM = Claim("C9", "Without the super weights, stopwords become likelier.", "Figure 5")
+
+# "Likelier" is a ratio above one; the paper gives no size that would hold for all its models.
+RATIO = 1.0
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Take the geometric mean, over the frozen stopwords, of probability after over before.
+
+    Each word's probability is averaged over all positions first. Punctuation and content words
+    are evidence, and so is each super weight pruned alone.
+    """
+    if not evidence.scan.coordinates:
+        return not_applicable(CLAIM, "no super weight is found")
+    vocabulary = evidence.vocabulary
+    if not vocabulary.knows_words:
+        return not_applicable(CLAIM, "the tokenizer has no tokens for whole words")
+    words = list(vocabulary.stopwords.values())
+    before, after = _by_group(evidence, INTACT, words), _by_group(evidence, PRUNED, words)
+    ratios = after.mean(axis=0) / before.mean(axis=0)
+    logs = bootstrap(np.concatenate([before, after], axis=1), _mean_log_ratio)
+    conditions = [PRUNED, *(alone(index) for index in range(len(evidence.scan.coordinates)))]
+    return judged(
+        CLAIM,
+        Criterion(
+            "stopword probability after over before",
+            measured(float(np.exp(np.log(ratios).mean()))),
+            Interval(float(np.exp(logs.low)), float(np.exp(logs.high))),
+            RATIO,
+            AT_LEAST,
+        ),
+        ratios={
+            condition: _ratios(evidence, condition)
+            for condition in conditions
+            if condition in evidence.measurements
+        },
+    )
+
+
+def _by_group(evidence: Evidence, condition: str, groups: list[tuple[int, ...]]) -> Values:
+    """Return each group's summed probability in each window: (windows, groups)."""
+    column = {token: index for index, token in enumerate(evidence.vocabulary.tracked)}
+    tracked = evidence.measurements[condition].tracked
+    return np.stack([tracked[:, [column[token] for token in group]].sum(axis=1) for group in groups], axis=1)
+
+
+def _mean_log_ratio(means: Values) -> Values:
+    before, after = np.split(means, 2, axis=1)
+    return np.asarray(np.log(after / before).mean(axis=1))
+
+
+def _ratios(evidence: Evidence, condition: str) -> dict[str, object]:
+    vocabulary = evidence.vocabulary
+    named = vocabulary.stopwords | vocabulary.punctuation
+    groups = [*named.values(), *((token,) for token in vocabulary.content)]
+    before, after = _by_group(evidence, INTACT, groups), _by_group(evidence, condition, groups)
+    ratios = after.mean(axis=0) / before.mean(axis=0)
+    content = float(np.median(ratios[len(named) :]))
+    table = {word: measured(ratio) for word, ratio in zip(named, ratios, strict=False)}
+    return {**table, "median content word": measured(content)}

@@ -1,0 +1,109 @@
+"""What a verdict is held against: the base model, the committed baseline, the registry, the paper."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.baselines import differences
+from harness.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
+from harness.registry import ModelEntry
+
+AUTO, PAPER = "auto", "paper"
+EXPECTATIONS = (AUTO, PAPER)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict beside what was expected of it.
+
+    ``source`` says who expected it: "base", "baseline", "registry", "paper", or None when the
+    model is being met for the first time. ``gaps`` are the reasons why it is not as expected.
+    """
+
+    verdict: Verdict
+    expected: str | None
+    source: str | None
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def as_expected(self) -> bool:
+        return not self.gaps
+
+
+def in_ci() -> bool:
+    """Tell whether the run is a gate, by the variable that CI services set."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def hold_to_base(verdict: Verdict, base: Verdict) -> Outcome:
+    """Expect the status that the same claim has on the base model."""
+    return Outcome(verdict, base.status, "base", _status_gap(verdict, base.status, "the base model"))
+
+
+def hold_to_paper(verdict: Verdict) -> Outcome:
+    """Expect what the paper says: that the claim holds.
+
+    A claim that says nothing about the model is no gap, but C1 always says something: a model
+    in which nothing is found does not do what the paper says.
+    """
+    if verdict.status == NOT_APPLICABLE and verdict.claim.id != "C1":
+        return Outcome(verdict, SUPPORTED, "paper")
+    return Outcome(verdict, SUPPORTED, "paper", _status_gap(verdict, SUPPORTED, "the paper"))
+
+
+def hold_to_baseline(verdict: Verdict, recorded: Mapping[str, Any], stored: Mapping[str, Any]) -> Outcome:
+    """Expect the committed baseline, every leaf of it within its tolerance."""
+    if not stored:
+        return Outcome(verdict, None, "baseline", ("the baseline file is not readable as one",))
+    return Outcome(
+        verdict, str(stored["status"]), "baseline", tuple(differences(dict(stored), dict(recorded)))
+    )
+
+
+def hold_to_registry(verdict: Verdict, entry: ModelEntry) -> Outcome:
+    """Expect what the registry says somebody reported; nothing where it is silent.
+
+    With nothing to compare with, the run has only characterised the model: a finding for a
+    person, a failure for a gate.
+    """
+    expected = entry.expected(verdict.claim.id)
+    if expected is not None:
+        return Outcome(verdict, expected, "registry", _status_gap(verdict, expected, "the registry"))
+    if in_ci():
+        return Outcome(verdict, None, None, ("CI is set, and there is nothing to compare with",))
+    return Outcome(verdict, None, None)
+
+
+def _status_gap(verdict: Verdict, expected: str, who: str) -> tuple[str, ...]:
+    if verdict.status == expected:
+        return ()
+    return (f"status: {who} has {expected}, this model {verdict.status}",)
+
+
+_NEXT_STEPS = {
+    "base": "Look for what the release changed: superweight scan on both names the scalars.",
+    "baseline": (
+        "If the model was meant to change, accept it with --snapshot-update and commit the baseline; "
+        "if not, the checkpoint or what loads it has changed."
+    ),
+    "registry": "If the report in fixtures/models.toml is wrong for these weights, correct it there.",
+    "paper": "The paper's claim does not hold on this model; without --sw-expect paper that is a finding.",
+    None: "Run once with --snapshot-update and commit the baselines, or give a base model.",
+}
+
+
+def explain(model: str, outcome: Outcome) -> str:
+    """Return what a person reads when an outcome is not as expected."""
+    verdict = outcome.verdict
+    lines = [
+        f"{verdict.claim.id} on {model}: {verdict.claim.sentence} ({verdict.claim.place})",
+        f"  expected  {outcome.expected or 'nothing on record'} ({outcome.source or 'no source'})",
+        f"  measured  {verdict.status}: {verdict.reason}",
+        *(f"  changed   {gap}" for gap in outcome.gaps),
+        *(f"  found     {line}" for line in verdict.evidence.get("differences", [])),
+        f"  next      {_NEXT_STEPS[outcome.source]}",
+    ]
+    return "\n".join(lines)

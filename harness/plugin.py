@@ -1,0 +1,317 @@
+"""The pytest plugin: options, markers, fixtures, header and summary; nothing else.
+
+Nothing heavy is imported here: a project that does not use the harness pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import BadInput
+from harness.registry import ModelEntry, load_registry, resolve
+
+if TYPE_CHECKING:
+    from harness.claims.verdict import Verdict
+    from harness.evidence import Evidence
+    from harness.loading import Subject
+
+_MARKERS = (
+    "gpu: needs CUDA; run them with -m gpu",
+    "slow: takes minutes",
+    "checkpoint: needs real weights, downloaded once and cached",
+)
+_PROPERTY = "superweight"
+
+Judge = Callable[["Evidence"], "Verdict"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("superweight", "super weights of language models")
+    group.addoption(
+        "--sw-model",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="Model to test: a registry name, NAME=PATH, org/name[@revision], a directory or a .gguf "
+        "file. Repeatable. Default: every registry model that the run's markers select.",
+    )
+    group.addoption(
+        "--sw-base",
+        metavar="MODEL",
+        help="Base model whose verdicts the tested models must reproduce. Default: none.",
+    )
+    group.addoption(
+        "--sw-expect",
+        default="auto",
+        choices=("auto", "paper"),
+        help="What to expect: auto (the base, else the baseline, else the registry) or paper. "
+        "Default: %(default)s.",
+    )
+    group.addoption(
+        "--sw-device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="Where to run: auto is cuda where there is one. Default: %(default)s.",
+    )
+    group.addoption(
+        "--sw-dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="Precision: auto is float32 on a CPU and the checkpoint's own on cuda. Default: %(default)s.",
+    )
+    group.addoption(
+        "--sw-corpus",
+        default="builtin",
+        metavar="CORPUS",
+        help="Text to measure on: builtin, wikitext2, a text file or a directory of them. "
+        "Default: %(default)s.",
+    )
+    group.addoption(
+        "--sw-report",
+        type=Path,
+        metavar="DIR",
+        help="Write report.json and report.html there, one folder a model if there are several. "
+        "Default: no report.",
+    )
+    group.addoption(
+        "--sw-baselines",
+        type=Path,
+        metavar="DIR",
+        help="Where baselines are kept. Default: the folder 'baselines' beside the test file.",
+    )
+    group.addoption(
+        "--sw-trust",
+        action="append",
+        default=[],
+        choices=("pickle", "remote-code"),
+        help="Accept pickled weights, or code that a checkpoint brings. Repeatable. Default: neither.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    config.pluginmanager.register(_Verdicts(config), "superweight-verdicts")
+    if _asks_for_gpu(config) and not config.option.collectonly:
+        _require_cuda()
+
+
+def _asks_for_gpu(config: pytest.Config) -> bool:
+    return re.search(r"(?<!not )\bgpu\b", config.option.markexpr or "") is not None
+
+
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("-m gpu asks for tests on a GPU, but torch sees no CUDA device here")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "sw_entry" in metafunc.fixturenames:
+        metafunc.parametrize("sw_entry", _parameters(metafunc.config), indirect=True, scope="session")
+
+
+def _parameters(config: pytest.Config) -> list[Any]:
+    """Return the selected entries; what is not selected does not even show as deselected."""
+    gpu = _asks_for_gpu(config)
+    try:
+        named = [resolve(spec) for spec in config.option.sw_model]
+        entries = named or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from error
+    return [pytest.param(entry, id=entry.name, marks=_marks(entry, bool(named) and gpu)) for entry in entries]
+
+
+def _marks(entry: ModelEntry, on_gpu: bool) -> list[pytest.MarkDecorator]:
+    # One worker loads a model once, under xdist's --dist loadgroup.
+    marks = [pytest.mark.xdist_group(entry.name)]
+    if entry.tier != "hermetic":
+        marks.append(pytest.mark.checkpoint)
+    if entry.tier == "gpu" or on_gpu:
+        marks += [pytest.mark.gpu, pytest.mark.slow]
+    return marks
+
+
+@pytest.fixture(scope="session")
+def sw_entry(request: pytest.FixtureRequest) -> ModelEntry:
+    """The registry entry, or the ad-hoc one, of the model under test."""
+    entry: ModelEntry = request.param
+    return entry
+
+
+def _load(config: pytest.Config, entry: ModelEntry) -> Subject:
+    from harness.loading import load
+
+    option = config.option
+    try:
+        return load(entry, device=option.sw_device, dtype=option.sw_dtype, trust=option.sw_trust)
+    except BadInput as error:
+        # The whole run was asked for something that is not there: exit code 4, like a bad option.
+        pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+@pytest.fixture(scope="session")
+def subject(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Iterator[Subject]:
+    """The loaded model under test; leaving it edited is an error."""
+    from harness.editing import active_edits
+
+    loaded = _load(pytestconfig, sw_entry)
+    yield loaded
+    assert not active_edits(loaded), f"edits were left on {loaded.name}: {active_edits(loaded)}"
+
+
+@pytest.fixture(scope="session")
+def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
+    """What is measured of the base model, if one is given."""
+    from harness.evidence import Evidence
+
+    spec = pytestconfig.option.sw_base
+    if spec is None:
+        return None
+    return Evidence(_load(pytestconfig, resolve(spec)), pytestconfig.option.sw_corpus)
+
+
+@pytest.fixture(scope="session")
+def evidence(
+    subject: Subject, sw_entry: ModelEntry, base_evidence: Evidence | None, pytestconfig: pytest.Config
+) -> Evidence:
+    """Everything the claims need to know about the model under test, measured once."""
+    from harness.corpus import default_prompt
+    from harness.evidence import Evidence
+    from harness.scanning import scan
+
+    base = base_evidence.scan if base_evidence is not None else None
+    if base is None and sw_entry.tuned_from is not None:
+        base = scan(_load(pytestconfig, resolve(sw_entry.tuned_from)), default_prompt())
+    try:
+        measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
+        _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
+    except BadInput as error:
+        pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+    return measured
+
+
+@pytest.fixture
+def as_expected(
+    request: pytest.FixtureRequest,
+    evidence: Evidence,
+    base_evidence: Evidence | None,
+    record_property: Callable[[str, object], None],
+) -> Callable[[Judge], None]:
+    """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
+    from harness.expectations import explain
+    from harness.report import verdict_row
+
+    def check(judge: Judge) -> None:
+        outcome = _outcome(request, evidence, base_evidence, judge)
+        row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
+        record_property(_PROPERTY, json.dumps(row | verdict_row(outcome)))
+        if not outcome.as_expected:
+            pytest.fail(explain(evidence.subject.name, outcome), pytrace=False)
+
+    return check
+
+
+def _outcome(
+    request: pytest.FixtureRequest, evidence: Evidence, base_evidence: Evidence | None, judge: Judge
+) -> Any:
+    from harness import baselines, expectations
+    from harness.snapshots import bound_to
+
+    config, subject = request.config, evidence.subject
+    verdict = judge(evidence)
+    if config.option.sw_expect == expectations.PAPER:
+        return expectations.hold_to_paper(verdict)
+    if base_evidence is not None:
+        return expectations.hold_to_base(verdict, judge(base_evidence))
+    root = config.option.sw_baselines or request.path.parent / "baselines"
+    provenance = subject.provenance
+    path = baselines.baseline_path(
+        root, subject.name, provenance.device, provenance.dtype, verdict.claim.id
+    )
+    recorded = baselines.record(subject.name, verdict, provenance.as_dict())
+    stored = baselines.read(path)
+    if stored is None and not config.option.update_snapshots:
+        outcome = expectations.hold_to_registry(verdict, subject.entry)
+        if expectations.in_ci() and outcome.as_expected:
+            gap = f"CI is set, and there is no baseline {path.name} for {path.parent.name}"
+            return replace(outcome, source=None, gaps=(gap,))
+        return outcome
+    snapshot = request.getfixturevalue("snapshot").use_extension(bound_to(path))
+    if snapshot == recorded:
+        return expectations.Outcome(verdict, verdict.status, "baseline")
+    outcome = expectations.hold_to_baseline(verdict, recorded, stored or {})
+    # syrupy has the last word: a mismatch that the comparison below cannot name is still one.
+    return outcome if outcome.gaps else replace(outcome, gaps=("the baseline does not match",))
+
+
+class _Verdicts:
+    """Gathers the verdicts of all workers for the summary and the report."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    @pytest.hookimpl
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
+        callspecs = [getattr(item, "callspec", None) for item in items]
+        entries = [spec.params["sw_entry"] for spec in callspecs if spec and "sw_entry" in spec.params]
+        names = list(dict.fromkeys(entry.name for entry in entries))
+        if not names:
+            return []
+        option = self._config.option
+        expected = f"the base {option.sw_base}" if option.sw_base else option.sw_expect
+        return [
+            f"super weights: {', '.join(names)}",
+            f"super weights: device {option.sw_device}, dtype {option.sw_dtype}, corpus "
+            f"{option.sw_corpus}, expectations {expected}, baselines {option.sw_baselines or 'beside the tests'}",
+        ]
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            for name, value in report.user_properties:
+                if name == _PROPERTY:
+                    row = json.loads(str(value))
+                    self._rows[row["model"]].append(row)
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._rows:
+            return
+        terminalreporter.section("super weights")
+        for model, rows in self._rows.items():
+            terminalreporter.write_line(model)
+            for row in rows:
+                expected = f"{row['expected']}, {row['expected_by']}" if row["expected"] else "nothing"
+                mark = "  " if row["as_expected"] else "! "
+                terminalreporter.write_line(
+                    f"  {mark}{row['claim']:<4}{row['status']:<15} (expected: {expected})  {row['reason']}"
+                )
+            if all(row["expected"] is None for row in rows):
+                terminalreporter.write_line(
+                    "  met for the first time: nothing was compared. --snapshot-update keeps this as its baseline."
+                )
+
+    @pytest.hookimpl
+    def pytest_sessionfinish(self) -> None:
+        directory = self._config.option.sw_report
+        # Workers hand their verdicts to the controller, which writes for all of them.
+        if directory is None or not self._rows or hasattr(self._config, "workerinput"):
+            return
+        from harness.report import write_report
+
+        for model, rows in self._rows.items():
+            where = directory if len(self._rows) == 1 else directory / model.replace("/", "--")
+            provenance = rows[0]["provenance"]
+            kept = [{k: v for k, v in row.items() if k not in ("model", "provenance")} for row in rows]
+            write_report(where, model, provenance, kept)
