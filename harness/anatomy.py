@@ -61,7 +61,7 @@ class Projection:
         """Return W as a view, (hidden, intermediate); only where `writable`."""
         if not self.writable:
             raise BadInput(f"{type(self.module).__name__} does not show the weight it computes with")
-        stored: torch.Tensor = self.module.weight.detach()  # type: ignore[operator,assignment,union-attr]  # a Parameter, see writable
+        stored: torch.Tensor = self.module.weight.detach()  # type: ignore[operator]  # a Parameter: writable
         return stored.T if self.transposed else stored
 
     def probe(self, cols: torch.Tensor) -> torch.Tensor:
@@ -94,9 +94,7 @@ def _execution_device(module: nn.Module) -> torch.device:
     planned = getattr(hook, "execution_device", None)
     if planned is not None:
         return torch.device(planned)
-    tensor = next(module.parameters(), None)
-    if tensor is None:
-        tensor = next(module.buffers(), None)
+    tensor: torch.Tensor | None = next(module.parameters(), next(module.buffers(), None))
     return torch.device("cpu") if tensor is None else tensor.device
 
 

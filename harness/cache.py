@@ -19,9 +19,9 @@ DIRECTORY_NAME = "superweight-harness"
 
 def cache_directory() -> Path:
     """Return ``$XDG_CACHE_HOME/superweight-harness``, or the same under ``~/.cache``."""
-    configured = os.environ.get("XDG_CACHE_HOME", "")
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification asks that a relative path be ignored.
-    root = Path(configured) if os.path.isabs(configured) else Path.home() / ".cache"
+    root = configured if configured.is_absolute() else Path.home() / ".cache"
     return root / DIRECTORY_NAME
 
 
@@ -41,7 +41,7 @@ def publish(destination: Path, build: Callable[[Path], None]) -> Path:
         try:
             scratch = scratch_root / destination.name
             build(scratch)
-            os.replace(scratch, destination)
+            scratch.replace(destination)
         except OSError as error:
             raise BadInput(
                 f"cannot write {destination}: {error.strerror or error}; "

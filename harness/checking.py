@@ -71,9 +71,7 @@ def _hold(request: Request, evidence: Evidence, verdict: Verdict, base: Verdict 
     if base is not None:
         return hold_to_base(verdict, base)
     stored = read(
-        baseline_path(
-            request.baselines, subject.name, provenance.device, provenance.dtype, verdict.claim.id
-        )
+        baseline_path(request.baselines, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
     )
     if stored is not None:
         return hold_to_baseline(verdict, record(subject.name, verdict, provenance.as_dict()), stored)

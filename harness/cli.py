@@ -48,7 +48,9 @@ def main() -> None:
 
 def _loading_options(command: _Command) -> _Command:
     choices = (
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+        ),
         click.option(
             "--dtype",
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -134,12 +136,20 @@ def _literal(text: str) -> str:
 @click.option("--base", metavar="MODEL", help="Expect the verdicts of this model.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write report.json and report.html there.")
 @click.option(
-    "--expect", type=click.Choice(["auto", "paper"]), default="auto", show_default=True,
+    "--expect",
+    type=click.Choice(["auto", "paper"]),
+    default="auto",
+    show_default=True,
     help="auto: the base, else the baseline, else the registry.",
 )
-@click.option("--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder.")
 @click.option(
-    "--baselines", type=click.Path(path_type=Path), default=_DEFAULT_BASELINES, show_default=True,
+    "--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder."
+)
+@click.option(
+    "--baselines",
+    type=click.Path(path_type=Path),
+    default=_DEFAULT_BASELINES,
+    show_default=True,
     help="Where committed baselines lie.",
 )
 @_loading_options
@@ -164,8 +174,14 @@ def check(
 
     outcomes, provenance = check_model(
         Request(
-            model=model, base=base, expect=expect, corpus=corpus, baselines=baselines,
-            device=device, dtype=dtype, trust=trust,
+            model=model,
+            base=base,
+            expect=expect,
+            corpus=corpus,
+            baselines=baselines,
+            device=device,
+            dtype=dtype,
+            trust=trust,
         ),
         progress=_progress,
     )

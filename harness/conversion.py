@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cache import cache_directory, publish, sha256
 from harness.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 RECORD = "converted-from.json"
 _FORMAT = 1  # raise when what is written below changes, so that old copies are not read
@@ -64,11 +69,11 @@ def _convert(gguf: Path, digest: str, scratch: Path) -> None:
     (scratch / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _distinct_tensors(model: object) -> dict[str, object]:
+def _distinct_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return the state dict without tensors that are tied to an earlier one."""
     seen: set[int] = set()
     distinct = {}
-    for name, tensor in model.state_dict().items():  # type: ignore[attr-defined]  # nn.Module, imported late
+    for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
             distinct[name] = tensor.contiguous()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,16 +116,14 @@ def _wikitext2() -> list[str]:
 def prompts() -> Mapping[str, str]:
     """Return the short prompts that detection is tried on, the default one first."""
     document = _prompt_file()
-    default = document["default"]
-    table: dict[str, str] = document["prompts"]
+    default, table = str(document["default"]), dict(document["prompts"])
     return {default: table[default]} | table
 
 
 @cache
 def continuations() -> Mapping[str, str]:
     """Return the openings that a model is asked to continue."""
-    table: dict[str, str] = _prompt_file()["continuations"]
-    return table
+    return dict(_prompt_file()["continuations"])
 
 
 def default_prompt() -> str:
@@ -132,6 +131,6 @@ def default_prompt() -> str:
     return next(iter(prompts().values()))
 
 
-def _prompt_file() -> dict[str, dict[str, str]]:
+def _prompt_file() -> dict[str, Any]:
     path = fixtures_directory() / "prompts.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))

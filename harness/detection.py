@@ -173,7 +173,7 @@ def _writes(trace: Trace, activation: SuperActivation) -> Iterator[_Write]:
         if abs(output) < SHARE * abs(activation.magnitude):
             continue
         # Writes before the plateau's end make it; opposite writes after its onset take it away.
-        if makes and layer > activation.last or not makes and layer <= activation.onset:
+        if (makes and layer > activation.last) or (not makes and layer <= activation.onset):
             continue
         yield from (_Write(weight, makes) for weight in _makers(trace, layer, token, channel, output))
 

@@ -61,7 +61,7 @@ def continue_greedily(
         ids[row, longest - len(sequence) :] = torch.tensor(sequence)
         mask[row, longest - len(sequence) :] = 1
     with torch.no_grad():
-        generated = subject.model.generate(
+        generated = subject.model.generate(  # type: ignore[operator]  # stubs see a Tensor here
             input_ids=ids.to(subject.device),
             attention_mask=mask.to(subject.device),
             do_sample=False,
@@ -73,7 +73,7 @@ def continue_greedily(
         )
     rows = generated[:, longest:].tolist()
     return tuple(
-        Continuation(prompt, tuple(row), subject.tokenizer.decode(row))
+        Continuation(prompt, tuple(row), str(subject.tokenizer.decode(row)))
         for prompt, row in zip(prompts, rows, strict=True)
     )
 

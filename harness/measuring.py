@@ -40,9 +40,7 @@ class Condition:
     @property
     def first_block(self) -> int:
         """The first block whose computation the condition changes."""
-        return min(
-            [scale.coordinate.layer for scale in self.scales] + [item.onset for item in self.restored]
-        )
+        return min([scale.coordinate.layer for scale in self.scales] + [item.onset for item in self.restored])
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def measure(
 def _log_probabilities(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
     """Return next-token log-probabilities of all but the last position: (windows, tokens - 1, V)."""
     with torch.no_grad():
-        logits = subject.model(input_ids=ids, use_cache=False).logits[:, :-1]
+        logits: torch.Tensor = subject.model(input_ids=ids, use_cache=False).logits[:, :-1]
         return logits.float().log_softmax(-1)
 
 

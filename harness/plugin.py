@@ -235,9 +235,7 @@ def _outcome(
         return expectations.hold_to_base(verdict, judge(base_evidence))
     root = config.option.sw_baselines or request.path.parent / "baselines"
     provenance = subject.provenance
-    path = baselines.baseline_path(
-        root, subject.name, provenance.device, provenance.dtype, verdict.claim.id
-    )
+    path = baselines.baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
     recorded = baselines.record(subject.name, verdict, provenance.as_dict())
     stored = baselines.read(path)
     if stored is None and not config.option.update_snapshots:
@@ -272,8 +270,8 @@ class _Verdicts:
         expected = f"the base {option.sw_base}" if option.sw_base else option.sw_expect
         return [
             f"super weights: {', '.join(names)}",
-            f"super weights: device {option.sw_device}, dtype {option.sw_dtype}, corpus "
-            f"{option.sw_corpus}, expectations {expected}, baselines {option.sw_baselines or 'beside the tests'}",
+            f"super weights: device {option.sw_device}, dtype {option.sw_dtype}, corpus {option.sw_corpus}",
+            f"super weights: expectations {expected}, baselines {option.sw_baselines or 'beside the tests'}",
         ]
 
     @pytest.hookimpl
@@ -299,7 +297,8 @@ class _Verdicts:
                 )
             if all(row["expected"] is None for row in rows):
                 terminalreporter.write_line(
-                    "  met for the first time: nothing was compared. --snapshot-update keeps this as its baseline."
+                    "  met for the first time: nothing was compared. "
+                    "--snapshot-update keeps this as its baseline."
                 )
 
     @pytest.hookimpl

@@ -129,8 +129,9 @@ def _entry(name: str, table: dict[str, Any], root: Path) -> ModelEntry:
         raise BadInput("a super weight is listed twice")
     activation = table.pop("super_activation", None)
     if activation is not None:
+        magnitude = activation.pop("magnitude", None)
         activation = PublishedActivation(
-            **{key: float(v) if key == "magnitude" else v for key, v in activation.items()}
+            **activation, magnitude=None if magnitude is None else float(magnitude)
         )
     entry = ModelEntry(
         name=name,

@@ -25,7 +25,7 @@ SUPPRESSED = "suppressed"
 NONE_FOUND = "none found"
 NO_SCALAR = "no scalar makes the activation"
 NOT_REDUCIBLE = "not reducible"
-PASS_LIMIT = "pass limit"
+PASS_LIMIT = "pass limit"  # noqa: S105  # a forward pass, no password
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ of models that were not selected survive ``--snapshot-update``.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ class BaselineExtension(SingleFileSnapshotExtension):
             "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
         ) as scratch:
             scratch.write(content)
-        os.replace(scratch.name, path)
+        Path(scratch.name).replace(path)
 
 
 def bound_to(path: Path) -> type[BaselineExtension]:

@@ -45,7 +45,7 @@ def classify(subject: Subject, windows: Windows) -> Vocabulary:
     punctuation = _spelled(subject, PUNCTUATION)
     counts = Counter(windows.ids.ravel().tolist())
     content = [
-        token for token, _ in counts.most_common() if _is_content(subject.tokenizer.decode([token]))
+        token for token, _ in counts.most_common() if _is_content(str(subject.tokenizer.decode([token])))
     ]
     return Vocabulary(stopwords, punctuation, tuple(content[:CONTENT_WORDS]))
 

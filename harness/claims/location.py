@@ -44,7 +44,11 @@ def _found(found: Scan) -> dict[str, object]:
     return {
         "super_weights": [
             # The scalar is stored, not computed: it is compared to the last bit.
-            {"at": str(weight.coordinate), "value": repr(weight.value), "rank": found.ranks[weight.coordinate]}
+            {
+                "at": str(weight.coordinate),
+                "value": repr(weight.value),
+                "rank": found.ranks[weight.coordinate],
+            }
             for weight in found.super_weights
         ],
         "super_activations": [

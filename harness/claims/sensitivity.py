@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def judge(evidence: Evidence) -> Verdict:
     curve |= {factor: evidence.damage(scaled(factor)) for factor in SCALES}
     curve[1.0] = np.zeros_like(curve[0.0])
     below = sorted(factor for factor in curve if factor <= 1)
-    steps = [curve[after] - curve[before] for before, after in zip(below, below[1:], strict=False)]
+    steps = [curve[after] - curve[before] for before, after in pairwise(below)]
     above = [damage for factor, damage in curve.items() if factor > 1]
     return judged(
         CLAIM,

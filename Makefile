@@ -1,0 +1,27 @@
+# make check [MODEL=...]   the main job: verdicts on a model, by default the real 135M one
+# make test                all tests that this machine can run
+# make lint                ruff and mypy
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?= smollm2-135m-instruct-q4_1
+BIN := $(VENV)/bin
+
+.PHONY: check test lint install
+
+check: install
+	$(BIN)/superweight check "$(MODEL)"
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
