@@ -238,7 +238,8 @@ def models() -> None:
     Example: superweight models
     """
     table = Table(title="Known models")
-    for column in ("model", "needs", "super weights [layer, row, col]", "cited"):
+    table.add_column("model", no_wrap=True)  # a name is there to be copied
+    for column in ("needs", "super weights", "cited"):
         table.add_column(column, overflow="fold")
     for entry in load_registry().values():
         places = ", ".join(str(scalar.coordinate) for scalar in entry.super_weights)

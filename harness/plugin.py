@@ -100,6 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(_Verdicts(config), "superweight-verdicts")
+    _entries(config)  # a name that cannot be right is refused before anything is collected
     if _asks_for_gpu(config) and not config.option.collectonly:
         _require_cuda()
 
@@ -123,12 +124,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _parameters(config: pytest.Config) -> list[Any]:
     """Return the selected entries; what is not selected does not even show as deselected."""
     gpu = _asks_for_gpu(config)
+    named = _entries(config)
+    entries = named or [entry for entry in load_registry().values() if gpu or entry.tier != "gpu"]
+    return [pytest.param(entry, id=entry.name, marks=_marks(entry, bool(named) and gpu)) for entry in entries]
+
+
+def _entries(config: pytest.Config) -> list[ModelEntry]:
     try:
-        named = [resolve(spec) for spec in config.option.sw_model]
-        entries = named or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
+        return [resolve(spec) for spec in config.option.sw_model]
     except BadInput as error:
         raise pytest.UsageError(str(error)) from error
-    return [pytest.param(entry, id=entry.name, marks=_marks(entry, bool(named) and gpu)) for entry in entries]
 
 
 def _marks(entry: ModelEntry, on_gpu: bool) -> list[pytest.MarkDecorator]:

@@ -1,0 +1,30 @@
+"""A project of a user's own: the claims as tests, and the committed baselines."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+CLAIMS = Path(__file__).parents[1] / "claims"
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """Run pytest, in process, over a copy of the claims and their baselines."""
+    monkeypatch.delenv("CI", raising=False)
+    shutil.copy(CLAIMS / "test_paper.py", pytester.path)
+    shutil.copytree(CLAIMS / "baselines", pytester.path / "baselines")
+    return pytester
+
+
+@pytest.fixture
+def run(project):
+    """Run the claims on given options; -k narrows them down."""
+
+    def run(*options, claims=""):
+        chosen = ["-k", claims] if claims else []
+        return project.runpytest_inprocess("-p", "no:cacheprovider", *chosen, *options)
+
+    return run

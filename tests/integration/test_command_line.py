@@ -1,0 +1,94 @@
+"""The ``superweight`` command: its contracts and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.cli import main
+from harness.resources import fixtures_directory
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def superweight(monkeypatch):
+    """Run the command in the repository, where the committed baselines are."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("CI", raising=False)
+    return lambda *arguments: CliRunner().invoke(main, arguments)
+
+
+def test_scan_writes_the_contract(superweight):
+    """The JSON has the keys other tools rely on, and the planted coordinate."""
+    document = json.loads(superweight("scan", "tiny-planted", "--json", "-").stdout)
+    (weight,) = document["super_weights"]
+    assert (1, 41, 23, 4.0) == (weight["layer"], weight["row"], weight["col"], weight["value"])
+    assert (2, "suppressed", 1) == (document["passes"], document["stop_reason"], weight["rank"])
+    assert {"layer", "row", "col", "value", "input", "output", "share", "token", "rank"} == weight.keys()
+    assert {"channel", "token", "onset", "last", "magnitude"} == document["super_activations"][0].keys()
+
+
+def test_scan_of_a_model_without_super_weights_succeeds(superweight):
+    """Finding nothing is a result."""
+    result = superweight("scan", "tiny-plain")
+    assert 0 == result.exit_code
+    assert "none found after 1 passes" in result.stdout
+
+
+def test_check_as_expected_exits_0(superweight, tmp_path):
+    """All claims, with a table and a report."""
+    result = superweight("check", "tiny-planted", "--report", str(tmp_path))
+    assert 0 == result.exit_code, result.output
+    assert "as expected: 12 of 12 claims" in result.stdout
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_check_not_as_expected_exits_1(superweight):
+    """The plain twin under the planted model's name: red, with what changed and what to do."""
+    plain = fixtures_directory() / "checkpoints" / "tiny-plain"
+    result = superweight("check", f"tiny-planted={plain}")
+    assert 1 == result.exit_code
+    assert "[1, 41, 23] is published but not found" in result.stdout
+    assert "next" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("scan", "nowhere"),
+        ("scan", "./missing.gguf"),
+        ("check", "tiny-planted", "--corpus", "/no/such/file"),
+        ("check", "tiny-planted", "--base", "nowhere"),
+        ("scan", "tiny-planted", "--json", "/no/such/dir/out.json"),
+        ("scan",),
+        ("scan", "tiny-planted", "--device", "abacus"),
+        ("fly",),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_4(superweight, arguments):
+    """What is wrong, on one line, and no traceback."""
+    result = superweight(*arguments)
+    assert 4 == result.exit_code, result.output
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("  ")]
+    assert line.startswith("superweight: ")
+
+
+def test_models_lists_the_registry_without_torch():
+    """The table names the models; nothing heavy is imported for it."""
+    script = "import sys; from harness.cli import main; main(['models'], standalone_mode=False); print('torch' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Mistral-7B-v0.1" in finished.stdout
+    assert "False" == finished.stdout.splitlines()[-1]
+
+
+def test_the_plugin_does_not_import_torch():
+    """A project that does not use the harness pays nothing for it."""
+    script = "import sys, harness.plugin; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "False False" == finished.stdout.strip()

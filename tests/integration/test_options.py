@@ -1,0 +1,185 @@
+"""What each pytest option does, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.resources import fixtures_directory
+
+PLACE = "known_place"
+
+
+def test_sw_model_selects_one_model(run):
+    """Only the named model runs, and nothing shows as deselected."""
+    result = run("--sw-model", "tiny-planted")
+    result.assert_outcomes(passed=12)
+    result.stdout.fnmatch_lines(["super weights: tiny-planted", "*C9  not applicable*baseline*"])
+
+
+def test_sw_model_may_be_repeated(run):
+    """Each named model runs every test."""
+    run("--sw-model", "tiny-planted", "--sw-model", "tiny-plain", claims=PLACE).assert_outcomes(passed=2)
+
+
+def test_sw_model_takes_a_registry_name_with_files_elsewhere(run, tmp_path):
+    """NAME=PATH is held to the name's baseline."""
+    copy = tmp_path / "copy"
+    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", copy)
+    run("--sw-model", f"tiny-planted={copy}", claims=PLACE).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("no-such-model", "no model 'no-such-model'"),
+        ("tiny-planted=", "give a directory"),
+        ("/no/such/dir", "no model '/no/such/dir'"),
+        ("gone.gguf", "cannot read gone.gguf"),
+    ],
+)
+def test_a_model_that_is_not_there_is_a_usage_error(run, spec, said):
+    """One line says what is wrong; the exit code is 4."""
+    result = run("--sw-model", spec, claims=PLACE)
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    assert said in result.stdout.str() + result.stderr.str()
+
+
+def test_a_model_met_for_the_first_time_is_characterised(run, tmp_path, monkeypatch):
+    """Without base, baseline and registry the run passes and says that it compared nothing."""
+    copy = tmp_path / "new"
+    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", copy)
+    result = run("--sw-model", str(copy), claims=PLACE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*met for the first time: nothing was compared*"])
+    monkeypatch.setenv("CI", "true")
+    result = run("--sw-model", str(copy), claims=PLACE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*CI is set, and there is nothing to compare with*"])
+
+
+def test_sw_base_expects_the_verdicts_of_the_base(run):
+    """The plain twin does not do what the planted model does; the tuned one does."""
+    same = run("--sw-model", "tiny-tuned", "--sw-base", "tiny-planted", claims="known_place or perplexity")
+    same.assert_outcomes(passed=2)
+    other = run("--sw-model", "tiny-plain", "--sw-base", "tiny-planted", claims="known_place or perplexity")
+    other.assert_outcomes(failed=2)
+    other.stdout.fnmatch_lines(["*the base model has supported, this model not applicable*"])
+
+
+def test_sw_expect_paper_holds_a_model_to_the_paper(run):
+    """The planted model does what the paper says; its plain twin has nothing and fails."""
+    run("--sw-model", "tiny-planted", "--sw-expect", "paper").assert_outcomes(passed=12)
+    run("--sw-model", "tiny-plain", "--sw-expect", "paper", claims=PLACE).assert_outcomes(failed=1)
+
+
+def test_sw_dtype_has_baselines_of_its_own(run):
+    """bfloat16 is never held to float32's numbers; the registry is asked instead."""
+    result = run("--sw-model", "tiny-planted", "--sw-dtype", "bfloat16", claims=PLACE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*(expected: supported, registry)*"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what happens without CUDA")
+def test_sw_device_cuda_without_cuda_is_a_usage_error(run):
+    """A device that is not there is refused, not replaced."""
+    result = run("--sw-model", "tiny-planted", "--sw-device", "cuda", claims=PLACE)
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what happens without CUDA")
+def test_m_gpu_without_cuda_is_an_error(run):
+    """Never a green run that tested nothing."""
+    result = run("-m", "gpu")
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    result.stderr.fnmatch_lines(["*torch sees no CUDA device here*"])
+
+
+def test_m_gpu_lists_the_models_of_the_paper(run):
+    """Collecting needs no GPU and names every model by its id."""
+    result = run("-m", "gpu", "--collect-only", "-q", claims=PLACE)
+    result.stdout.fnmatch_lines(["*known_place?mistralai/Mistral-7B-v0.1?"])
+
+
+def test_sw_corpus_reads_a_folder(run, tmp_path):
+    """Other text gives other numbers, which the baseline does not excuse."""
+    for index in range(8):
+        words = [f"word{index}{number}" for number in range(40)]
+        (tmp_path / f"{index}.txt").write_text(" ".join(words), encoding="utf-8")
+    result = run("--sw-model", "tiny-planted", "--sw-corpus", str(tmp_path), claims="perplexity")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*changed*intact_perplexity*"])
+
+
+@pytest.mark.parametrize("text", ["", "short", "a" * 9000, "ab" * 9000])
+def test_a_corpus_with_nothing_to_predict_is_refused(run, tmp_path, text):
+    """Empty, short, constant and periodic text are bad input."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(text, encoding="utf-8")
+    result = run("--sw-model", "tiny-planted", "--sw-corpus", str(corpus), claims="perplexity")
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    assert f"corpus {corpus}" in result.stdout.str() + result.stderr.str()
+
+
+def test_sw_report_writes_json_and_a_page(run, tmp_path):
+    """One model: report.json with the contract's keys, and a page."""
+    run("--sw-model", "tiny-planted", "--sw-report", str(tmp_path / "out"))
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {"model", "provenance", "verdicts"} == document.keys()
+    assert 12 == len(document["verdicts"])
+    keys = {"claim", "status", "expected", "statistic", "interval", "threshold", "evidence"}
+    assert all(keys <= row.keys() for row in document["verdicts"])
+    assert "<h1>Super weights of tiny-planted</h1>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_update_keeps_the_baselines_of_models_that_did_not_run(run, project):
+    """syrupy deletes what was not used; ours survive, whoever was deselected or not selected."""
+    before = sorted(Path(project.path, "baselines").rglob("*.json"))
+    run("--sw-model", "tiny-plain", "--snapshot-update", claims=PLACE).assert_outcomes(passed=1)
+    assert before == sorted(Path(project.path, "baselines").rglob("*.json"))
+
+
+def test_update_leaves_what_is_within_tolerance_untouched(run, project):
+    """Only the leaf that is out of tolerance is rewritten."""
+    path = Path(project.path, "baselines", "tiny-planted", "cpu-float32", "C3.json")
+    stored = json.loads(path.read_text())
+    near = stored["evidence"]["intact_perplexity"]["value"] * 1.001
+    stored["evidence"]["intact_perplexity"]["value"] = near
+    stored["evidence"]["kl_from_intact"]["value"] = 1.0
+    path.write_text(json.dumps(stored))
+    run("--sw-model", "tiny-planted", claims="perplexity").assert_outcomes(failed=1)
+    run("--sw-model", "tiny-planted", "--snapshot-update", claims="perplexity").assert_outcomes(passed=1)
+    updated = json.loads(path.read_text())
+    assert near == updated["evidence"]["intact_perplexity"]["value"]
+    assert 1.0 != updated["evidence"]["kl_from_intact"]["value"]
+    run("--sw-model", "tiny-planted", claims="perplexity").assert_outcomes(passed=1)
+
+
+def test_a_missing_baseline_fails_in_ci(run, project, monkeypatch):
+    """Locally the registry stands in; a gate does not accept that."""
+    shutil.rmtree(Path(project.path, "baselines", "tiny-planted"))
+    run("--sw-model", "tiny-planted", claims=PLACE).assert_outcomes(passed=1)
+    monkeypatch.setenv("CI", "true")
+    result = run("--sw-model", "tiny-planted", claims=PLACE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*CI is set, and there is no baseline C1.json*"])
+
+
+def test_under_xdist_the_verdicts_are_the_same(project):
+    """Two workers, one model each: all pass, and the summary has them all."""
+    result = project.runpytest_subprocess(
+        "-n2", "--dist", "loadgroup", "--sw-model", "tiny-planted", "--sw-model", "tiny-plain"
+    )
+    result.assert_outcomes(passed=24)
+    result.stdout.fnmatch_lines(["*= super weights =*"])
+
+
+def test_every_option_states_its_default(run):
+    """The help of each option ends with its default."""
+    text = " ".join(run("--help").stdout.str().split())
+    for option in ("model", "base", "expect", "device", "dtype", "corpus", "report", "baselines", "trust"):
+        assert "Default:" in text.split(f"--sw-{option}", 1)[1].split("--sw-")[0]

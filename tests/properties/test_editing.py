@@ -1,0 +1,136 @@
+"""What holds of every edit, whatever is edited and however the block is left."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.coordinates import Coordinate
+from harness.editing import HoldActivation, Prune, Scale, active_edits, edited
+from harness.errors import BadInput, EditFailed
+from harness.trace import trace
+
+TEXT = "The bridge was closed."
+
+coordinates = st.builds(Coordinate, st.integers(0, 3), st.integers(0, 63), st.integers(0, 159))
+sets = st.sets(coordinates, min_size=1, max_size=6).map(sorted)
+factors = st.floats(-4, 4, allow_nan=False)
+
+
+def logits(subject):
+    ids = torch.tensor([subject.encode(TEXT)])
+    with torch.no_grad():
+        return subject.model(input_ids=ids, use_cache=False).logits
+
+
+def bits(subject):
+    return [projection.weight().clone() for projection in subject.anatomy.projections]
+
+
+def same_bits(before, after):
+    return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(before, after, strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    chosen=sets,
+    factor=factors,
+    error=st.sampled_from([None, ValueError, KeyboardInterrupt, SystemExit]),
+    by_hook=st.booleans(),
+)
+def test_every_exit_restores_every_bit(planted, chosen, factor, error, by_hook):
+    """Any set, any factor, any exception, KeyboardInterrupt included: the weights come back exactly."""
+    before, untouched = bits(planted), logits(planted)
+    with contextlib.suppress(ValueError, KeyboardInterrupt, SystemExit):
+        with edited(planted, [Scale(place, factor) for place in chosen], by_hook=by_hook):
+            assert len(chosen) == len(active_edits(planted))
+            if error is not None:
+                raise error
+    assert same_bits(before, bits(planted))
+    assert torch.equal(untouched, logits(planted))
+    assert () == active_edits(planted)
+
+
+@settings(max_examples=20, deadline=None)
+@given(chosen=sets)
+def test_scale_by_one_is_identity(planted, chosen):
+    """A factor of 1 changes no logit by a single bit."""
+    before = logits(planted)
+    with edited(planted, [Scale(place, 1.0) for place in chosen]):
+        assert torch.equal(before, logits(planted))
+
+
+@settings(max_examples=20, deadline=None)
+@given(chosen=sets, factor=factors)
+def test_a_hook_edit_equals_a_weight_edit(planted, chosen, factor):
+    """Correcting the output gives what writing the weight gives, within rounding."""
+    chosen = [*chosen, Coordinate(1, 41, 23)] if Coordinate(1, 41, 23) not in chosen else chosen
+    edits = [Scale(place, factor) for place in chosen]
+    with edited(planted, edits):
+        written = trace(planted, TEXT)
+    with edited(planted, edits, by_hook=True):
+        hooked = trace(planted, TEXT)
+    scale = abs(written.residual).max()
+    assert abs(written.residual - hooked.residual).max() <= 1e-5 * scale
+
+
+@settings(max_examples=15, deadline=None)
+@given(outer=coordinates, inner=coordinates)
+def test_nested_edits_are_undone_in_order(planted, outer, inner):
+    """Leaving the inner edit leaves the outer one in force; the same scalar may be edited twice."""
+    before = bits(planted)
+    with edited(planted, [Scale(outer, 0.5)]):
+        half = bits(planted)
+        with edited(planted, [Prune(inner)]):
+            assert 0.0 == planted.anatomy.value(inner)
+        assert same_bits(half, bits(planted))
+    assert same_bits(before, bits(planted))
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -float("inf")])
+def test_factors_that_are_no_numbers_are_refused(factor):
+    """NaN and infinite factors are bad input, not edits."""
+    with pytest.raises(BadInput, match="finite"):
+        Scale(Coordinate(0, 0, 0), factor)
+
+
+@pytest.mark.parametrize("place", [Coordinate(4, 0, 0), Coordinate(0, 64, 0), Coordinate(0, 0, 160)])
+def test_a_coordinate_outside_the_model_is_refused(planted, place):
+    """Block, row and column are each checked, and nothing stays edited."""
+    with pytest.raises(BadInput, match=r"coordinate \["), edited(planted, [Prune(place)]):
+        pass
+    assert () == active_edits(planted)
+
+
+def test_an_edit_inside_a_module_that_ignores_its_weight_raises(planted, monkeypatch):
+    """A write that the module does not compute with is found out by the probe."""
+    module = planted.anatomy.projections[1].module
+    frozen = module.weight.detach().clone()
+    monkeypatch.setattr(module, "forward", lambda x: torch.nn.functional.linear(x, frozen))
+    with pytest.raises(EditFailed, match="did not take effect"), edited(planted, [Prune(Coordinate(1, 41, 23))]):
+        pass
+
+
+def test_a_weight_that_cannot_be_written_is_edited_through_its_output(planted, monkeypatch):
+    """Where the weight on show is not what is computed with, the hook edits, and proves it."""
+    module = planted.anatomy.projections[1].module
+    frozen = module.weight.detach().clone()
+    monkeypatch.setattr(module, "forward", lambda x: torch.nn.functional.linear(x, frozen))
+    place = Coordinate(1, 41, 23)
+    with edited(planted, [Prune(place)], by_hook=True):
+        pruned = trace(planted, TEXT)
+    assert abs(pruned.residual[2:, 0, 41]).max() < 10
+    assert abs(trace(planted, TEXT).residual[2:, 0, 41]).min() > 100
+
+
+def test_a_held_activation_is_held(planted):
+    """The residual stream has the value after the block, and has its own again afterwards."""
+    before = trace(planted, TEXT).residual
+    with edited(planted, [HoldActivation(2, 1, 7, 123.0)]):
+        held = trace(planted, TEXT).residual
+    assert 123.0 == held[3, 1, 7]
+    assert (before == trace(planted, TEXT).residual).all()

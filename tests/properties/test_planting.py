@@ -1,0 +1,108 @@
+"""A planted super weight is found wherever it is planted, and nothing else is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.anatomy import describe
+from harness.coordinates import Coordinate
+from harness.detection import detect
+from harness.editing import Prune, edited
+from harness.errors import HarnessError
+from harness.scanning import NONE_FOUND, SUPPRESSED, scan
+from harness.trace import trace, trace_batch
+
+BLOCKS, HIDDEN, INTERMEDIATE = 5, 32, 48
+TEXT = "A short prompt."
+
+
+@pytest.fixture(scope="module")
+def random_subject(planted):
+    """A randomly initialised Llama in the tokenizer of the tiny models."""
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=257,
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+    )
+    model = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+    return replace(planted, name="random", model=model, anatomy=describe(model))
+
+
+@st.composite
+def places(draw):
+    # The last block has no later one that could carry the activation.
+    layer = draw(st.integers(0, BLOCKS - 2))
+    return Coordinate(layer, draw(st.integers(0, HIDDEN - 1)), draw(st.integers(0, INTERMEDIATE - 1)))
+
+
+def plant(subject, place):
+    """Return the scalar whose product is 1000 at the token where its neuron is most active."""
+    activity = trace(subject, TEXT).inputs[place.layer][:, place.col]
+    strongest = float(activity[abs(activity).argmax()])
+    return 1000.0 / strongest
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=places())
+def test_a_planted_super_weight_is_found_and_nothing_else(random_subject, place):
+    """Any row and column of any block that has a later one; the scan prunes it and stops."""
+    value = plant(random_subject, place)
+    weight = random_subject.anatomy.projections[place.layer].weight()
+    stored = weight[place.row, place.col].clone()
+    weight[place.row, place.col] = value
+    try:
+        found = scan(random_subject, TEXT)
+    finally:
+        weight[place.row, place.col] = stored
+    assert (place,) == found.coordinates
+    assert SUPPRESSED == found.stop_reason
+    assert 2 == found.passes
+
+
+@settings(max_examples=10, deadline=None)
+@given(text=st.text(st.characters(codec="ascii"), min_size=1, max_size=40))
+def test_nothing_planted_nothing_found(random_subject, text):
+    """An unplanted model has no super weight, whatever it reads."""
+    found = scan(random_subject, text)
+    assert () == found.coordinates
+    assert NONE_FOUND == found.stop_reason
+
+
+@settings(max_examples=15, deadline=None)
+@given(texts=st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=5))
+def test_detection_depends_on_neither_prompt_batch_nor_padding(planted, texts):
+    """Every text finds the one coordinate, alone or padded in a batch with others."""
+    expected = {Coordinate(1, 41, 23)}
+    together = trace_batch(planted, [planted.encode(text) for text in texts])
+    for text, batched in zip(texts, together, strict=True):
+        assert expected == detect(batched).coordinates
+        assert expected == detect(trace(planted, text)).coordinates
+
+
+def test_detection_does_not_depend_on_edits_made_before(planted):
+    """A scan after an edit was undone finds what it found before; a scan meanwhile is refused."""
+    before = scan(planted, TEXT)
+    with edited(planted, [Prune(Coordinate(1, 41, 23))]), pytest.raises(HarnessError, match="being edited"):
+        scan(planted, TEXT)
+    assert before.coordinates == scan(planted, TEXT).coordinates
+
+
+def test_a_spike_of_the_last_block_is_no_super_activation(random_subject):
+    """Nothing carries what the last block writes: it is no super weight, however large."""
+    place = Coordinate(BLOCKS - 1, 3, 4)
+    weight = random_subject.anatomy.projections[place.layer].weight()
+    stored = weight[place.row, place.col].clone()
+    weight[place.row, place.col] = plant(random_subject, place)
+    try:
+        assert () == scan(random_subject, TEXT).coordinates
+    finally:
+        weight[place.row, place.col] = stored

@@ -1,0 +1,31 @@
+"""Going on from the middle gives the same bits as a whole pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.coordinates import Coordinate
+from harness.editing import Prune, edited
+from harness.trace import keeping_prefixes, resumed
+
+
+@pytest.mark.parametrize("block", [0, 1, 2, 3])
+def test_a_resumed_pass_equals_a_whole_one(planted, block):
+    """Intact and edited, from any block on, the logits are equal bit for bit."""
+    ids = torch.tensor([planted.encode("The tide turned."), planted.encode("A bell rang out.")])
+    edits = [Prune(Coordinate(3, 1, 2)), Prune(Coordinate(3, 5, 6))]
+    with torch.no_grad():
+        with keeping_prefixes(planted, [block]) as prefixes:
+            whole = planted.model(input_ids=ids, use_cache=False).logits
+        with edited(planted, edits):
+            whole_edited = planted.model(input_ids=ids, use_cache=False).logits
+        with resumed(planted, prefixes[block]):
+            again = planted.model(input_ids=ids, use_cache=False).logits
+            with edited(planted, edits):
+                again_edited = planted.model(input_ids=ids, use_cache=False).logits
+        after = planted.model(input_ids=ids, use_cache=False).logits
+    assert torch.equal(whole, again)
+    assert torch.equal(whole_edited, again_edited)
+    assert torch.equal(whole, after)
+    assert not torch.equal(whole, whole_edited)

@@ -1,0 +1,194 @@
+"""What a verdict is held against, and what a person reads when it does not match."""
+
+import pytest
+
+from harness.baselines import record
+from harness.claims.verdict import Claim, Verdict
+from harness.coordinates import Coordinate
+from harness.expectations import (
+    Outcome,
+    explain,
+    hold_to_base,
+    hold_to_baseline,
+    hold_to_paper,
+    hold_to_registry,
+    in_ci,
+)
+from harness.registry import ModelEntry, PublishedScalar
+
+STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
+
+
+def verdict(status, claim="C3", **evidence):
+    return Verdict(Claim(claim, "Pruning it destroys the model", "Table 1"), status, "why", evidence=evidence)
+
+
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("true", True),
+        ("1", True),
+        ("woodpecker", True),
+        ("", False),
+        ("0", False),
+        ("false", False),
+        ("False", False),
+    ],
+)
+def test_ci_is_told_by_its_variable(monkeypatch, value, expected):
+    """CI counts unless it is empty, 0 or false."""
+    monkeypatch.setenv("CI", value)
+    assert expected is in_ci()
+
+
+def test_without_the_variable_nobody_gates():
+    """An unset CI is no CI."""
+    assert not in_ci()
+
+
+@pytest.mark.parametrize("base", STATUSES)
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_release_is_held_to_its_base(status, base):
+    """As expected is exactly the base model's status, good or bad."""
+    outcome = hold_to_base(verdict(status), verdict(base))
+    assert (status == base) is outcome.as_expected
+    assert (base, "base") == (outcome.expected, outcome.source)
+
+
+def test_a_gap_to_the_base_names_both_statuses():
+    """The gap says who has what."""
+    outcome = hold_to_base(verdict("refuted"), verdict("supported"))
+    assert ("status: the base model has supported, this model refuted",) == outcome.gaps
+
+
+@pytest.mark.parametrize(
+    ("claim", "status", "as_expected"),
+    [
+        ("C3", "supported", True),
+        ("C3", "refuted", False),
+        ("C3", "inconclusive", False),
+        ("C3", "not applicable", True),
+        ("C1", "supported", True),
+        ("C1", "refuted", False),
+        ("C1", "inconclusive", False),
+        ("C1", "not applicable", False),
+    ],
+)
+def test_the_paper_expects_its_claims_to_hold(claim, status, as_expected):
+    """A claim that says nothing about a model is no gap, except C1, which must find something."""
+    outcome = hold_to_paper(verdict(status, claim))
+    assert as_expected is outcome.as_expected
+    assert ("supported", "paper") == (outcome.expected, outcome.source)
+
+
+def test_a_baseline_that_matches_is_as_expected():
+    """The same record again is no gap, whatever it was measured with."""
+    now = verdict("refuted", words=["a"])
+    outcome = hold_to_baseline(now, record("m", now, {"torch": "3"}), record("m", now, {"torch": "2"}))
+    assert outcome.as_expected
+    assert ("refuted", "baseline") == (outcome.expected, outcome.source)
+
+
+def test_a_baseline_holds_every_leaf():
+    """An equal status with other evidence is not as expected."""
+    stored = record("m", verdict("supported", words=["a"]), {})
+    now = verdict("supported", words=["b"])
+    outcome = hold_to_baseline(now, record("m", now, {}), stored)
+    assert ('evidence.words[0]: was "a", is "b"',) == outcome.gaps
+    assert "supported" == outcome.expected
+
+
+def test_a_baseline_of_another_status_is_a_gap():
+    """The status is a leaf like any other."""
+    now = verdict("refuted")
+    outcome = hold_to_baseline(now, record("m", now, {}), record("m", verdict("supported"), {}))
+    assert ('status: was "supported", is "refuted"',) == outcome.gaps
+    assert "supported" == outcome.expected
+
+
+def test_a_baseline_that_is_unreadable_is_a_gap():
+    """A damaged file is never taken for a model that is met for the first time."""
+    now = verdict("supported")
+    outcome = hold_to_baseline(now, record("m", now, {}), {})
+    assert ("the baseline file is not readable as one",) == outcome.gaps
+    assert (None, "baseline") == (outcome.expected, outcome.source)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("expected", STATUSES)
+def test_the_registry_expects_what_was_reported(status, expected):
+    """As expected is exactly the reported status."""
+    outcome = hold_to_registry(verdict(status), ModelEntry("m", "m", expect={"C3": expected}))
+    assert (status == expected) is outcome.as_expected
+    assert (expected, "registry") == (outcome.expected, outcome.source)
+
+
+def test_a_published_place_is_expected_without_being_told():
+    """The registry's coordinates alone expect C1, and nothing of the other claims."""
+    entry = ModelEntry("m", "m", super_weights=(PublishedScalar(Coordinate(1, 2, 3)),))
+    assert not hold_to_registry(verdict("not applicable", "C1"), entry).as_expected
+    assert hold_to_registry(verdict("refuted", "C3"), entry).source is None
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_first_meeting_is_a_finding_for_a_person(status):
+    """Where the registry is silent and no gate is asked, anything is as expected."""
+    assert Outcome(verdict(status), None, None) == hold_to_registry(verdict(status), ModelEntry("m", "m"))
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_first_meeting_is_a_failure_for_a_gate(monkeypatch, status):
+    """With CI set, a run that compared nothing has not passed."""
+    monkeypatch.setenv("CI", "true")
+    outcome = hold_to_registry(verdict(status), ModelEntry("m", "m"))
+    assert ("CI is set, and there is nothing to compare with",) == outcome.gaps
+    assert outcome.source is None
+
+
+def test_ci_changes_nothing_where_something_is_expected(monkeypatch):
+    """A gate does not fail what the registry expects."""
+    monkeypatch.setenv("CI", "true")
+    assert hold_to_registry(verdict("refuted"), ModelEntry("m", "m", expect={"C3": "refuted"})).as_expected
+
+
+def test_an_explanation_says_what_was_expected_by_whom_and_found():
+    """A person reads the claim, both statuses, every change and every difference."""
+    found = verdict("refuted", differences=["[1, 2, 3] is not there"])
+    lines = explain("org/name", Outcome(found, "supported", "registry", ("gap one", "gap two"))).splitlines()
+    assert "C3 on org/name: Pruning it destroys the model (Table 1)" == lines[0]
+    assert [
+        "expected  supported (registry)",
+        "measured  refuted: why",
+        "changed   gap one",
+        "changed   gap two",
+        "found     [1, 2, 3] is not there",
+    ] == [line.strip() for line in lines[1:-1]]
+
+
+@pytest.mark.parametrize(
+    ("source", "step"),
+    [
+        ("base", "superweight scan"),
+        ("baseline", "--snapshot-update"),
+        ("registry", "fixtures/models.toml"),
+        ("paper", "--sw-expect paper"),
+        (None, "--snapshot-update"),
+    ],
+)
+def test_an_explanation_ends_with_what_to_do_next(source, step):
+    """Each kind of expectation has its own next step."""
+    last = explain("m", Outcome(verdict("refuted"), None, source, ("gap",))).splitlines()[-1]
+    assert last.startswith("  next      ")
+    assert step in last
+
+
+def test_nothing_on_record_is_said_in_words():
+    """An expectation that does not exist is not printed as None."""
+    assert "expected  nothing on record (no source)" in explain(
+        "m", Outcome(verdict("refuted"), None, None, ("gap",))
+    )

@@ -1,0 +1,190 @@
+"""The models that are known: what a registry file may say, and what a person may type."""
+
+from decimal import Decimal
+
+import pytest
+
+from harness.coordinates import Coordinate
+from harness.errors import BadInput
+from harness.registry import ModelEntry, PublishedScalar, load_registry, resolve
+
+
+@pytest.fixture
+def registry_of(tmp_path):
+    def write(text):
+        path = tmp_path / "models.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_registry(path)
+
+    return write
+
+
+def test_shipped_registry_holds_the_tiny_checkpoints():
+    """The registry in the repository is readable and knows the three hermetic models."""
+    registry = load_registry()
+    hermetic = {name for name, entry in registry.items() if entry.tier == "hermetic"}
+    assert {"tiny-planted", "tiny-plain", "tiny-tuned"} == hermetic
+    assert {Coordinate(1, 41, 23)} == registry["tiny-planted"].coordinates
+
+
+def test_source_defaults_to_the_name(registry_of):
+    """A hub model is named by its hub id and needs no source."""
+    assert "org/name" == registry_of('[models."org/name"]')["org/name"].source
+
+
+def test_root_is_the_folder_of_the_registry(registry_of, tmp_path):
+    """A relative source is meant from where the registry lies, not from where a person stands."""
+    assert tmp_path == registry_of('[models.m]\nsource = "here"')["m"].root
+
+
+def test_values_keep_the_digits_they_were_published_with(registry_of):
+    """1.20 and 1.2 are different claims about precision, so trailing zeros survive."""
+    (scalar,) = registry_of("[models.m]\nsuper_weights = [[1, 2, 3]]\nvalues = [1.20]")["m"].super_weights
+    assert "1.20" == str(scalar.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[models.m]\ncolour = 1", "unknown field 'colour'"),
+        ("[models.m]\nroot = '/'", "unknown field 'root'"),
+        ("[models.m]\ntier = 'moon'", "tier 'moon' is none of"),
+        ("[models.m]\nexpect = { C3 = 'maybe' }", "expect.C3 = 'maybe' is none of"),
+        ("[models.m]\nsuper_weights = [[1, 2, 3]]\nvalues = [1.0, 2.0]", "1 super_weights but 2 values"),
+        ("[models.m]\nsuper_weights = [[1, 2, 3], [1, 2, 3]]", "listed twice"),
+        ("[models.m]\nsuper_weights = [[1, -2, 3]]", "negative index"),
+        ("[models.m]\nsuper_weights = [[1, 2]]", "model 'm'"),
+        ("[models.m]\nsuper_weights = [[1, 2, 3]]\nvalues = [nan]", "not a finite number"),
+        ("[models.m]\nsuper_weights = [[1, 2, 3]]\nvalues = [-inf]", "not a finite number"),
+        ("[models.m]\nsuper_activation = { channel = 1, colour = 2 }", "colour"),
+        ("[models.m]\nsuper_activation = { onset = 1 }", "channel"),
+        ("[models.m]\nsuper_activation = { channel = 1, magnitude = 'big' }", "big"),
+        ("[models.m]\ntuned_from = 'nobody'", "'m' is tuned from unknown 'nobody'"),
+        ("models.m = 3", "model 'm'"),
+        ("", "lists no models"),
+        ("[models.m", "cannot read the model registry"),
+    ],
+    ids=[
+        "unknown field",
+        "root is not a field",
+        "tier",
+        "expected status",
+        "too many values",
+        "listed twice",
+        "negative",
+        "two indices",
+        "nan value",
+        "infinite value",
+        "unknown part of an activation",
+        "activation without channel",
+        "magnitude",
+        "unknown base",
+        "not a table",
+        "empty",
+        "not TOML",
+    ],
+)
+def test_refuses_a_registry_that_is_wrong(registry_of, tmp_path, text, complaint):
+    """Every mistake in a registry is one line that names the file and what is wrong."""
+    with pytest.raises(BadInput) as caught:
+        registry_of(text)
+    message = str(caught.value)
+    assert 1 == len(message.splitlines())
+    assert str(tmp_path / "models.toml") in message
+    assert complaint in message
+
+
+def test_refuses_a_registry_that_is_not_there(tmp_path):
+    """A registry file that does not exist is bad input, named."""
+    with pytest.raises(BadInput, match=r"cannot read the model registry .*nowhere\.toml"):
+        load_registry(tmp_path / "nowhere.toml")
+
+
+def test_refuses_a_registry_that_is_not_utf_8(tmp_path):
+    """Bytes that are no text are bad input, not a UnicodeDecodeError."""
+    (tmp_path / "models.toml").write_bytes(b"[models.m]\ncaveat = '\xff'")
+    with pytest.raises(BadInput, match="cannot read the model registry"):
+        load_registry(tmp_path / "models.toml")
+
+
+@pytest.mark.parametrize(
+    ("published", "measured", "agrees"),
+    [
+        ("-1.927", -1.9274, True),
+        ("-1.927", -1.9276, False),
+        ("-1.927", 1.927, False),
+        ("0.6", 0.649, True),
+        ("0.60", 0.649, False),
+        ("4.0", 4.05, True),
+        ("12", 12.4, True),
+        ("12", 12.6, False),
+    ],
+)
+def test_agrees_to_the_digits_that_were_published(published, measured, agrees):
+    """Half of the last published digit is the tolerance, sign included."""
+    assert agrees is PublishedScalar(Coordinate(1, 2, 3), Decimal(published)).agrees_with(measured, 0.0)
+
+
+def test_a_coarse_dtype_widens_what_agrees():
+    """A build that cannot hold the published digits is only held to the ones it has."""
+    scalar = PublishedScalar(Coordinate(1, 2, 3), Decimal("1.5703"))
+    assert not scalar.agrees_with(1.5750, 0.0)
+    assert scalar.agrees_with(1.5750, 2.0**-7)
+    assert not scalar.agrees_with(1.5850, 2.0**-7)
+
+
+def test_nothing_published_agrees_with_everything():
+    """A place without a value says nothing about the value."""
+    assert PublishedScalar(Coordinate(1, 2, 3)).agrees_with(123.0, 0.0)
+
+
+def test_to_publish_a_place_is_to_expect_c1(registry_of):
+    """C1 is expected where coordinates or an activation are published, and only there."""
+    registry = registry_of(
+        "[models.weights]\nsuper_weights = [[1, 2, 3]]\n"
+        "[models.activation]\nsuper_activation = { channel = 1 }\n"
+        "[models.silent]\n"
+        "[models.contrary]\nsuper_weights = [[1, 2, 3]]\nexpect = { C1 = 'refuted', C3 = 'inconclusive' }\n"
+    )
+    assert "supported" == registry["weights"].expected("C1")
+    assert "supported" == registry["activation"].expected("C1")
+    assert registry["silent"].expected("C1") is None
+    assert "refuted" == registry["contrary"].expected("C1")
+    assert "inconclusive" == registry["contrary"].expected("C3")
+    assert registry["weights"].expected("C3") is None
+
+
+def test_resolve_finds_a_registered_name(registry_of):
+    """A registry name is that registry's entry."""
+    registry = registry_of("[models.m]\nsource = 'here'")
+    assert registry["m"] is resolve("m", registry)
+
+
+def test_resolve_moves_an_entry_elsewhere(registry_of, tmp_path):
+    """NAME=SOURCE keeps what is published about NAME and drops where its files lay and their hashes."""
+    registry = registry_of(
+        "[models.m]\nsource = 'wheel:p==1'\nmember = 'a.gguf'\n"
+        "member_sha256 = 'ff'\nsuper_weights = [[1, 2, 3]]\n"
+    )
+    moved = resolve(f"m={tmp_path / 'x=y'}", registry)
+    assert ("m", str(tmp_path / "x=y")) == (moved.name, moved.source)
+    assert registry["m"].coordinates == moved.coordinates
+    assert (None, None) == (moved.member, moved.member_sha256)
+    # From where the person stands: an absolute path here, but a relative one just as well.
+    assert moved.root != registry["m"].root
+
+
+def test_resolve_asks_for_the_missing_source(registry_of):
+    """NAME= without a source says what belongs after the equals sign."""
+    with pytest.raises(BadInput, match=r"'m=': give a directory, a \.gguf file or a hub id"):
+        resolve("m=", registry_of("[models.m]"))
+
+
+@pytest.mark.parametrize(
+    "spec", ["some/where", "wheel:project==1.0", "stranger=place"], ids=["path or hub", "wheel", "stranger"]
+)
+def test_resolve_takes_anything_else_for_a_source(registry_of, spec):
+    """About a source that is not registered nothing is published and nothing expected."""
+    entry = resolve(spec, registry_of("[models.m]"))
+    assert ModelEntry(name=spec, source=spec) == entry
+    assert entry.expected("C1") is None

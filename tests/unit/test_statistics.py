@@ -1,0 +1,98 @@
+"""Intervals: what the bootstrap may and may not say."""
+
+import math
+
+import numpy as np
+import pytest
+
+from harness.errors import HarnessError
+from harness.statistics import LEVEL, Interval, bootstrap, exactly
+
+
+@pytest.fixture
+def windows():
+    return np.random.default_rng(7).normal(3.0, 1.0, 48)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(math.nan, 1.0), (0.0, math.nan), (-math.inf, 1.0), (0.0, math.inf), (1.0, 0.0)],
+    ids=["nan low", "nan high", "infinite low", "infinite high", "wrong order"],
+)
+def test_an_interval_is_finite_and_in_order(low, high):
+    """An interval that could decide everything or nothing is a broken measurement."""
+    with pytest.raises(HarnessError, match="the measurement is broken"):
+        Interval(low, high)
+
+
+def test_a_counted_number_has_an_interval_of_one_point():
+    """Both ends are the number, exactly."""
+    assert Interval(0.1, 0.1) == exactly(0.1)
+
+
+def test_what_never_varies_has_an_interval_of_one_point():
+    """Equal windows leave no doubt about their mean."""
+    assert Interval(2.5, 2.5) == bootstrap(np.full(48, 2.5))
+
+
+def test_the_same_windows_give_the_same_interval(windows):
+    """The bootstrap is seeded, and leaves NumPy's global state alone."""
+    np.random.seed(1)  # noqa: NPY002  # the global state is what must not matter
+    first = bootstrap(windows)
+    np.random.seed(2)  # noqa: NPY002
+    assert first == bootstrap(windows)
+
+
+def test_the_interval_holds_the_mean_and_is_as_wide_as_theory_says(windows):
+    """For a mean the percentile interval is close to 1.96 standard errors either way."""
+    interval = bootstrap(windows)
+    error = windows.std() / math.sqrt(len(windows))
+    assert windows.mean() == pytest.approx((interval.low + interval.high) / 2, abs=0.2 * error)
+    assert 2 * 1.96 * error == pytest.approx(interval.high - interval.low, rel=0.1)
+
+
+def test_covers_the_truth_about_as_often_as_it_says():
+    """Over 300 seeded samples a 95 % interval holds the true mean in 90 to 98 % of them."""
+    generator = np.random.default_rng(11)
+    hits = 0
+    for _ in range(300):
+        interval = bootstrap(generator.normal(0.0, 1.0, 48))
+        hits += interval.low <= 0.0 <= interval.high
+    assert 0.90 <= hits / 300 <= 0.98
+    assert 0.95 == LEVEL
+
+
+def test_a_higher_level_is_wider(windows):
+    """More certainty costs width, on both sides."""
+    wide, narrow = bootstrap(windows, level=0.99), bootstrap(windows, level=0.5)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_does_not_depend_on_the_order_of_constant_shifts(windows):
+    """Shifting and scaling the windows shifts and scales the interval."""
+    before, after = bootstrap(windows), bootstrap(3 * windows + 10)
+    assert 3 * before.low + 10 == pytest.approx(after.low)
+    assert 3 * before.high + 10 == pytest.approx(after.high)
+
+
+def test_a_statistic_is_taken_of_the_resampled_means():
+    """A ratio of two columns is a ratio of their means, resampled together."""
+    column = np.random.default_rng(3).uniform(1.0, 2.0, 20)
+    interval = bootstrap(np.stack([2 * column, column], 1), lambda means: means[:, 0] / means[:, 1])
+    assert (2.0, 2.0) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize("position", [0, 47])
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "infinity"])
+def test_refuses_a_window_that_is_not_finite(windows, position, value):
+    """One NaN or infinite window is not averaged away."""
+    windows[position] = value
+    with pytest.raises(HarnessError, match="the measurement is broken"):
+        bootstrap(windows)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_refuses_too_few_windows(count):
+    """There is no spread to see in fewer than two windows."""
+    with pytest.raises(HarnessError, match=f"an interval over {count} windows says nothing"):
+        bootstrap(np.ones(count))
