@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from harness.checking import Request, check_model
+
 CLAIMS = Path(__file__).parents[1] / "claims"
 
 
+@pytest.fixture(scope="session")
+def _imported():
+    """Import what a check imports, once: pytester forgets what is first imported inside a run."""
+    check_model(Request("tiny-planted", None, "paper", "builtin", CLAIMS / "baselines", device="cpu"))
+
+
 @pytest.fixture
-def project(pytester, monkeypatch):
+def project(pytester, monkeypatch, _imported):
     """Run pytest, in process, over a copy of the claims and their baselines."""
     monkeypatch.delenv("CI", raising=False)
     shutil.copy(CLAIMS / "test_paper.py", pytester.path)

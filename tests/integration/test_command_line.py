@@ -81,7 +81,10 @@ def test_bad_input_is_one_line_and_exit_4(superweight, arguments):
 
 def test_models_lists_the_registry_without_torch():
     """The table names the models; nothing heavy is imported for it."""
-    script = "import sys; from harness.cli import main; main(['models'], standalone_mode=False); print('torch' in sys.modules)"
+    script = (
+        "import sys; from harness.cli import main; main(['models'], standalone_mode=False); "
+        "print('torch' in sys.modules)"
+    )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "Mistral-7B-v0.1" in finished.stdout
     assert "False" == finished.stdout.splitlines()[-1]

@@ -115,7 +115,9 @@ def test_sw_corpus_reads_a_folder(run, tmp_path):
     result.stdout.fnmatch_lines(["*changed*intact_perplexity*"])
 
 
-@pytest.mark.parametrize("text", ["", "short", "a" * 9000, "ab" * 9000])
+@pytest.mark.parametrize(
+    "text", ["", "short", "a" * 9000, "ab" * 9000], ids=["empty", "short", "constant", "periodic"]
+)
 def test_a_corpus_with_nothing_to_predict_is_refused(run, tmp_path, text):
     """Empty, short, constant and periodic text are bad input."""
     corpus = tmp_path / "corpus.txt"

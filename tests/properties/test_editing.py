@@ -32,7 +32,9 @@ def bits(subject):
 
 
 def same_bits(before, after):
-    return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(before, after, strict=True))
+    return all(
+        torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(before, after, strict=True)
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,7 +113,10 @@ def test_an_edit_inside_a_module_that_ignores_its_weight_raises(planted, monkeyp
     module = planted.anatomy.projections[1].module
     frozen = module.weight.detach().clone()
     monkeypatch.setattr(module, "forward", lambda x: torch.nn.functional.linear(x, frozen))
-    with pytest.raises(EditFailed, match="did not take effect"), edited(planted, [Prune(Coordinate(1, 41, 23))]):
+    with (
+        pytest.raises(EditFailed, match="did not take effect"),
+        edited(planted, [Prune(Coordinate(1, 41, 23))]),
+    ):
         pass
 
 
