@@ -72,7 +72,7 @@ class Projection:
         """
         parameter = next(self.module.parameters(), None)
         floating = parameter is not None and parameter.is_floating_point()
-        device = _execution_device(self.module)
+        device = execution_device(self.module)
         dtype = parameter.dtype if parameter is not None and floating else torch.float32
         one_hot = torch.zeros(len(cols) + 1, self.intermediate, device=device, dtype=dtype)
         one_hot[torch.arange(len(cols)), cols.to(device)] = 1
@@ -89,7 +89,8 @@ class Projection:
         return torch.cat([self.probe(cols)[:, channel] for cols in chunks])
 
 
-def _execution_device(module: nn.Module) -> torch.device:
+def execution_device(module: nn.Module) -> torch.device:
+    """Return where a module computes: of an offloaded one, where accelerate sends its inputs."""
     hook = getattr(module, "_hf_hook", None)
     planned = getattr(hook, "execution_device", None)
     if planned is not None:

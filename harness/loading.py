@@ -13,7 +13,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import __version__
-from harness.anatomy import Anatomy, describe
+from harness.anatomy import Anatomy, describe, execution_device
 from harness.cache import sha256
 from harness.conversion import converted_copy, original_sha256
 from harness.errors import BadInput
@@ -59,8 +59,8 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """The device that token ids are sent to."""
-        return self.model.device
+        """The device that token ids are sent to: the embedding's, offloaded or not."""
+        return execution_device(self.model.get_input_embeddings())
 
     @property
     def relative_step(self) -> float:
@@ -164,7 +164,7 @@ def _provenance(
         weights_sha256=original_sha256(directory) or _weights_sha256(directory),
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
-        device=str(model.device.type),
+        device=execution_device(model.get_input_embeddings()).type,
         dtype=str(model.dtype).removeprefix("torch."),
         # Asking the tokenizer's settings is not enough: only the first id tells.
         begins_with_bos=bool(ids) and ids[0] == tokenizer.bos_token_id,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 
+import accelerate
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.coordinates import Coordinate
+from harness.detection import detect
 from harness.editing import HoldActivation, Prune, Scale, active_edits, edited
 from harness.errors import BadInput, EditFailed
+from harness.loading import load
+from harness.registry import resolve
 from harness.trace import trace
 
 TEXT = "The bridge was closed."
@@ -139,3 +143,23 @@ def test_a_held_activation_is_held(planted):
         held = trace(planted, TEXT).residual
     assert 123.0 == held[3, 1, 7]
     assert (before == trace(planted, TEXT).residual).all()
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_an_offloaded_weight_is_edited_through_its_output(where, tmp_path):
+    """A write to what accelerate offloaded is lost; the edit goes through the hook and is proven."""
+    subject = load(resolve("tiny-planted"), device="cpu")
+    place = Coordinate(1, 41, 23)
+    if where == "cpu":
+        accelerate.cpu_offload(subject.model, execution_device=torch.device("cpu"))
+    else:
+        accelerate.disk_offload(subject.model, tmp_path, execution_device=torch.device("cpu"))
+    assert not subject.anatomy.projection(place).writable
+    assert 4.0 == subject.anatomy.value(place)
+    intact = trace(subject, TEXT).residual
+    assert {place} == detect(trace(subject, TEXT)).coordinates
+    with edited(subject, [Prune(place)]):
+        assert 0.0 == pytest.approx(subject.anatomy.value(place), abs=1e-6)
+        assert abs(trace(subject, TEXT).residual[2:, 0, 41]).max() < 10
+    assert 4.0 == subject.anatomy.value(place)
+    assert (intact == trace(subject, TEXT).residual).all()
