@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
 
 from harness.checking import Request, check_model
