@@ -6,6 +6,7 @@ Nothing heavy is imported here: a project that does not use the harness pays not
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -153,10 +154,20 @@ def sw_entry(request: pytest.FixtureRequest) -> ModelEntry:
     return entry
 
 
+def _share_cores() -> None:
+    """Divide the cores among xdist's workers: more threads than cores wait for each other."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
 def _load(config: pytest.Config, entry: ModelEntry) -> Subject:
     from harness.loading import load
 
     option = config.option
+    _share_cores()
     try:
         return load(entry, device=option.sw_device, dtype=option.sw_dtype, trust=option.sw_trust)
     except BadInput as error:
