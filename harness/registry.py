@@ -150,11 +150,12 @@ def _entry(name: str, table: dict[str, Any], root: Path) -> ModelEntry:
 
 
 def _scalars(rows: list[list[int]], values: list[Decimal]) -> Iterator[PublishedScalar]:
-    for index, (layer, row, col) in enumerate(rows):
+    for index, row in enumerate(rows):
+        coordinate = Coordinate.of(*row)
         value = Decimal(values[index]) if values else None
         if value is not None and not value.is_finite():
-            raise BadInput(f"value {value} of [{layer}, {row}, {col}] is not a finite number")
-        yield PublishedScalar(Coordinate(layer, row, col), value)
+            raise BadInput(f"value {value} of {coordinate} is not a finite number")
+        yield PublishedScalar(coordinate, value)
 
 
 def resolve(spec: str, registry: Registry | None = None) -> ModelEntry:

@@ -22,6 +22,21 @@ def test_is_written_as_in_table_2():
     assert Coordinate(1, 2070, 7310) == Coordinate.parse(str(Coordinate(1, 2070, 7310)))
 
 
+def test_names_an_expert_between_layer_and_row():
+    """Four numbers are (layer, expert, row, col), written and read alike."""
+    place = Coordinate(3, 61, 7, expert=12)
+    assert "[3, 12, 61, 7]" == str(place)
+    assert place == Coordinate.parse("3,12,61,7") == Coordinate.of(3, 12, 61, 7)
+
+
+def test_shared_projections_stand_before_the_experts():
+    """A block's dense or shared projection sorts before its experts, and they by number."""
+    shared, first, second = Coordinate(3, 9, 9), Coordinate(3, 1, 1, 0), Coordinate(3, 0, 0, 1)
+    assert [shared, first, second, Coordinate(4, 0, 0)] == sorted(
+        [Coordinate(4, 0, 0), second, first, shared]
+    )
+
+
 def test_zero_is_an_index():
     """Indices start at 0, so the very first scalar can be named."""
     assert Coordinate(0, 0, 0) == Coordinate.parse("0,0,0")
@@ -29,11 +44,11 @@ def test_zero_is_an_index():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1,2", "1,2,3,4", "1,2,x", "1.0,2,3", "1;2;3", "one\ntwo"],
-    ids=["empty", "two", "four", "letter", "fraction", "semicolons", "two lines"],
+    ["", "1,2", "1,2,3,4,5", "1,2,x", "1.0,2,3", "1;2;3", "one\ntwo"],
+    ids=["empty", "two", "five", "letter", "fraction", "semicolons", "two lines"],
 )
 def test_refuses_what_is_no_coordinate(text):
-    """Anything but three integers is bad input, quoted, with the form to write, in one line."""
+    """Anything but three or four integers is bad input, quoted, with the form to write, in one line."""
     with pytest.raises(BadInput, match="write LAYER,ROW,COL") as caught:
         Coordinate.parse(text)
     assert str(caught.value).startswith(repr(text))
