@@ -11,6 +11,7 @@ import torch
 from harness.coordinates import Coordinate
 from harness.errors import HarnessError
 from harness.loading import Subject
+from harness.projections import Projection
 
 # The paper's code prunes the top 1e-6 of each matrix: about 7,000 weights of Llama-7B.
 PAPER_SHARE = 1e-6
@@ -22,20 +23,20 @@ def largest_of_each_matrix(
 ) -> tuple[Coordinate, ...]:
     """Return the largest weights of every MLP output projection, at least one of each."""
     chosen: list[Coordinate] = []
-    for layer, projection in enumerate(subject.anatomy.projections):
+    for projection in subject.anatomy.projections:
         count = math.ceil(share * projection.hidden * projection.intermediate)
-        chosen += largest_of_matrix(subject, layer, excluded, count)
+        chosen += largest_of_matrix(projection, excluded, count)
     return distinct_from(chosen, excluded)
 
 
 def largest_of_matrix(
-    subject: Subject, layer: int, excluded: Collection[Coordinate], count: int
+    projection: Projection, excluded: Collection[Coordinate], count: int
 ) -> tuple[Coordinate, ...]:
-    """Return the ``count`` largest weights of one block's output projection, ``excluded`` left out."""
-    magnitudes = subject.anatomy.projections[layer].weight().abs().float()
+    """Return the ``count`` largest weights of one output projection, ``excluded`` left out."""
+    magnitudes = projection.matrix().abs().float()
     wanted = min(count + len(excluded), magnitudes.numel())
     order = torch.topk(magnitudes.flatten(), wanted).indices.tolist()
-    places = (Coordinate(layer, *divmod(place, magnitudes.shape[1])) for place in order)
+    places = (projection.at(*divmod(place, magnitudes.shape[1])) for place in order)
     chosen = [place for place in places if place not in excluded][:count]
     return distinct_from(chosen, excluded)
 
@@ -46,12 +47,12 @@ def random_of_same_matrices(
     """Return seeded random weights, ``per_weight`` for each treated one, from its own matrix."""
     generator = np.random.default_rng(_SEED)
     chosen: set[Coordinate] = set()
-    for layer in sorted(coordinate.layer for coordinate in treated):
-        projection = subject.anatomy.projections[layer]
+    for coordinate in sorted(treated):
+        projection = subject.anatomy.projection(coordinate)
         target = len(chosen) + per_weight
         while len(chosen) < target:
             row, col = generator.integers(projection.hidden), generator.integers(projection.intermediate)
-            chosen |= {Coordinate(layer, int(row), int(col))} - set(treated)
+            chosen |= {projection.at(int(row), int(col))} - set(treated)
     return distinct_from(sorted(chosen), treated)
 
 

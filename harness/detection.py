@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.coordinates import Coordinate
+from harness.errors import UnknownAnatomy
 from harness.trace import Trace
 
 # An outlier of the residual stream stands this far above the median magnitude of its block.
@@ -42,6 +43,10 @@ COMPANION = 0.25
 # nine tenths of the activation standing.
 SHARE = 0.1
 
+# At the onset the stream changes by what the MLP writes, give or take what the block's attention
+# adds. A factor of two is no attention: SmolLM2-135M's jump is 1.00 times its write.
+MISREAD = 2.0
+
 
 @dataclass(frozen=True)
 class SuperActivation:
@@ -61,8 +66,9 @@ class SuperActivation:
 class SuperWeight:
     """A scalar whose product X[token, col] · W[row, col] makes a super activation.
 
-    ``input`` is X[token, col], ``output`` is Y[token, row], ``share`` is their product's share
-    of that write.
+    ``input`` is X[token, col], ``output`` is what the block's MLP writes at [token, row], and
+    ``share`` is the product's share of that write. ``gain`` is what stands between the product and
+    the residual stream: a routing weight, and the norm of a post-norm block; 1 where there is neither.
     """
 
     coordinate: Coordinate
@@ -71,6 +77,7 @@ class SuperWeight:
     output: float
     share: float
     token: int
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,13 @@ class Detection:
 
 
 def detect(trace: Trace) -> Detection:
-    """Return the super activations of a trace, their super weights and their cancellers."""
+    """Return the super activations of a trace, their super weights and their cancellers.
+
+    Raises `UnknownAnatomy` when a block's write does not explain what the stream does.
+    """
     activations = find_super_activations(trace)
+    for activation in activations:
+        _refuse_unexplained(trace, activation)
     writes = [write for activation in activations for write in _writes(trace, activation)]
     makers = [write for write in writes if write.makes]
     cancellers = [write for write in writes if not write.makes]
@@ -162,35 +174,56 @@ class _Write:
 
     @property
     def product(self) -> float:
-        return self.weight.value * self.weight.input
+        return self.weight.value * self.weight.input * self.weight.gain
+
+
+def _refuse_unexplained(trace: Trace, activation: SuperActivation) -> None:
+    """Raise where the onset block writes an activation that does not arrive in the stream as written."""
+    onset, token, channel = activation.onset, activation.token, activation.channel
+    arrived = float(trace.arrived[onset][token, channel])
+    change = float(trace.residual[onset + 1, token, channel] - trace.residual[onset, token, channel])
+    small = SHARE * abs(activation.magnitude)
+    if abs(arrived) >= small and abs(change) >= small and not 1 / MISREAD <= change / arrived <= MISREAD:
+        raise UnknownAnatomy(
+            f"block {onset} writes {arrived:g} to channel {channel}, but the residual stream changes by "
+            f"{change:g} there: something unknown stands between them, so nothing is measured"
+        )
 
 
 def _writes(trace: Trace, activation: SuperActivation) -> Iterator[_Write]:
     token, channel = activation.token, activation.channel
     for layer in range(trace.blocks):
-        output = float(trace.outputs[layer][token, channel])
-        makes = output * activation.magnitude > 0
-        if abs(output) < SHARE * abs(activation.magnitude):
+        arrived = float(trace.arrived[layer][token, channel])
+        makes = arrived * activation.magnitude > 0
+        if abs(arrived) < SHARE * abs(activation.magnitude):
             continue
         # Writes before the plateau's end make it; opposite writes after its onset take it away.
         if (makes and layer > activation.last) or (not makes and layer <= activation.onset):
             continue
-        yield from (_Write(weight, makes) for weight in _makers(trace, layer, token, channel, output))
+        yield from (_Write(weight, makes) for weight in _makers(trace, layer, token, channel))
 
 
-def _makers(trace: Trace, layer: int, token: int, channel: int, output: float) -> Iterator[SuperWeight]:
-    inputs = trace.inputs[layer][token].astype(np.float64)
-    row = trace.weights.row(layer, channel).astype(np.float64)
-    shares = inputs * row / output
-    for col in np.flatnonzero(shares >= SHARE):
-        yield SuperWeight(
-            coordinate=Coordinate(layer, channel, int(col)),
-            value=float(row[col]),
-            input=float(inputs[col]),
-            output=output,
-            share=float(shares[col]),
-            token=token,
-        )
+def _makers(trace: Trace, layer: int, token: int, channel: int) -> Iterator[SuperWeight]:
+    arrived = float(trace.arrived[layer][token, channel])
+    saw = [(write, at) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
+    # What the projections write together, before a norm that may stand behind them.
+    output = sum(float(write.factors[at]) * float(write.outputs[at, channel]) for write, at in saw)
+    if output == 0:
+        return
+    for write, at in saw:
+        inputs = write.inputs[at].astype(np.float64)
+        row = trace.weights.row(layer, channel, write.expert).astype(np.float64)
+        shares = inputs * row * float(write.factors[at]) / output
+        for col in np.flatnonzero(shares >= SHARE):
+            yield SuperWeight(
+                coordinate=Coordinate(layer, channel, int(col), write.expert),
+                value=float(row[col]),
+                input=float(inputs[col]),
+                output=output,
+                share=float(shares[col]),
+                token=token,
+                gain=float(write.factors[at]) * arrived / output,
+            )
 
 
 def _strongest(writes: Iterable[_Write]) -> list[SuperWeight]:

@@ -18,11 +18,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from harness.anatomy import Projection
+from harness.anatomy import stream
 from harness.coordinates import Coordinate
 from harness.errors import BadInput, EditFailed
 from harness.loading import Subject
-from harness.trace import stream
+from harness.projections import Projection
 
 # A corrected output is rounded twice, once by the module and once by the correction.
 _ROUNDINGS = 4.0
@@ -85,16 +85,20 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
     with ExitStack() as undo:
         undo.callback(lambda: in_force.__delitem__(slice(before, None)))
         scales.sort(key=lambda scale: scale.coordinate)
-        for _, group in groupby(scales, key=lambda scale: scale.coordinate.layer):
-            same_block = list(group)
-            projection = subject.anatomy.projection(same_block[0].coordinate)
-            for scale in same_block:
+        for _, group in groupby(scales, key=_writer):
+            together = list(group)
+            projection = subject.anatomy.projection(together[0].coordinate)
+            for scale in together:
                 subject.anatomy.projection(scale.coordinate)  # refuses what lies outside
-            undo.enter_context(_scaled(projection, same_block, by_hook=by_hook))
+            undo.enter_context(_scaled(projection, together, by_hook=by_hook))
         for hold in holds:
             undo.enter_context(_held(subject, hold))
         in_force.extend(edits)
         yield
+
+
+def _writer(scale: Scale) -> tuple[int, int | None]:
+    return scale.coordinate.layer, scale.coordinate.expert
 
 
 @contextmanager
@@ -105,8 +109,12 @@ def _scaled(projection: Projection, scales: Sequence[Scale], *, by_hook: bool) -
     before = _probe(projection, rows, cols)
     factors = torch.tensor([scale.factor for scale in scales], dtype=before.dtype, device=before.device)
     through_hook = by_hook or not projection.writable
-    change = _hooked if through_hook else _written
-    with change(projection, rows, cols, factors, before):
+    if through_hook:
+        # Y[:, row] changes by (factor - 1) · W[row, col] · X[:, col].
+        change = projection.corrected(rows, cols, (factors - 1) * before)
+    else:
+        change = _written(projection, rows, cols, factors)
+    with change:
         _prove(projection, scales, before, through_hook=through_hook)
         yield
     if not torch.equal(_probe(projection, rows, cols), before):
@@ -130,7 +138,6 @@ def _written(
     rows: torch.Tensor,
     cols: torch.Tensor,
     factors: torch.Tensor,
-    before: torch.Tensor,
 ) -> Iterator[None]:
     weight = projection.weight()
     places = rows.to(weight.device), cols.to(weight.device)
@@ -141,30 +148,6 @@ def _written(
         yield
     finally:
         weight[places] = stored
-
-
-@contextmanager
-def _hooked(
-    projection: Projection,
-    rows: torch.Tensor,
-    cols: torch.Tensor,
-    factors: torch.Tensor,
-    before: torch.Tensor,
-) -> Iterator[None]:
-    # Y[:, row] changes by (factor - 1) · W[row, col] · X[:, col].
-    change = (factors - 1) * before
-
-    def correct(_: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
-        read = arguments[0][..., cols.to(output.device)].to(output.dtype)
-        corrected = output.clone()
-        corrected.index_add_(-1, rows.to(output.device), read * change.to(output.device))
-        return corrected
-
-    handle = projection.module.register_forward_hook(correct)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _prove(

@@ -15,3 +15,14 @@ class UnknownAnatomy(BadInput):
 
 class EditFailed(HarnessError):
     """An edit that did not take effect, or was not undone: nothing measured with it counts."""
+
+
+class NotFinite(BadInput):
+    """A forward pass whose residual stream holds NaN or infinity: the dtype overflows."""
+
+    def __init__(self, layer: int, dtype: str) -> None:
+        super().__init__(
+            f"the residual stream holds NaN or infinity after block {layer}: {dtype} cannot hold this "
+            "model's activations, or its weights are damaged; try --dtype bfloat16 or float32"
+        )
+        self.layer = layer

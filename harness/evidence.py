@@ -133,8 +133,10 @@ class Evidence:
         found = self.scan.coordinates
         same = [
             coordinate
-            for layer in sorted({coordinate.layer for coordinate in found})
-            for coordinate in largest_of_matrix(self.subject, layer, found, SAME_MATRIX_COUNT)
+            for layer, expert in dict.fromkeys((place.layer, place.expert) for place in found)
+            for coordinate in largest_of_matrix(
+                self.subject.anatomy.writer(layer, expert), found, SAME_MATRIX_COUNT
+            )
         ]
         chosen = {
             OTHER_OUTLIERS: largest_of_each_matrix(self.subject, found),

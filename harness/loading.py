@@ -13,10 +13,11 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import __version__
-from harness.anatomy import Anatomy, describe, execution_device
+from harness.anatomy import Anatomy, describe
 from harness.cache import sha256
 from harness.conversion import converted_copy, original_sha256
 from harness.errors import BadInput
+from harness.projections import execution_device
 from harness.registry import ModelEntry
 from harness.sources import LocalModel, fetch
 

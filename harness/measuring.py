@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from harness.anatomy import stream
 from harness.corpus import Windows
 from harness.detection import SuperActivation
 from harness.editing import Edit, HoldActivation, Scale, edited
 from harness.errors import HarnessError
 from harness.loading import Subject
-from harness.trace import keeping_prefixes, resumed, stream
+from harness.resuming import keeping_prefixes, resumed
 
 Values = NDArray[np.float64]
 

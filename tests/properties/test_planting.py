@@ -46,7 +46,7 @@ def places(draw):
 
 def plant(subject, place):
     """Return the scalar whose product is 1000 at the token where its neuron is most active."""
-    activity = trace(subject, TEXT).inputs[place.layer][:, place.col]
+    activity = trace(subject, TEXT).writes[place.layer][0].inputs[:, place.col]
     strongest = float(activity[abs(activity).argmax()])
     return 1000.0 / strongest
 

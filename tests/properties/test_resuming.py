@@ -7,7 +7,7 @@ import torch
 
 from harness.coordinates import Coordinate
 from harness.editing import Prune, edited
-from harness.trace import keeping_prefixes, resumed
+from harness.resuming import keeping_prefixes, resumed
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])

@@ -54,7 +54,7 @@ def test_the_share_is_of_each_matrix_and_rounds_up(subject):
 def test_takes_as_many_of_one_matrix_as_asked_for(subject):
     """The count holds whatever is excluded, and it is the largest that are taken, in order."""
     elsewhere = Coordinate(0, 0, 0)
-    chosen = largest_of_matrix(subject, 1, [PLANTED, elsewhere], 5)
+    chosen = largest_of_matrix(subject.anatomy.projections[1], [PLANTED, elsewhere], 5)
     weight = subject.anatomy.projections[1].weight()
     taken = [abs(float(weight[place.row, place.col])) for place in chosen]
     assert [value for value, *_ in magnitudes(subject, 1)[1:6]] == taken
@@ -64,13 +64,16 @@ def test_takes_as_many_of_one_matrix_as_asked_for(subject):
 def test_a_negative_weight_counts_by_its_magnitude(subject):
     """The largest weights of a matrix include negative ones."""
     weight = subject.anatomy.projections[0].weight()
-    signs = {bool(weight[place.row, place.col] < 0) for place in largest_of_matrix(subject, 0, (), 50)}
+    signs = {
+        bool(weight[place.row, place.col] < 0)
+        for place in largest_of_matrix(subject.anatomy.projections[0], (), 50)
+    }
     assert {True, False} == signs
 
 
 def test_a_whole_matrix_has_no_more_than_its_weights(subject):
     """Asked for more than there is, all but the excluded are given."""
-    chosen = largest_of_matrix(subject, 1, [PLANTED], 10**6)
+    chosen = largest_of_matrix(subject.anatomy.projections[1], [PLANTED], 10**6)
     assert 64 * 160 - 1 == len(set(chosen)) == len(chosen)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.coordinates import Coordinate
 from harness.detection import COMPANION, detect
-from harness.trace import Trace
+from harness.trace import Trace, Write
 
 BLOCKS, TOKENS, HIDDEN, INTERMEDIATE = 8, 3, 16, 6
 
@@ -18,7 +18,7 @@ BLOCKS, TOKENS, HIDDEN, INTERMEDIATE = 8, 3, 16, 6
 class Rows:
     matrices: np.ndarray
 
-    def row(self, layer, channel):
+    def row(self, layer, channel, expert=None):
         return self.matrices[layer, channel]
 
 
@@ -32,7 +32,9 @@ def written(*writes):
     outputs = np.einsum("ltk,ljk->ltj", inputs, matrices)
     start = np.ones((1, TOKENS, HIDDEN), dtype=np.float32)
     residual = np.concatenate([start, start + np.cumsum(outputs, axis=0)])
-    return Trace(tuple(inputs), tuple(outputs), residual, Rows(matrices))
+    every, ones = np.arange(TOKENS), np.ones(TOKENS, dtype=np.float32)
+    writes = tuple((Write(None, every, x, y, ones),) for x, y in zip(inputs, outputs, strict=True))
+    return Trace(writes, tuple(outputs), residual, Rows(matrices))
 
 
 def test_the_scalar_whose_product_makes_the_write_is_found():
