@@ -108,10 +108,9 @@ def _print_scan(result: dict[str, Any]) -> None:
     for column in ("coordinate", "value", "input", "output", "share", "rank in matrix", "token"):
         weights.add_column(column, justify="left" if column == "coordinate" else "right")
     for item in result["super_weights"]:
-        place = f"[{item['layer']}, {item['row']}, {item['col']}]"
         numbers = (f"{item['value']:.6g}", f"{item['input']:.6g}", f"{item['output']:.6g}")
         share, rank = f"{item['share']:.1%}", str(item["rank"] or "?")
-        weights.add_row(_literal(place), *numbers, share, rank, str(item["token"]))
+        weights.add_row(_place(item), *numbers, share, rank, str(item["token"]))
     if result["super_weights"]:
         console.print(weights)
     for item in result["super_activations"]:
@@ -121,14 +120,22 @@ def _print_scan(result: dict[str, Any]) -> None:
             highlight=False,
         )
     for item in result["cancellers"]:
-        place = f"[{item['layer']}, {item['row']}, {item['col']}]"
-        console.print(f"canceller: {_literal(place)} = {item['value']:.6g}", highlight=False)
+        console.print(f"canceller: {_place(item)} = {item['value']:.6g}", highlight=False)
+    room = result["head_room"]
+    shares = ", ".join(f"{share:.2g} of what {dtype} holds" for dtype, share in room["share"].items())
+    console.print(f"largest activation {room['largest']:.6g}: {shares}", highlight=False)
     console.print(f"{result['stop_reason']} after {result['passes']} passes", highlight=False)
 
 
 def _literal(text: str) -> str:
     """Keep rich from reading square brackets as markup."""
     return text.replace("[", r"\[")
+
+
+def _place(item: dict[str, Any]) -> str:
+    """Write an item's coordinate, kept from being read as rich's markup."""
+    indices = (item[name] for name in ("layer", "expert", "row", "col") if name in item)
+    return _literal(f"[{', '.join(map(str, indices))}]")
 
 
 @main.command()

@@ -10,13 +10,13 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import __version__
 from harness.anatomy import Anatomy, describe
 from harness.cache import sha256
 from harness.conversion import converted_copy, original_sha256
-from harness.errors import BadInput
+from harness.errors import BadInput, UnknownAnatomy
 from harness.projections import execution_device
 from harness.registry import ModelEntry
 from harness.sources import LocalModel, fetch
@@ -94,17 +94,23 @@ def load(
     # Reading is quick and its progress bars would stand between a test's dots.
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
+            directory, trust_remote_code=remote_code, local_files_only=True
+        )
+        model = _model_class(config, remote_code=remote_code).from_pretrained(
             directory,
-            dtype=_dtype(dtype, place),
+            dtype=_dtype(dtype, place, config),
             device_map={"": place} if place.type == "cuda" else None,
             use_safetensors=None if "pickle" in trust else True,
             trust_remote_code=remote_code,
             local_files_only=True,
+            **_quantization(config),
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             directory, trust_remote_code=remote_code, local_files_only=True
         )
+    except UnknownAnatomy as error:
+        raise UnknownAnatomy(f"{local.path}: {error}") from None
     # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
     except Exception as error:
         raise BadInput(f"{local.path} does not load: {_first_line(error)}") from error
@@ -131,12 +137,37 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype | str:
+def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
     if name == "auto":
-        return "auto" if device.type == "cuda" else torch.float32
+        # A quantised build's scales and kernels are made for the dtype it was saved with.
+        own = device.type == "cuda" or getattr(config, "quantization_config", None) is not None
+        return "auto" if own else torch.float32
     if name not in DTYPES:
         raise BadInput(f"dtype {name!r} is none of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _model_class(config: PreTrainedConfig, *, remote_code: bool) -> Any:
+    """Return the auto class for a decoder, or for one inside a vision-language model."""
+    # The mappings are the only place where transformers says which classes exist.
+    if remote_code or type(config) in transformers.AutoModelForCausalLM._model_mapping:
+        return transformers.AutoModelForCausalLM
+    if type(config) in transformers.AutoModelForImageTextToText._model_mapping:
+        return transformers.AutoModelForImageTextToText
+    raise UnknownAnatomy(
+        f"{type(config).__name__} describes no causal language model that transformers knows; "
+        "a decoder, or a vision-language model with one inside, was looked for"
+    )
+
+
+def _quantization(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what ``from_pretrained`` must be told about a quantised build."""
+    stored = getattr(config, "quantization_config", None)
+    stored = stored if isinstance(stored, dict) else {}
+    if stored.get("quant_method") == "compressed-tensors":
+        # Left compressed, its modules have no weight to compute with until a first full pass.
+        return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+    return {}
 
 
 def _refuse_broken_weights(model: PreTrainedModel, path: Path) -> None:

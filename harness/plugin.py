@@ -110,6 +110,15 @@ def _asks_for_gpu(config: pytest.Config) -> bool:
     return re.search(r"(?<!not )\bgpu\b", config.option.markexpr or "") is not None
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked gpu where there is no CUDA; asking for it by ``-m gpu`` is an error already."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA, and torch sees no such device here")
+
+
 def _require_cuda() -> None:
     import torch
 

@@ -72,9 +72,9 @@ class Projection(ABC):
             and type(stored) in (torch.Tensor, nn.Parameter)
             and stored.is_floating_point()
             and stored.itemsize > 1
+            # accelerate leaves a placeholder on the meta device for what it offloaded.
             and not stored.is_meta
             and tuple(stored.shape) == (shape[::-1] if self.transposed else shape)
-            and not getattr(getattr(self.module, "_hf_hook", None), "offload", False)
         )
 
     def weight(self) -> torch.Tensor:

@@ -33,6 +33,7 @@ class Scan:
     """What a model's super weights are, how many forward passes it took, and why it ended.
 
     ``ranks`` gives each super weight's place by magnitude in its matrix, 1 for the largest.
+    ``largest`` is the largest magnitude that the intact pass met anywhere.
     """
 
     super_activations: tuple[SuperActivation, ...]
@@ -41,6 +42,7 @@ class Scan:
     passes: int
     stop_reason: str
     ranks: Mapping[Coordinate, int | None]
+    largest: float
 
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
@@ -61,10 +63,11 @@ def scan(subject: Subject, text: str) -> Scan:
     """
     if active_edits(subject):
         raise HarnessError(f"{subject.name} is being edited; scan it before or after, not meanwhile")
-    first = detect(trace(subject, text))
+    intact = trace(subject, text)
+    first, largest = detect(intact), intact.largest
     if not first.super_weights:
         reason = NO_SCALAR if first.super_activations else NONE_FOUND
-        return _scan(subject, first, first.super_weights, passes=1, reason=reason)
+        return _scan(subject, first, first.super_weights, passes=1, reason=reason, largest=largest)
     found = {weight.coordinate: weight for weight in first.super_weights}
     reason, passes = PASS_LIMIT, 1
     while passes < MAX_PASSES:
@@ -85,7 +88,7 @@ def scan(subject: Subject, text: str) -> Scan:
             break
         found |= {weight.coordinate: weight for weight in more}
     weights = tuple(found[coordinate] for coordinate in sorted(found))
-    return _scan(subject, first, weights, passes=passes, reason=reason)
+    return _scan(subject, first, weights, passes=passes, reason=reason, largest=largest)
 
 
 def suppressed(intact: Detection, pruned: Trace) -> bool:
@@ -102,7 +105,13 @@ def suppressed(intact: Detection, pruned: Trace) -> bool:
 
 
 def _scan(
-    subject: Subject, first: Detection, weights: tuple[SuperWeight, ...], *, passes: int, reason: str
+    subject: Subject,
+    first: Detection,
+    weights: tuple[SuperWeight, ...],
+    *,
+    passes: int,
+    reason: str,
+    largest: float,
 ) -> Scan:
     return Scan(
         super_activations=first.super_activations,
@@ -111,6 +120,7 @@ def _scan(
         passes=passes,
         stop_reason=reason,
         ranks={weight.coordinate: _rank(subject, weight) for weight in weights},
+        largest=largest,
     )
 
 
@@ -123,23 +133,44 @@ def _rank(subject: Subject, weight: SuperWeight) -> int | None:
     return 1 + int(torch.count_nonzero(magnitudes > own))
 
 
+def head_room(subject: Subject, result: Scan) -> dict[str, Any]:
+    """Return the largest activation met, and its share of what the dtypes at hand can hold.
+
+    float16 is always among them: it ends at 65,504, and super activations come close.
+    """
+    dtypes = {subject.model.dtype, torch.float16}
+    return {
+        "largest": result.largest,
+        "share": {
+            str(dtype).removeprefix("torch."): result.largest / torch.finfo(dtype).max
+            for dtype in sorted(dtypes, key=str)
+        },
+    }
+
+
+def _place(coordinate: Coordinate) -> dict[str, int]:
+    """Return a coordinate's indices by name; the expert only where there is one."""
+    expert = {} if coordinate.expert is None else {"expert": coordinate.expert}
+    return {"layer": coordinate.layer, **expert, "row": coordinate.row, "col": coordinate.col}
+
+
 def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
     """Return the contract of ``superweight scan --json``."""
     return {
         "model": subject.name,
         "provenance": subject.provenance.as_dict(),
         "passes": result.passes,
+        "head_room": head_room(subject, result),
         "stop_reason": result.stop_reason,
         "super_weights": [
             {
-                "layer": weight.coordinate.layer,
-                "row": weight.coordinate.row,
-                "col": weight.coordinate.col,
+                **_place(weight.coordinate),
                 "value": weight.value,
                 "input": weight.input,
                 "output": weight.output,
                 "share": weight.share,
                 "token": weight.token,
+                "gain": weight.gain,
                 "rank": result.ranks[weight.coordinate],
             }
             for weight in result.super_weights
@@ -156,9 +187,7 @@ def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
         ],
         "cancellers": [
             {
-                "layer": canceller.coordinate.layer,
-                "row": canceller.coordinate.row,
-                "col": canceller.coordinate.col,
+                **_place(canceller.coordinate),
                 "value": canceller.value,
             }
             for canceller in result.cancellers

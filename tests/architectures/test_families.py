@@ -35,8 +35,10 @@ def same_bits(before, after):
     return all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_a_planted_super_weight_is_found_and_its_twin_has_none(tiny, record_property):
+def test_a_planted_super_weight_is_found_and_its_twin_has_none(tiny, family, request, record_property):
     """The scan names exactly the planted coordinate, prunes it, and looks no third time."""
+    record_property("family", request.node.callspec.params["family"])
+    record_property("kind", family.kind)
     record_property("architecture", type(tiny.model).__name__)
     assert () == scan(tiny, TEXT).coordinates
     assert NONE_FOUND == scan(tiny, TEXT).stop_reason
