@@ -42,7 +42,7 @@ def refuse_overlaps(header: Header, file: File) -> None:
     ordered = sorted((info for info in header.values() if info.end > info.start), key=lambda info: info.start)
     for first, second in pairwise(ordered):
         if second.start < first.end:
-            raise BadInput(f"{file.name}: {first.name} and {second.name} overlap; the header is corrupt")
+            raise BadInput(f"{file.name}: {first.name!r} and {second.name!r} overlap; the header is corrupt")
 
 
 def refuse_truncation(header: Header, file: File) -> None:
@@ -50,6 +50,6 @@ def refuse_truncation(header: Header, file: File) -> None:
     for info in header.values():
         if info.end > file.size:
             raise BadInput(
-                f"{file.name} has {file.size} bytes, but {info.name} lies at bytes {info.start} to "
+                f"{file.name} has {file.size} bytes, but {info.name!r} lies at bytes {info.start} to "
                 f"{info.end}; it is truncated, so fetch it again"
             )

@@ -113,7 +113,7 @@ def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
     for part in _parts(file):
         headers[part], _ = gguf.read_header(_found(folder, part))
         if repeated := sorted(headers[part].keys() & files.keys()):
-            raise BadInput(f"{name}: {repeated[0]} is in {files[repeated[0]]} and in {part}")
+            raise BadInput(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {part}")
         files |= dict.fromkeys(headers[part], part)
     return Checkpoint(name, folder, files, headers.__getitem__, is_gguf=True)
 

@@ -1,15 +1,17 @@
-"""Files behind an address, of which a server sends only the ranges that are asked for."""
+"""Files behind an address, of which a server sends only the ranges that are asked for.
+
+Imported only where an address is given: what it imports takes longer than reading a local file.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+
+from aiohttp import ClientResponse, ClientTimeout
+from fsspec.implementations.http import HTTPFileSystem
 
 from harness.errors import BadInput
 from harness.tensors.files import whole
-
-if TYPE_CHECKING:
-    from aiohttp import ClientResponse
 
 # Enough for the header of a shard; that of a 7B model in one file takes a second request.
 _BEGINNING = 32 * 2**10
@@ -25,48 +27,92 @@ class _Absent(Exception):
     """The server has no such file."""
 
 
-class Server:
+class _Ranges(HTTPFileSystem):  # type: ignore[misc]  # fsspec is shipped without types
     """fsspec's HTTP filesystem, held to sending ranges and nothing else.
 
-    An answer is judged by its status and headers, before its body is read: fsspec itself would
-    read a whole checkpoint from a server that ignores ranges.
+    An answer is judged by its status and headers before its body is read: fsspec itself would read
+    a whole checkpoint from a server that ignores ranges.
     """
 
-    def __init__(self, headers: dict[str, str] | None = None) -> None:
-        # Imported here, like all of this module by its users: local files need none of it.
-        import fsspec
-        from aiohttp import ClientTimeout
+    cachable = False  # or a later reading would get an earlier one's lengths
 
-        self.received = 0
-        self._sizes: dict[str, int] = {}
-        self._filesystem = fsspec.filesystem(
-            "http",
-            skip_instance_cache=True,
+    def __init__(self, headers: dict[str, str]) -> None:
+        super().__init__(
             # A compressed range is no range of the file.
-            headers={**(headers or {}), "Accept-Encoding": "identity"},
+            headers={**headers, "Accept-Encoding": "identity"},
             client_kwargs={
-                "raise_for_status": self._judge,
                 "timeout": ClientTimeout(total=None, connect=_TIMEOUT, sock_read=_TIMEOUT),
                 "trust_env": True,
             },
         )
+        self.sizes: dict[str, int] = {}
+
+    async def _cat_file(self, url: str, start: int, end: int) -> bytes:
+        session = await self.set_session()
+        headers = {**self.kwargs["headers"], "Range": f"bytes={start}-{end - 1}"}
+        async with session.get(self.encode_url(url), headers=headers) as response:
+            try:
+                size = _judge(response, bare(url), start, end)
+            except BaseException:
+                # Or the rest of the body would be waited for before the connection is given up.
+                response.close()
+                raise
+            if self.sizes.setdefault(url, size) != size:
+                raise BadInput(f"{bare(url)} changed its length while it was read; try again")
+            data: bytes = await response.read()
+            return data
+
+
+def _judge(response: ClientResponse, address: str, start: int, end: int) -> int:
+    """Return the length of the file of which an answer brings a range, or refuse the answer."""
+    if response.status == 404:
+        raise _Absent
+    if response.status in (401, 403):
+        raise BadInput(
+            f"{address} is not open to you (HTTP {response.status}): it is gated, private or absent; "
+            "for the hub, run 'hf auth login' or set HF_TOKEN"
+        )
+    if response.status == 416:
+        raise BadInput(f"{address} ends before byte {start}; it is empty or truncated")
+    if response.status >= 400:
+        raise BadInput(f"cannot read {address}: the server answered HTTP {response.status}; try again later")
+    length = response.content_length
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status == 206 and match is not None:
+        first, last, size = map(int, match.groups())
+        if (first, last) != (start, min(end, size) - 1) or length != last + 1 - first:
+            raise BadInput(f"{address}: the server sent another range than bytes {start} to {end}")
+        return size
+    # A file that is no longer than what was asked for may come whole.
+    if response.status == 200 and start == 0 and length is not None and length <= end:
+        return length
+    whole_file = "the whole file" if length is None else f"the whole file, {length} bytes"
+    raise BadInput(
+        f"{address}: the server ignores range requests and would send {whole_file}; "
+        "download it, and give its path"
+    )
+
+
+class Server:
+    """Where ranges of files are asked for, and the bytes that came are counted."""
+
+    def __init__(self, headers: dict[str, str] | None = None) -> None:
+        self.received = 0
+        self._filesystem = _Ranges(headers or {})
 
     def read(self, address: str, start: int, end: int) -> bytes | None:
         """Return up to ``end - start`` bytes, or None when the server has no such file."""
-        (data,) = self.read_beginnings([address], start, end)
+        (data,) = self.read_each([address], start, end)
         return data
 
-    def read_beginnings(self, addresses: list[str], start: int, end: int) -> list[bytes | None]:
+    def read_each(self, addresses: list[str], start: int, end: int) -> list[bytes | None]:
         """Return the same range of several files, asked for all at once."""
         answers = self._filesystem.cat_ranges(addresses, start, end, on_error="return", batch_size=_AT_ONCE)
         return [self._accept(*pair) for pair in zip(addresses, answers, strict=True)]
 
     def size(self, address: str) -> int:
         """Return the length of a file of which something was read."""
-        return self._sizes[self._key(address)]
-
-    def _key(self, address: str) -> str:
-        return str(self._filesystem.encode_url(address))
+        return self._filesystem.sizes[address]
 
     def _accept(self, address: str, answer: bytes | BaseException) -> bytes | None:
         if isinstance(answer, bytes):
@@ -83,52 +129,6 @@ class Server:
         raise BadInput(
             f"cannot read {bare(address)}: {reason}; check the address and the network"
         ) from answer
-
-    async def _judge(self, response: ClientResponse) -> None:
-        try:
-            self._refuse(response)
-        except BaseException:
-            # Without this the rest of the body would be read before the connection is used again.
-            response.close()
-            raise
-
-    def _refuse(self, response: ClientResponse) -> None:
-        asked = (response.history or (response,))[0]
-        address, key = bare(str(asked.url)), str(asked.url)
-        if response.status == 404:
-            raise _Absent
-        if response.status in (401, 403):
-            raise BadInput(
-                f"{address} is not open to you (HTTP {response.status}): it is gated, private or absent; "
-                "for the hub, run 'hf auth login' or set HF_TOKEN"
-            )
-        if response.status == 416:
-            raise BadInput(f"{address} ends before the bytes that were asked for; it is empty or truncated")
-        response.raise_for_status()
-        start, end = _range(response)
-        length = response.content_length
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if response.status == 206 and match is not None:
-            first, last, size = map(int, match.groups())
-            if (first, last) != (start, min(end, size) - 1) or length != last + 1 - first:
-                raise BadInput(f"{address}: the server sent another range than bytes {start} to {end}")
-            if self._sizes.setdefault(key, size) != size:
-                raise BadInput(f"{address} changed its length while it was read; try again")
-        # A file that is no longer than what was asked for may come whole.
-        elif response.status == 200 and start == 0 and length is not None and length <= end:
-            self._sizes[key] = length
-        else:
-            whole_file = "the whole file" if length is None else f"the whole file, {length} bytes"
-            raise BadInput(
-                f"{address}: the server ignores range requests and would send {whole_file}; "
-                "download it, and give its path"
-            )
-
-
-def _range(response: ClientResponse) -> tuple[int, int]:
-    """Return which bytes a request asked for, from the first up to the last and one."""
-    first, _, last = response.request_info.headers["Range"].removeprefix("bytes=").partition("-")
-    return int(first), int(last) + 1
 
 
 def bare(address: str) -> str:
@@ -194,7 +194,7 @@ class RemoteFolder:
     def prepare(self, names: list[str]) -> None:
         wanted = [name for name in dict.fromkeys(names) if name not in self._files]
         addresses = [self._join(name) for name in wanted]
-        beginnings = self._server.read_beginnings(addresses, 0, _BEGINNING)
+        beginnings = self._server.read_each(addresses, 0, _BEGINNING)
         for name, address, beginning in zip(wanted, addresses, beginnings, strict=True):
             found = None if beginning is None else RemoteFile(self._server, address, beginning)
             self._files[name] = found
