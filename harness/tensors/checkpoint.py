@@ -100,11 +100,7 @@ class Checkpoint:
         offset = 0
         for place, length in zip(index, info.shape, strict=False):
             offset = offset * length + place
-        first = offset * count
-        begin, end = first // info.block_elements, -(-(first + count) // info.block_elements)
-        stored = decode(self._blocks(info, begin, end), info.dtype)
-        skipped = first - begin * info.block_elements
-        part = stored[skipped : skipped + count].reshape(shape)
+        part = self._stored(info, offset * count, count).reshape(shape)
         scale = self._scale(info)
         return part if scale is None else scale.apply(part, index)
 
@@ -116,13 +112,14 @@ class Checkpoint:
         return self.read(name, *index)
 
     def pieces(self, name: str) -> Iterator[Floats]:
-        """Read a tensor piece by piece, so that one larger than memory can be looked through."""
+        """Read a tensor in flat pieces, so that one larger than memory can be looked through."""
         info = self.info(name)
-        if len(info.shape) < 2 or info.elements <= _PIECE:
-            yield self.read(name)
+        if self._scale(info) is not None:
+            for place in range(info.shape[0]):
+                yield self.read(name, place).reshape(-1)
             return
-        for place in range(info.shape[0]):
-            yield self.read(name, place)
+        for first in range(0, info.elements, _PIECE):
+            yield self._stored(info, first, min(_PIECE, info.elements - first))
 
     def _header(self, file: str) -> Header:
         if file not in self._headers:
@@ -136,6 +133,13 @@ class Checkpoint:
         if not (fits and inside):
             raise BadInput(f"index {list(index)} lies outside {name} of shape {list(info.shape)}")
         return info
+
+    def _stored(self, info: TensorInfo, first: int, count: int) -> Floats:
+        """Return a run of numbers before they are scaled."""
+        begin, end = first // info.block_elements, -(-(first + count) // info.block_elements)
+        stored = decode(self._blocks(info, begin, end), info.dtype)
+        skipped = first - begin * info.block_elements
+        return stored[skipped : skipped + count]
 
     def _blocks(self, info: TensorInfo, begin: int, end: int) -> bytes:
         return info.file.read(info.start + begin * info.block_bytes, info.start + end * info.block_bytes)

@@ -58,7 +58,7 @@ class _Cursor:
                 self._reach(offset + 8)
                 data = self._bytes
             offset += 8 + int.from_bytes(data[offset : offset + 8], "little")
-        self._reach(offset)
+        # An offset beyond the file's end is noticed when the next value is taken from there.
         self.offset = offset
 
     def _reach(self, end: int) -> None:

@@ -105,6 +105,8 @@ def _what_else(folder: Folder) -> str:
 
 
 def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
+    if folder.find(file) is None:
+        raise BadInput(f"{folder.name} holds no {file}; check the address")
     if not file.endswith(".gguf"):
         header = safetensors.read_header(_found(folder, file))
         return Checkpoint(name, folder, dict.fromkeys(header, file), {file: header}.__getitem__)

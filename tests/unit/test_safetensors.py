@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from harness.tensors import open_checkpoint
+from harness.tensors import Condition, condition, open_checkpoint
 
 NAME = "layers.0.mlp.down_proj.weight"
 
@@ -123,12 +123,29 @@ def test_refuses_an_index_outside_the_tensor(path, write_safetensors, refusal, i
 
 
 def test_pieces_make_up_the_tensor(path, write_safetensors):
-    """What is looked through in pieces is all of it, whatever the size."""
-    large = np.arange(3 * 2**21, dtype=np.float32).reshape(3, -1)
-    checkpoint = open_checkpoint(write_safetensors(path, {"large": large, "small": large[:, :2].copy()}))
-    assert 3 == len(list(checkpoint.pieces("large")))
-    assert np.array_equal(large, np.stack(list(checkpoint.pieces("large"))))
-    assert large[:, :2].tolist() == next(iter(checkpoint.pieces("small"))).tolist()
+    """What is looked through in pieces is all of it, in order, scaled as in the model."""
+    large = np.arange(3 * 2**21, dtype=np.float32)
+    codes = np.arange(6, dtype=np.int8).reshape(2, 3)
+    scale = np.float32([[2], [3]])
+    tensors = {"large": large, "q.weight": codes, "q.weight_scale": scale, "none": large[:0]}
+    checkpoint = open_checkpoint(write_safetensors(path, tensors))
+    assert 2 == len(list(checkpoint.pieces("large")))
+    assert np.array_equal(large, np.concatenate(list(checkpoint.pieces("large"))))
+    assert [0, 2, 4, 9, 12, 15] == np.concatenate(list(checkpoint.pieces("q.weight"))).tolist()
+    assert [] == list(checkpoint.pieces("none"))
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [(0.0, Condition(True, True)), (1.0, Condition(True, False)), (np.nan, Condition(False, False))],
+)
+def test_the_last_number_decides_the_condition(path, write_safetensors, last, expected):
+    """One number beyond the first piece makes a tensor not finite, or not zero."""
+    numbers = np.zeros(2**22 + 1, np.float32)
+    numbers[-1] = last
+    checkpoint = open_checkpoint(write_safetensors(path, {"a": numbers, "empty": numbers[:0]}))
+    assert expected == condition(checkpoint, "a")
+    assert Condition(True, False) == condition(checkpoint, "empty")
 
 
 @pytest.fixture
