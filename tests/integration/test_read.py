@@ -91,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(416, b"")
                 return
             file.seek(start)
-            self.answer(206, file.read(end - start), **{"Content-Range": f"bytes {start}-{end - 1}/{size}"})
+            sent = file.read(end - start) + bytes(server.excess)
+            self.answer(206, sent, **{"Content-Range": f"bytes {start}-{end - 1}/{size}"})
 
     def answer(self, status, body, **headers):
         self.begin(status, len(body), **headers)
@@ -127,6 +128,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folder):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.prefix, self.requests, self.sent = Path(folder), "", [], 0
+        self.excess = 0
         self.ranges, self.shift, self.status, self.silent, self.redirect = True, 0, None, 0, None
         self.refused = threading.Event()
 
@@ -392,10 +394,11 @@ def test_a_small_file_may_come_whole(serve, superweight, tmp_path, write_safeten
     assert 1 == len(server.requests)
 
 
-def test_another_range_than_asked_for_is_refused(serve, superweight, large):
-    """A server that sends other bytes would have us read another scalar."""
+@pytest.mark.parametrize("fault", ["shift", "excess"])
+def test_another_range_than_asked_for_is_refused(serve, superweight, large, fault):
+    """A server that sends other bytes, or more than it says, would have us read another scalar."""
     server = serve(large)
-    server.shift = 8
+    setattr(server, fault, 8)
     line = refused(superweight(f"{server.address}/model.safetensors", "--at", "1,2070,7310"))
     assert "sent another range" in line
 
@@ -491,6 +494,16 @@ def test_the_hub_is_read_by_ranges(hub, superweight, model):
     (scalar,) = scalars(superweight(model, "--directory", "--json", "-"))
     assert (*PLACE, VALUE, True) == tuple(scalar[key] for key in ("layer", "row", "col", "value", "agrees"))
     assert 50_000 > hub.storage.sent + hub.sent
+
+
+def test_a_registry_name_says_what_is_published(hub, superweight):
+    """NAME=hf://... is held to what is published of NAME, not of the repository."""
+    (scalar,) = scalars(
+        superweight("tiny-planted=hf://mistralai/Mistral-7B-v0.1", "--directory", "--json", "-")
+    )
+    assert (1, 41, 23, 4.0, False) == tuple(
+        scalar[key] for key in ("layer", "row", "col", "published", "agrees")
+    )
 
 
 def test_another_hub_is_read_without_loading_torch(hub, tmp_path):

@@ -55,6 +55,7 @@ def test_reads_what_the_reference_writer_writes(tmp_path, matrix, kind):
     assert np.array_equal(expected[41], checkpoint.row(NAME, 41))
     for row, col in ((0, 0), (41, 23), (63, 95)):
         assert float(expected[row, col]) == checkpoint.scalar(NAME, row, col).value
+        assert expected[row, col] == checkpoint.read(NAME, row, col)
 
 
 def test_the_step_of_a_plain_type_is_none(tmp_path, matrix):

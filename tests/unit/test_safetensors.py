@@ -135,14 +135,15 @@ def test_pieces_make_up_the_tensor(path, write_safetensors):
     assert [] == list(checkpoint.pieces("none"))
 
 
+@pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize(
-    ("last", "expected"),
+    ("number", "expected"),
     [(0.0, Condition(True, True)), (1.0, Condition(True, False)), (np.nan, Condition(False, False))],
 )
-def test_the_last_number_decides_the_condition(path, write_safetensors, last, expected):
-    """One number beyond the first piece makes a tensor not finite, or not zero."""
+def test_one_number_decides_the_condition(path, write_safetensors, place, number, expected):
+    """One number, in the first piece or the last, makes a tensor not finite, or not zero."""
     numbers = np.zeros(2**22 + 1, np.float32)
-    numbers[-1] = last
+    numbers[place] = number
     checkpoint = open_checkpoint(write_safetensors(path, {"a": numbers, "empty": numbers[:0]}))
     assert expected == condition(checkpoint, "a")
     assert Condition(True, False) == condition(checkpoint, "empty")
