@@ -220,8 +220,8 @@ def _transposed(checkpoint: Checkpoint, named: _Named, info: TensorInfo) -> bool
         return False
     text_config = checkpoint.config.get("text_config")
     config = text_config if isinstance(text_config, dict) else checkpoint.config
-    types = {config.get("model_type"), checkpoint.config.get("model_type")}
-    if types & set(_TRANSPOSED_FUSED if named.fused else _TRANSPOSED_DENSE):
+    families = _TRANSPOSED_FUSED if named.fused else _TRANSPOSED_DENSE
+    if config.get("model_type") in families or checkpoint.config.get("model_type") in families:
         return True
     hidden = next((config[key] for key in _HIDDEN_SIZES if isinstance(config.get(key), int)), None)
     if hidden is None:

@@ -74,8 +74,9 @@ C_PROJ = "transformer.h.1.mlp.c_proj"
         (MATRIX, {"model_type": "starcoder2", "hidden_size": HIDDEN}, None),
         (MATRIX, {"text_config": {"hidden_size": HIDDEN}, "hidden_size": INTERMEDIATE}, None),
         (MATRIX, None, HIDDEN),
+        (MATRIX, {"model_type": ["gpt2"], "hidden_size": "4"}, HIDDEN),
     ],
-    ids=["gpt2", "by size", "by bias", "starcoder2", "text config", "no config"],
+    ids=["gpt2", "by size", "by bias", "starcoder2", "text config", "no config", "odd config"],
 )
 def test_tells_which_way_round_a_c_proj_is_stored(opened, stored, config, bias):
     """GPT-2 stores (intermediate, hidden), StarCoder2 does not; rows are the paper's in both."""
