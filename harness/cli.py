@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from harness import __version__
+from harness.coordinates import Coordinate
 from harness.errors import BadInput, HarnessError
 from harness.registry import load_registry, resolve
+
+if TYPE_CHECKING:
+    from harness.reading import Readings
 
 EXIT_NOT_AS_EXPECTED = 1
 EXIT_BAD_INPUT = 4
@@ -103,6 +105,9 @@ def _write(target: str, text: str) -> None:
 
 
 def _print_scan(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     weights = Table(title=f"Super weights of {result['model']}")
     for column in ("coordinate", "value", "input", "output", "share", "rank in matrix", "token"):
@@ -136,6 +141,51 @@ def _place(item: dict[str, Any]) -> str:
     """Write an item's coordinate, kept from being read as rich's markup."""
     indices = (item[name] for name in ("layer", "expert", "row", "col") if name in item)
     return _literal(f"[{', '.join(map(str, indices))}]")
+
+
+@main.command()
+@click.argument("model")
+@click.option(
+    "--at",
+    "places",
+    multiple=True,
+    metavar="LAYER,ROW,COL",
+    help="Read this scalar; LAYER,EXPERT,ROW,COL in a mixture of experts. Repeatable.",
+)
+@click.option("--directory", is_flag=True, help="Read every scalar that is published of MODEL.")
+@click.option(
+    "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
+)
+def read(model: str, places: tuple[str, ...], directory: bool, json_file: str | None) -> None:
+    """Read scalars of MODEL straight from its files, without loading it.
+
+    MODEL may also be a .safetensors file, hf://org/name[@revision], or the https address of a
+    safetensors file or of a folder of them: of a remote file only the header and the bytes needed
+    are brought.
+
+    Example: superweight read smollm2-135m-instruct-q4_1 --directory
+    """
+    from harness.reading import as_dict
+    from harness.reading import read as read_model
+
+    result = read_model(model, [Coordinate.parse(place) for place in places], directory=directory)
+    if json_file is not None:
+        _write(json_file, json.dumps(as_dict(result), indent=2) + "\n")
+    if json_file != "-":
+        _print_readings(result)
+
+
+def _print_readings(result: Readings) -> None:
+    # Plain lines: a table would cost an import that takes longer than the reading.
+    for reading in result.readings:
+        scalar, tensor = reading.scalar, reading.tensor
+        step = "" if scalar.step is None else f", step {scalar.step:.6g}"
+        click.echo(f"{reading.coordinate} = {scalar.value!r} ({tensor.dtype}{step}) in {tensor.name}")
+        if reading.agrees is not None and reading.published is not None:
+            verdict = "agrees" if reading.agrees else "DISAGREES"
+            click.echo(f"  {verdict} with the published value {reading.published.value}")
+    if result.received is not None:
+        click.echo(f"{result.received} bytes received")
 
 
 @main.command()
@@ -207,6 +257,9 @@ def _progress(step: str) -> None:
 
 
 def _print_check(model: str, outcomes: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     from harness.expectations import explain
 
     console = Console()
@@ -244,6 +297,9 @@ def models() -> None:
 
     Example: superweight models
     """
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title="Known models")
     table.add_column("model", no_wrap=True)  # a name is there to be copied
     for column in ("needs", "super weights", "cited"):

@@ -46,12 +46,29 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
     if path.exists():
         raise BadInput(f"{path} is neither a model directory nor a .gguf file")
     match = _HUB_ID.fullmatch(source)
-    if match is None or source.startswith((".", "/", "~")):
+    if match is None or not is_hub_id(source):
         raise BadInput(
             f"no model {source!r}: it is no registry name (see 'superweight models'), no directory, "
             "no .gguf file, and not of the form org/name[@revision]"
         )
     return _from_hub(match["repo"], match["revision"], allow_pickle=allow_pickle)
+
+
+def is_hub_id(source: str) -> bool:
+    """Tell whether ``source`` has the form org/name[@revision], and is not meant as a path."""
+    return _HUB_ID.fullmatch(source) is not None and not source.startswith((".", "/", "~"))
+
+
+def cached_snapshot(source: str) -> Path | None:
+    """Return what the hub's cache holds of org/name[@revision], perhaps only in part; None for nothing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = source.partition("@")
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def _from_wheel(entry: ModelEntry) -> LocalModel:

@@ -96,7 +96,7 @@ def test_a_restore_that_does_nothing_is_found(run, monkeypatch):
     """The scalar stays pruned: the probe on the way out notices."""
 
     @contextmanager
-    def never_undone(projection, rows, cols, factors, before):
+    def never_undone(projection, rows, cols, factors):
         stored = projection.weight()[rows, cols].clone()
         projection.weight()[rows, cols] = stored * factors
         yield

@@ -30,7 +30,9 @@ def test_scan_writes_the_contract(superweight):
     (weight,) = document["super_weights"]
     assert (1, 41, 23, 4.0) == (weight["layer"], weight["row"], weight["col"], weight["value"])
     assert (2, "suppressed", 1) == (document["passes"], document["stop_reason"], weight["rank"])
-    assert {"layer", "row", "col", "value", "input", "output", "share", "token", "rank"} == weight.keys()
+    assert {"largest", "share"} == document["head_room"].keys()
+    keys = {"layer", "row", "col", "value", "input", "output", "share", "gain", "token", "rank"}
+    assert keys == weight.keys()
     assert {"channel", "token", "onset", "last", "magnitude"} == document["super_activations"][0].keys()
 
 

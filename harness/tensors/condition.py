@@ -1,0 +1,26 @@
+"""Whether a tensor's numbers are fit to compute with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.tensors.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is wrong with a tensor at first sight; an empty one is finite and not zero."""
+
+    finite: bool
+    zero: bool
+
+
+def condition(checkpoint: Checkpoint, name: str) -> Condition:
+    """Look through a whole tensor, piece by piece."""
+    finite, zero = True, checkpoint.info(name).elements > 0
+    for piece in checkpoint.pieces(name):
+        finite = finite and bool(np.isfinite(piece).all())
+        zero = zero and not piece.any()
+    return Condition(finite, zero)
