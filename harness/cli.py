@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness import __version__
 from harness.coordinates import Coordinate
 from harness.errors import BadInput, HarnessError
+from harness.options import (
+    DEFAULT_BASELINES,
+    EXIT_BAD_INPUT,
+    EXIT_NOT_AS_EXPECTED,
+    loading_options,
+    progress,
+    write,
+)
 from harness.registry import load_registry, resolve
+from harness.release.command import compare
 
 if TYPE_CHECKING:
     from harness.reading import Readings
-
-EXIT_NOT_AS_EXPECTED = 1
-EXIT_BAD_INPUT = 4
-_DEFAULT_BASELINES = Path("tests/claims/baselines")
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -48,28 +50,7 @@ def main() -> None:
     """
 
 
-def _loading_options(command: _Command) -> _Command:
-    choices = (
-        click.option(
-            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-            default="auto",
-            show_default=True,
-            help="auto: float32 on a CPU, the checkpoint's own on cuda.",
-        ),
-        click.option(
-            "--trust",
-            multiple=True,
-            type=click.Choice(["pickle", "remote-code"]),
-            help="Accept pickled weights, or code that a checkpoint brings.",
-        ),
-    )
-    for option in reversed(choices):
-        command = option(command)
-    return command
+main.add_command(compare)
 
 
 @main.command()
@@ -77,7 +58,7 @@ def _loading_options(command: _Command) -> _Command:
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
-@_loading_options
+@loading_options
 def scan(model: str, json_file: str | None, device: str, dtype: str, trust: tuple[str, ...]) -> None:
     """Find MODEL's super weights: one forward pass, and one to confirm.
 
@@ -91,17 +72,9 @@ def scan(model: str, json_file: str | None, device: str, dtype: str, trust: tupl
     subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
     result = as_dict(subject, scan_subject(subject, default_prompt()))
     if json_file is not None:
-        _write(json_file, json.dumps(result, indent=2) + "\n")
+        write(json_file, json.dumps(result, indent=2) + "\n")
     if json_file != "-":
         _print_scan(result)
-
-
-def _write(target: str, text: str) -> None:
-    try:
-        with click.open_file(target, "w", encoding="utf-8", atomic=target != "-") as file:
-            file.write(text)
-    except OSError as error:
-        raise BadInput(f"cannot write {target}: {error.strerror}") from error
 
 
 def _print_scan(result: dict[str, Any]) -> None:
@@ -170,7 +143,7 @@ def read(model: str, places: tuple[str, ...], directory: bool, json_file: str | 
 
     result = read_model(model, [Coordinate.parse(place) for place in places], directory=directory)
     if json_file is not None:
-        _write(json_file, json.dumps(as_dict(result), indent=2) + "\n")
+        write(json_file, json.dumps(as_dict(result), indent=2) + "\n")
     if json_file != "-":
         _print_readings(result)
 
@@ -205,11 +178,11 @@ def _print_readings(result: Readings) -> None:
 @click.option(
     "--baselines",
     type=click.Path(path_type=Path),
-    default=_DEFAULT_BASELINES,
+    default=DEFAULT_BASELINES,
     show_default=True,
     help="Where committed baselines lie.",
 )
-@_loading_options
+@loading_options
 def check(
     model: str,
     base: str | None,
@@ -240,7 +213,7 @@ def check(
             dtype=dtype,
             trust=trust,
         ),
-        progress=_progress,
+        progress=progress,
     )
     _print_check(model, outcomes)
     if report is not None:
@@ -250,10 +223,6 @@ def check(
         click.echo(f"report: {report / 'report.html'}", err=True)
     if not all(outcome.as_expected for outcome in outcomes):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
-
-
-def _progress(step: str) -> None:
-    click.echo(f"  {step}", err=True)
 
 
 def _print_check(model: str, outcomes: list[Any]) -> None:

@@ -85,29 +85,30 @@ def measure(
     for start in range(0, len(windows.ids), batch):
         ids = torch.from_numpy(windows.ids[start : start + batch]).to(subject.device)
         with keeping_prefixes(subject, first_blocks) as prefixes, _watching(subject, conditions) as seen:
-            intact = _log_probabilities(subject, ids)
-        parts[INTACT].append(_reduce(intact, intact, ids, tracked))
+            intact = log_probabilities(subject, ids)
+        parts[INTACT].append(reduced(intact, intact, ids, tracked))
         for condition in conditions:
             holds = [_hold(item, seen) for item in condition.restored]
             with (
                 resumed(subject, prefixes[condition.first_block]),
                 edited(subject, [*condition.scales, *holds]),
             ):
-                changed = _log_probabilities(subject, ids)
-            parts[condition.name].append(_reduce(intact, changed, ids, tracked))
-    return {name: _joined(measurements) for name, measurements in parts.items()}
+                changed = log_probabilities(subject, ids)
+            parts[condition.name].append(reduced(intact, changed, ids, tracked))
+    return {name: joined(measurements) for name, measurements in parts.items()}
 
 
-def _log_probabilities(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
+def log_probabilities(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
     """Return next-token log-probabilities of all but the last position: (windows, tokens - 1, V)."""
     with torch.no_grad():
         logits: torch.Tensor = subject.model(input_ids=ids, use_cache=False).logits[:, :-1]
         return logits.float().log_softmax(-1)
 
 
-def _reduce(
+def reduced(
     intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, tracked: torch.Tensor
 ) -> Measurement:
+    """Return what is kept of two sets of log-probabilities, each (windows, tokens - 1, V)."""
     chosen = changed.gather(-1, ids[:, 1:, None])[..., 0]
     # One window at a time: the product is as large as the vocabulary is wide.
     kl = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(intact, changed, strict=True)]
@@ -124,7 +125,8 @@ def _numpy(tensor: torch.Tensor) -> Values:
     return tensor.double().cpu().numpy()
 
 
-def _joined(parts: Sequence[Measurement]) -> Measurement:
+def joined(parts: Sequence[Measurement]) -> Measurement:
+    """Return the measurement of all batches as one."""
     names = ("nll", "kl", "same_top", "tracked")
     return Measurement(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 

@@ -8,20 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from harness.cli import main
 from harness.resources import fixtures_directory
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def superweight(monkeypatch):
-    """Run the command in the repository, where the committed baselines are."""
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.delenv("CI", raising=False)
-    return lambda *arguments: CliRunner().invoke(main, arguments)
 
 
 def test_scan_writes_the_contract(superweight):

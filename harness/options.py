@@ -1,0 +1,56 @@
+"""What the commands share: exit codes, options that several take, and how they write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from harness.errors import BadInput
+
+EXIT_NOT_AS_EXPECTED = 1
+EXIT_BAD_INPUT = 4
+DEFAULT_BASELINES = Path("tests/claims/baselines")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def loading_options(command: _Command) -> _Command:
+    """Give a command the options of how a model is loaded."""
+    choices = (
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            default="auto",
+            show_default=True,
+            help="auto: float32 on a CPU, the checkpoint's own on cuda.",
+        ),
+        click.option(
+            "--trust",
+            multiple=True,
+            type=click.Choice(["pickle", "remote-code"]),
+            help="Accept pickled weights, or code that a checkpoint brings.",
+        ),
+    )
+    for option in reversed(choices):
+        command = option(command)
+    return command
+
+
+def write(target: str, text: str) -> None:
+    """Write a text whole or not at all; - is stdout. Raises `BadInput` where that cannot be done."""
+    try:
+        with click.open_file(target, "w", encoding="utf-8", atomic=target != "-") as file:
+            file.write(text)
+    except OSError as error:
+        raise BadInput(f"cannot write {target}: {error.strerror}") from error
+
+
+def progress(step: str) -> None:
+    """Say on stderr what is being done."""
+    click.echo(f"  {step}", err=True)

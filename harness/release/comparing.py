@@ -1,0 +1,141 @@
+"""A whole comparison: the base's super weights, the two models, and the depths that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.baselines import baseline_path, read
+from harness.coordinates import Coordinate
+from harness.errors import BadInput, NotFinite
+from harness.reading import known_entry, open_model
+from harness.registry import resolve
+from harness.release.comparison import (
+    ACTIVATIONS,
+    DEPTHS,
+    QUALITY,
+    STATIC,
+    Check,
+    Comparison,
+    broken,
+)
+from harness.release.limits import Limits
+from harness.sources import fetch, is_hub_id
+from harness.tensors import locations
+from harness.tensors.opening import is_remote
+
+if TYPE_CHECKING:
+    from harness.evidence import Evidence
+    from harness.loading import Subject
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked to be compared, as on the command line."""
+
+    base: str
+    release: str
+    depths: tuple[str, ...] = DEPTHS
+    limits: Limits = field(default_factory=Limits)
+    corpus: str = "builtin"
+    baselines: Path = Path("tests/claims/baselines")
+    device: str = "auto"
+    dtype: str = "auto"
+    trust: tuple[str, ...] = ()
+
+
+def compare(request: Request, progress: Callable[[str], None] = lambda step: None) -> Comparison:
+    """Compare a release with its base at the depths asked for, the cheapest first.
+
+    Raises `BadInput` for a base that cannot be used, or a release that is no model at all; a
+    release that is one, but broken, is a damaged release.
+    """
+    base_name, release_name = resolve(request.base).name, resolve(request.release).name
+    for spec in (request.base, request.release):
+        _refuse_no_model(spec)
+    checks: list[Check] = []
+    known = known_super_weights(request.base, request.baselines)
+    base = None
+    if request.depths != (STATIC,) or not known:
+        progress(f"loading {request.base}")
+        base = _evidence(request, request.base)
+        known = known or frozenset(base.scan.coordinates)
+    if STATIC in request.depths:
+        progress("comparing the files")
+        checks += _static(request, known)
+    if base is not None and request.depths != (STATIC,):
+        checks += _live(request, base, progress)
+    return Comparison(base_name, release_name, tuple(checks))
+
+
+def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
+    """Return a model's super weights from its committed baseline, else from the registry."""
+    folder = baseline_path(baselines, resolve(spec).name, "*", "*", "C1")
+    for path in sorted(baselines.glob(str(folder.relative_to(baselines)))):
+        stored = read(path) or {}
+        found = stored.get("evidence", {}).get("super_weights", [])
+        if found:
+            return frozenset(Coordinate.parse(item["at"]) for item in found)
+    return known_entry(spec).coordinates
+
+
+def _refuse_no_model(spec: str) -> None:
+    """Raise `BadInput` where nothing lies that could be a model; one that is broken is let through."""
+    entry = resolve(spec)
+    here = (entry.root / entry.source).exists()
+    if here or not (is_remote(entry.source) or is_hub_id(entry.source)):
+        fetch(entry)
+
+
+def _static(request: Request, known: Collection[Coordinate]) -> list[Check]:
+    from harness.release.static import compare_static
+
+    base = open_model(resolve(request.base))
+    try:
+        release = open_model(resolve(request.release))
+    except BadInput as error:
+        return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
+    return compare_static(base, release, known, request.limits)
+
+
+def _evidence(request: Request, spec: str) -> Evidence:
+    from harness.evidence import Evidence
+    from harness.loading import load
+
+    entry = resolve(spec)
+    return Evidence(
+        load(entry, device=request.device, dtype=request.dtype, trust=request.trust), request.corpus
+    )
+
+
+def _live(request: Request, base: Evidence, progress: Callable[[str], None]) -> list[Check]:
+    from harness.release.activations import compare_activations
+    from harness.release.quality import compare_quality
+
+    progress(f"loading {request.release}")
+    checks: list[Check] = []
+    try:
+        release = _evidence(request, request.release)
+        if ACTIVATIONS in request.depths:
+            progress("comparing the activations")
+            share = release.scan.largest / _largest_number(request.release, release.subject)
+            checks += compare_activations(base.scan, release.scan, share, request.limits)
+        if QUALITY in request.depths:
+            progress("comparing the predictions")
+            checks += compare_quality(base, release, request.limits)
+    except NotFinite as error:
+        checks.append(broken(ACTIVATIONS, "overflow", f"the release overflows: {error}"))
+    except BadInput as error:
+        checks.append(broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}"))
+    return checks
+
+
+def _largest_number(spec: str, subject: Subject) -> float:
+    """Return the largest number of the dtype that the release is published in."""
+    import torch
+
+    stored = locations(open_model(resolve(spec)))[0].tensor.dtype
+    published = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+    return torch.finfo(published.get(stored, subject.model.dtype)).max

@@ -1,0 +1,201 @@
+"""Base against release: faithful releases are kept, damaged ones are named, worst reason first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from harness.coordinates import Coordinate
+from harness.errors import BadInput
+from harness.registry import resolve
+from harness.release.comparing import Request, compare, known_super_weights
+from harness.release.comparison import ACTIVATIONS, QUALITY, STATIC
+from tests.architectures.families import GATED, Tiny
+
+from .releases import DAMAGED, KEPT, clipped, make, sharded, unchanged
+
+PLACE = Coordinate(1, 41, 23)
+BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
+
+
+@pytest.fixture(scope="module")
+def base():
+    entry = resolve("tiny-planted")
+    return entry.root / entry.source
+
+
+def compared(release, *, base="tiny-planted", **options):
+    return compare(Request(str(base), str(release), baselines=BASELINES, **options))
+
+
+@pytest.mark.parametrize("name", list(KEPT))
+def test_a_faithful_release_is_kept(name, base, tmp_path):
+    """Casts, a copy and careful rounding keep what carries the model, and no reason is given."""
+    result = compared(make(base, tmp_path / "release", KEPT[name], [PLACE]))
+    assert ("kept", ()) == (result.verdict, result.reasons)
+    assert {STATIC, ACTIVATIONS, QUALITY} == {check.depth for check in result.checks}
+
+
+# The tiny model's other matrices bear four bits: the real model's do not (see below).
+@pytest.mark.parametrize("name", [name for name in DAMAGED if not name.startswith("int4")])
+def test_a_damaged_release_is_named(name, base, tmp_path):
+    """The verdict is damaged, and where a super weight was hit its coordinate leads the reasons."""
+    change, beginning = DAMAGED[name]
+    result = compared(make(base, tmp_path / "release", change, [PLACE]))
+    assert "damaged" == result.verdict
+    if "was" in beginning or "changed" in beginning:
+        assert result.reasons[0].startswith(beginning.format(place=PLACE))
+    assert any(reason.startswith(beginning.format(place=PLACE)) for reason in result.reasons)
+
+
+@pytest.mark.parametrize("name", ["super weight pruned", "super weight halved", "clipped at z = 9"])
+@pytest.mark.parametrize("depth", [STATIC, ACTIVATIONS])
+def test_each_cheap_depth_finds_it_alone(name, depth, base, tmp_path):
+    """Neither needs the predictions: the files tell, and so does one forward pass."""
+    result = compared(make(base, tmp_path / "release", DAMAGED[name][0], [PLACE]), depths=(depth,))
+    assert "damaged" == result.verdict
+    assert {depth} == {check.depth for check in result.checks}
+
+
+def test_the_predictions_alone_find_a_pruned_super_weight(base, tmp_path):
+    """Perplexity, divergence, likeliest token, loops and what is left to prune all say so."""
+    change, _ = DAMAGED["super weight pruned"]
+    result = compared(make(base, tmp_path / "release", change, [PLACE]), depths=(QUALITY,))
+    assert ["damaged"] * 5 == [check.status for check in result.checks]
+
+
+def test_identical_models_give_exactly_one_and_zero(base):
+    """Ratio 1 and divergence 0, to the last bit, and every position's likeliest token the same."""
+    result = compared(base)
+    figures = {check.name: check.figures for check in result.checks}
+    assert (1.0, [1.0, 1.0]) == (figures["perplexity"]["ratio"], figures["perplexity"]["interval"])
+    assert 0.0 == figures["divergence"]["kl"]
+    assert 1.0 == figures["likeliest token"]["share"]
+
+
+def test_a_tuned_release_is_kept():
+    """Fine-tuning that leaves the super weight alone is no damage."""
+    assert "kept" == compared("tiny-tuned").verdict
+
+
+def test_base_and_release_swapped_is_no_pass(base, tmp_path):
+    """A release that has what its base lacks is not the release of that base."""
+    pruned = make(base, tmp_path / "pruned", DAMAGED["super weight pruned"][0], [PLACE])
+    result = compared(base, base=pruned)
+    assert "damaged" == result.verdict
+    assert any("new: super activation on channel 41" in reason for reason in result.reasons)
+
+
+def test_shards_in_order_are_kept_and_swapped_ones_are_not(base, tmp_path):
+    """An index that names the wrong file is a damaged release, found without a forward pass."""
+    whole = compared(sharded(base, tmp_path / "whole", swapped=False), depths=(STATIC,))
+    swapped = compared(sharded(base, tmp_path / "swapped", swapped=True))
+    assert ("kept", "damaged") == (whole.verdict, swapped.verdict)
+    assert swapped.reasons[0].startswith("the release's files do not fit together: ")
+
+
+def cut_short(path):
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 3 // 4])
+
+
+def emptied(path):
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.2.mlp.up_proj.weight"].zero_()
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+
+
+def spoilt(path):
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+
+
+def lacking(path):
+    tensors = load_file(path / "model.safetensors")
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+
+
+def misshapen(path):
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.2.mlp.up_proj.weight"] = tensors["model.layers.2.mlp.up_proj.weight"].T.contiguous()
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (cut_short, "the release's files do not fit together"),
+        (emptied, "model.layers.2.mlp.up_proj.weight is all zero"),
+        (spoilt, "model.layers.2.mlp.up_proj.weight holds NaN or infinity"),
+        (lacking, "1 tensors are missing: model.layers.2.mlp.up_proj.weight"),
+        (misshapen, "1 tensors changed shape: model.layers.2.mlp.up_proj.weight"),
+    ],
+)
+def test_damaged_files_are_a_damaged_release(spoil, reason, base, tmp_path):
+    """Each fault is the first reason, at full depth, without a traceback."""
+    release = make(base, tmp_path / "release", unchanged, [PLACE])
+    spoil(release)
+    result = compared(release)
+    assert "damaged" == result.verdict
+    assert result.reasons[0].startswith(reason)
+    assert all(1 == len(line.splitlines()) for line in result.reasons)
+
+
+def test_a_directory_of_pictures_is_bad_input(tmp_path):
+    """What is no model at all is refused, not judged."""
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG")
+    with pytest.raises(BadInput, match=r"config\.json|safetensors"):
+        compared(tmp_path)
+
+
+def test_another_tokenizer_is_said_and_not_compared(base, tmp_path):
+    """Where text is cut differently, predictions are left out and the rest is judged."""
+    release = make(base, tmp_path / "release", unchanged, [PLACE])
+    document = json.loads((release / "tokenizer.json").read_text())
+    document["normalizer"] = {"type": "Lowercase"}
+    (release / "tokenizer.json").write_text(json.dumps(document))
+    result = compared(release)
+    assert "kept" == result.verdict
+    assert ("the tokenizers cut the same text differently: predictions are not compared",) == result.reasons
+
+
+def test_another_architecture_is_no_pass(base, planted, tmp_path):
+    """A model with other matrices has lost the super weights, whatever else it does."""
+    subject = Tiny(GATED, "LlamaConfig").build(planted)
+    subject.model.save_pretrained(tmp_path)
+    planted.tokenizer.save_pretrained(tmp_path)
+    result = compared(tmp_path)
+    assert "damaged" == result.verdict
+    assert result.reasons[0].startswith(
+        "the output projection changed shape: block 0 from (64, 160) to (32, 48)"
+    )
+
+
+def test_super_weights_come_from_the_baseline_else_the_registry(tmp_path):
+    """A committed baseline is what the base was found to have; the registry is what is published."""
+    assert {PLACE} == known_super_weights("tiny-planted", BASELINES)
+    assert {PLACE} == known_super_weights("tiny-planted", tmp_path)
+    assert set() == known_super_weights("tiny-plain", BASELINES)
+
+
+def test_where_none_is_known_the_base_is_scanned(base, tmp_path):
+    """A base that nobody described is looked at itself, also for the static depth."""
+    copy = make(base, tmp_path / "nameless", unchanged, [PLACE])
+    pruned = make(base, tmp_path / "release", DAMAGED["super weight pruned"][0], [PLACE])
+    result = compared(pruned, base=copy, depths=(STATIC,))
+    assert f"super weight {PLACE} was pruned: from 4 to 0" == result.reasons[0]
+
+
+def test_restoring_what_was_clipped_is_better_and_says_by_how_much(base, tmp_path):
+    """The report's figures put a number on it: the divergence falls."""
+    diverged = []
+    for restored in (False, True):
+        release = make(base, tmp_path / str(restored), clipped(restored=restored), [PLACE])
+        result = compared(release, depths=(QUALITY,))
+        diverged += [check.figures["kl"] for check in result.checks if check.name == "divergence"]
+    assert diverged[1] < diverged[0]

@@ -1,0 +1,86 @@
+"""What a comparison says of its checks: verdict, order of reasons, and what never passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.release.comparison import (
+    QUALITY,
+    STATIC,
+    Comparison,
+    as_markdown,
+    as_text,
+    broken,
+    joined,
+    not_comparable,
+    within,
+)
+from harness.release.limits import Limits, read_limits
+
+
+def comparison(*checks):
+    return Comparison("base", "release", checks)
+
+
+def test_within_its_limit_is_kept_and_beyond_it_damaged():
+    """An excess of 1 is the limit itself, which is still within."""
+    assert ["kept", "damaged"] == [within(STATIC, "x", "", excess).status for excess in (1.0, 1.001)]
+
+
+def test_an_excess_that_is_no_number_is_damage():
+    """NaN compares false with everything, so it must not be what passes; and it is no small matter."""
+    unknown = within(STATIC, "x", "nobody knows", float("nan"))
+    result = comparison(within(QUALITY, "y", "twice", 2.0), unknown)
+    assert "damaged" == unknown.status == result.verdict
+    assert ("nobody knows", "twice") == result.reasons
+
+
+def test_the_worst_reason_stands_first_and_the_unknown_last():
+    """Faults that no limit measures lead; of equals the one that was looked at first."""
+    result = comparison(
+        not_comparable(STATIC, "a", "not compared"),
+        within(STATIC, "b", "a little", 1.1),
+        within(QUALITY, "c", "a lot", 50.0),
+        broken(QUALITY, "d", "broken"),
+        broken(STATIC, "e", "broken as well"),
+        within(STATIC, "f", "fine", 0.1),
+    )
+    assert ("broken", "broken as well", "a lot", "a little", "not compared") == result.reasons
+
+
+def test_a_comparison_of_nothing_is_no_pass():
+    """Without a single check that was kept, nothing was vouched for; without checks there is no result."""
+    assert "damaged" == comparison(not_comparable(STATIC, "a", "not compared")).verdict
+    with pytest.raises(HarnessError, match="in no respect"):
+        comparison()
+
+
+def test_markup_in_a_name_stays_text():
+    """A model's name comes from outside; it opens no tag and ends no cell."""
+    result = Comparison("<b>", "a|b`c", (within(STATIC, "x", "<script> | y", 0.0),))
+    text = as_markdown(result)
+    assert "<" not in text
+    assert r"a\|b'c" in text
+    assert r"&lt;script> \| y" in text
+
+
+def test_a_terminal_reads_every_check_then_the_verdict_then_the_reasons():
+    """Three kinds of line, in that order."""
+    text = as_text(comparison(within(STATIC, "x", "fine", 0.0), broken(STATIC, "y", "bad")))
+    assert ["fine", "bad", "damaged", "bad"] == [line.split()[-1] for line in text.splitlines()]
+
+
+def test_a_long_list_is_cut_with_its_length():
+    """Three are named; how many more there are is said."""
+    assert ("a, b, c", "a, b, c and 2 more") == (joined("abc"), joined("abcde"))
+
+
+def test_limits_come_from_pyproject_unless_a_file_is_named(tmp_path, monkeypatch):
+    """The working directory's pyproject.toml, its table only; without one, the defaults."""
+    monkeypatch.chdir(tmp_path)
+    assert Limits() == read_limits(None)
+    (tmp_path / "pyproject.toml").write_text("[tool.superweight.compare]\nvalue_error = 0.125\n")
+    assert Limits(value_error=0.125) == read_limits(None)
+    (tmp_path / "own.toml").write_text("same_top = 0.875\n")
+    assert Limits(same_top=0.875) == read_limits(tmp_path / "own.toml")
