@@ -1,4 +1,4 @@
-"""The pytest plugin: options, markers, fixtures, header and summary; nothing else.
+"""The pytest plugin: options, markers and fixtures; `harness.summary` has the header and the summary.
 
 Nothing heavy is imported here: a project that does not use the harness pays nothing for it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +17,19 @@ import pytest
 
 from harness.errors import BadInput
 from harness.registry import ModelEntry, load_registry, resolve
+from harness.summary import PROPERTY, Verdicts
 
 if TYPE_CHECKING:
     from harness.claims.verdict import Verdict
     from harness.evidence import Evidence
     from harness.loading import Subject
+    from harness.release import Comparison
 
 _MARKERS = (
     "gpu: needs CUDA; run them with -m gpu",
     "slow: takes minutes",
     "checkpoint: needs real weights, downloaded once and cached",
 )
-_PROPERTY = "superweight"
 
 Judge = Callable[["Evidence"], "Verdict"]
 
@@ -100,7 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    config.pluginmanager.register(_Verdicts(config), "superweight-verdicts")
+    config.pluginmanager.register(Verdicts(config), "superweight-verdicts")
     _entries(config)  # a name that cannot be right is refused before anything is collected
     if _asks_for_gpu(config) and not config.option.collectonly:
         _require_cuda()
@@ -129,6 +129,12 @@ def _require_cuda() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "sw_entry" in metafunc.fixturenames:
         metafunc.parametrize("sw_entry", _parameters(metafunc.config), indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the comparison with a base where none is given: there is nothing to compare."""
+    if config.option.sw_base is None:
+        items[:] = [item for item in items if "comparison" not in getattr(item, "fixturenames", ())]
 
 
 def _parameters(config: pytest.Config) -> list[Any]:
@@ -230,7 +236,6 @@ def as_expected(
     request: pytest.FixtureRequest,
     evidence: Evidence,
     base_evidence: Evidence | None,
-    record_property: Callable[[str, object], None],
 ) -> Callable[[Judge], None]:
     """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
     from harness.expectations import explain
@@ -239,11 +244,35 @@ def as_expected(
     def check(judge: Judge) -> None:
         outcome = _outcome(request, evidence, base_evidence, judge)
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
-        record_property(_PROPERTY, json.dumps(row | verdict_row(outcome)))
+        # Not through record_property, which warns under the default family of --junitxml.
+        request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
         if not outcome.as_expected:
             pytest.fail(explain(evidence.subject.name, outcome), pytrace=False)
 
     return check
+
+
+@pytest.fixture
+def comparison(
+    request: pytest.FixtureRequest, sw_entry: ModelEntry, evidence: Evidence, base_evidence: Evidence
+) -> Comparison:
+    """The model under test against its base, at every depth; see docs/compare.md."""
+    from harness.release.comparing import Request, compare_loaded
+    from harness.release.limits import read_limits
+
+    option, settings = request.config.option, request.config.rootpath / "pyproject.toml"
+    asked = Request(
+        base=option.sw_base,
+        release=_spec(request.config, sw_entry),
+        limits=read_limits(settings if settings.is_file() else None),
+        baselines=option.sw_baselines or request.path.parent / "baselines",
+    )
+    return compare_loaded(asked, base_evidence, evidence)
+
+
+def _spec(config: pytest.Config, entry: ModelEntry) -> str:
+    """Return what was typed for an entry; a registry name stands for itself."""
+    return next((spec for spec in config.option.sw_model if resolve(spec) == entry), entry.name)
 
 
 def _outcome(
@@ -275,67 +304,3 @@ def _outcome(
     outcome = expectations.hold_to_baseline(verdict, recorded, stored or {})
     # syrupy has the last word: a mismatch that the comparison below cannot name is still one.
     return outcome if outcome.gaps else replace(outcome, gaps=("the baseline does not match",))
-
-
-class _Verdicts:
-    """Gathers the verdicts of all workers for the summary and the report."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-
-    @pytest.hookimpl
-    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
-        callspecs = [getattr(item, "callspec", None) for item in items]
-        entries = [spec.params["sw_entry"] for spec in callspecs if spec and "sw_entry" in spec.params]
-        names = list(dict.fromkeys(entry.name for entry in entries))
-        if not names:
-            return []
-        option = self._config.option
-        expected = f"the base {option.sw_base}" if option.sw_base else option.sw_expect
-        return [
-            f"super weights: {', '.join(names)}",
-            f"super weights: device {option.sw_device}, dtype {option.sw_dtype}, corpus {option.sw_corpus}",
-            f"super weights: expectations {expected}, baselines {option.sw_baselines or 'beside the tests'}",
-        ]
-
-    @pytest.hookimpl
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            for name, value in report.user_properties:
-                if name == _PROPERTY:
-                    row = json.loads(str(value))
-                    self._rows[row["model"]].append(row)
-
-    @pytest.hookimpl
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self._rows:
-            return
-        terminalreporter.section("super weights")
-        for model, rows in self._rows.items():
-            terminalreporter.write_line(model)
-            for row in rows:
-                expected = f"{row['expected']}, {row['expected_by']}" if row["expected"] else "nothing"
-                mark = "  " if row["as_expected"] else "! "
-                terminalreporter.write_line(
-                    f"  {mark}{row['claim']:<4}{row['status']:<15} (expected: {expected})  {row['reason']}"
-                )
-            if all(row["expected"] is None for row in rows):
-                terminalreporter.write_line(
-                    "  met for the first time: nothing was compared. "
-                    "--snapshot-update keeps this as its baseline."
-                )
-
-    @pytest.hookimpl
-    def pytest_sessionfinish(self) -> None:
-        directory = self._config.option.sw_report
-        # Workers hand their verdicts to the controller, which writes for all of them.
-        if directory is None or not self._rows or hasattr(self._config, "workerinput"):
-            return
-        from harness.report import write_report
-
-        for model, rows in self._rows.items():
-            where = directory if len(self._rows) == 1 else directory / model.replace("/", "--")
-            provenance = rows[0]["provenance"]
-            kept = [{k: v for k, v in row.items() if k not in ("model", "provenance")} for row in rows]
-            write_report(where, model, provenance, kept)

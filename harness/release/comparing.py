@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.baselines import baseline_path, read
 from harness.coordinates import Coordinate
-from harness.errors import BadInput, NotFinite
+from harness.errors import BadInput
 from harness.reading import known_entry, open_model
 from harness.registry import resolve
 from harness.release.comparison import (
@@ -111,13 +111,24 @@ def _evidence(request: Request, spec: str) -> Evidence:
 
 
 def _live(request: Request, base: Evidence, progress: Callable[[str], None]) -> list[Check]:
+    _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input, not damage
+    progress(f"loading {request.release}")
+    try:
+        release = _evidence(request, request.release)
+    except BadInput as error:
+        return [broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}")]
+    return live_checks(request, base, release, progress)
+
+
+def live_checks(
+    request: Request, base: Evidence, release: Evidence, progress: Callable[[str], None] = lambda step: None
+) -> list[Check]:
+    """Return the checks of the two deeper depths on models that are loaded."""
     from harness.release.activations import compare_activations
     from harness.release.quality import compare_quality
 
-    progress(f"loading {request.release}")
     checks: list[Check] = []
     try:
-        release = _evidence(request, request.release)
         if ACTIVATIONS in request.depths:
             progress("comparing the activations")
             share = release.scan.largest / _largest_number(request.release, release.subject)
@@ -125,11 +136,17 @@ def _live(request: Request, base: Evidence, progress: Callable[[str], None]) -> 
         if QUALITY in request.depths:
             progress("comparing the predictions")
             checks += compare_quality(base, release, request.limits)
-    except NotFinite as error:
-        checks.append(broken(ACTIVATIONS, "overflow", f"the release overflows: {error}"))
     except BadInput as error:
-        checks.append(broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}"))
+        # An overflow, or a structure that the base has not.
+        checks.append(broken(ACTIVATIONS, "forward pass", f"the release cannot be measured: {error}"))
     return checks
+
+
+def compare_loaded(request: Request, base: Evidence, release: Evidence) -> Comparison:
+    """Compare two models that are in memory already, and their files, at every depth."""
+    known = known_super_weights(request.base, request.baselines) or frozenset(base.scan.coordinates)
+    checks = [*_static(request, known), *live_checks(request, base, release)]
+    return Comparison(base.subject.name, release.subject.name, tuple(checks))
 
 
 def _largest_number(spec: str, subject: Subject) -> float:

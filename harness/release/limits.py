@@ -61,7 +61,7 @@ def read_limits(path: Path | None) -> Limits:
     table: Any = document
     for key in TABLE.split("."):
         table = table.get(key, {}) if isinstance(table, dict) else {}
-    if path is not None and "tool" not in document:
+    if chosen.name != "pyproject.toml" and "tool" not in document:
         table = document
     try:
         return _limits(table)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from harness.coordinates import Coordinate
 from harness.registry import resolve
 from tests.release.releases import DAMAGED, make
 
+CLAIMS = Path(__file__).parents[1] / "claims"
 PLACE = Coordinate(1, 41, 23)
 
 
@@ -90,3 +93,17 @@ def test_what_is_no_model_is_bad_input_at_every_depth(superweight, tmp_path, dep
         assert 4 == result.exit_code
         assert 1 == len([line for line in result.stderr.splitlines() if line.startswith("superweight: ")])
         assert "Traceback" not in result.stderr
+
+
+def test_pytest_compares_where_a_base_is_given(project, pruned):
+    """With --sw-base the comparison is one more test, and its reasons are the failure; without, none."""
+    shutil.copy(CLAIMS / "test_release.py", project.path)
+    options = ("-p", "no:cacheprovider", "test_release.py")
+    against = ("--sw-base", "tiny-planted")
+    kept = project.runpytest_inprocess(*options, *against, "--sw-model", "tiny-tuned")
+    kept.assert_outcomes(passed=1)
+    damaged = project.runpytest_inprocess(*options, *against, "--sw-model", str(pruned))
+    damaged.assert_outcomes(failed=1)
+    damaged.stdout.fnmatch_lines(["*super weight [[]1, 41, 23] was pruned: from 4 to 0*"])
+    alone = project.runpytest_inprocess(*options, "--sw-model", "tiny-tuned")
+    alone.assert_outcomes()

@@ -44,7 +44,8 @@ def test_a_faithful_release_is_kept(name, base, tmp_path):
 def test_a_damaged_release_is_named(name, base, tmp_path):
     """The verdict is damaged, and where a super weight was hit its coordinate leads the reasons."""
     change, beginning = DAMAGED[name]
-    result = compared(make(base, tmp_path / "release", change, [PLACE]))
+    release = make(base, tmp_path / "release", change, [PLACE])
+    result = compared(release, depths=(STATIC, ACTIVATIONS))
     assert "damaged" == result.verdict
     if "was" in beginning or "changed" in beginning:
         assert result.reasons[0].startswith(beginning.format(place=PLACE))

@@ -82,5 +82,8 @@ def test_limits_come_from_pyproject_unless_a_file_is_named(tmp_path, monkeypatch
     assert Limits() == read_limits(None)
     (tmp_path / "pyproject.toml").write_text("[tool.superweight.compare]\nvalue_error = 0.125\n")
     assert Limits(value_error=0.125) == read_limits(None)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert Limits() == read_limits(tmp_path / "bare" / "pyproject.toml")
     (tmp_path / "own.toml").write_text("same_top = 0.875\n")
     assert Limits(same_top=0.875) == read_limits(tmp_path / "own.toml")
