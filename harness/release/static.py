@@ -24,9 +24,13 @@ def compare_static(
     base.tensors()
     try:
         release.tensors()
-        shapes = _projections(release)
     except BadInput as error:
         return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
+    try:
+        shapes = _projections(release)
+    except BadInput as error:
+        # Packed in a form that only its own kernels read. By itself that is no pass.
+        return [not_comparable(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
     checks = [_structure(base, release, _projections(base), shapes), *_conditions(base, release)]
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
@@ -58,7 +62,8 @@ def _structure(
     if base.is_gguf == release.is_gguf:
         before, after = base.tensors(), release.tensors()
         # A tied head may be stored or left out; quantisers rename what they pack.
-        lost = [name for name in before if name not in after and name != "lm_head.weight"]
+        optional = {"lm_head.weight"} if release.config.get("tie_word_embeddings") else set()
+        lost = [name for name in before if name not in after and name not in optional]
         plain = all(name.endswith((".weight", ".bias")) for name in after)
         if lost and plain:
             return broken(STATIC, "structure", f"{len(lost)} tensors are missing: {joined(lost)}")
@@ -98,6 +103,8 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
     name = f"super weight {coordinate}"
     (before,) = locate(base, coordinate)
     was = before.scalar(base, coordinate.row, coordinate.col)
+    if not math.isfinite(was.value):
+        raise BadInput(f"{base.name}: the base's own super weight {coordinate} is {was.value}; it is damaged")
     try:
         (after,) = locate(release, coordinate)
         now = after.scalar(release, coordinate.row, coordinate.col)

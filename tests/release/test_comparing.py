@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from harness.coordinates import Coordinate
@@ -15,7 +16,7 @@ from harness.release.comparing import Request, compare, known_super_weights
 from harness.release.comparison import ACTIVATIONS, QUALITY, STATIC
 from tests.architectures.families import GATED, Tiny
 
-from .releases import DAMAGED, KEPT, clipped, make, sharded, unchanged
+from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged
 
 PLACE = Coordinate(1, 41, 23)
 BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
@@ -127,6 +128,12 @@ def misshapen(path):
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
 
 
+def headless(path):
+    tensors = load_file(path / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -134,6 +141,7 @@ def misshapen(path):
         (emptied, "model.layers.2.mlp.up_proj.weight is all zero"),
         (spoilt, "model.layers.2.mlp.up_proj.weight holds NaN or infinity"),
         (lacking, "1 tensors are missing: model.layers.2.mlp.up_proj.weight"),
+        (headless, "1 tensors are missing: lm_head.weight"),
         (misshapen, "1 tensors changed shape: model.layers.2.mlp.up_proj.weight"),
     ],
 )
@@ -145,6 +153,23 @@ def test_damaged_files_are_a_damaged_release(spoil, reason, base, tmp_path):
     assert "damaged" == result.verdict
     assert result.reasons[0].startswith(reason)
     assert all(1 == len(line.splitlines()) for line in result.reasons)
+
+
+def test_a_base_that_is_damaged_itself_is_bad_input(base, tmp_path):
+    """With NaN where the base has its super weight there is nothing to hold a release to."""
+    broken = make(base, tmp_path / "base", scaled(float("nan")), [PLACE])
+    with pytest.raises(BadInput, match=r"super weight \[1, 41, 23\] is nan; it is damaged"):
+        compared(base, base=f"tiny-planted={broken}", depths=(STATIC,))
+
+
+def test_a_packed_release_is_no_pass_by_its_files_alone(base, tmp_path):
+    """Matrices in a form that cannot be read are left out, and leaving out vouches for nothing."""
+    release = make(base, tmp_path / "release", unchanged, [PLACE])
+    tensors = load_file(release / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("down_proj.weight")]:
+        tensors[name.removesuffix("weight") + "qweight"] = tensors.pop(name).to(torch.int32)
+    save_file(tensors, release / "model.safetensors", {"format": "pt"})
+    assert "damaged" == compared(release, depths=(STATIC,)).verdict
 
 
 def test_a_directory_of_pictures_is_bad_input(tmp_path):
