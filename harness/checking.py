@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.baselines import baseline_path, read, record
+from harness.baselines import baseline_path, read
 from harness.claims import CLAIMS
 from harness.claims.verdict import Verdict
 from harness.corpus import default_prompt
@@ -21,6 +21,7 @@ from harness.expectations import (
     hold_to_registry,
 )
 from harness.loading import Subject, load
+from harness.records import record
 from harness.registry import resolve
 from harness.scanning import scan
 

@@ -12,9 +12,9 @@ from harness import __version__
 from harness.coordinates import Coordinate
 from harness.errors import BadInput, HarnessError
 from harness.options import (
-    DEFAULT_BASELINES,
     EXIT_BAD_INPUT,
     EXIT_NOT_AS_EXPECTED,
+    judging_options,
     loading_options,
     progress,
     write,
@@ -172,16 +172,7 @@ def _print_readings(result: Readings) -> None:
     show_default=True,
     help="auto: the base, else the baseline, else the registry.",
 )
-@click.option(
-    "--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder."
-)
-@click.option(
-    "--baselines",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_BASELINES,
-    show_default=True,
-    help="Where committed baselines lie.",
-)
+@judging_options
 @loading_options
 def check(
     model: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,23 @@ EXIT_BAD_INPUT = 4
 DEFAULT_BASELINES = Path("tests/claims/baselines")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def judging_options(command: _Command) -> _Command:
+    """Give a command the options of what a model is measured on and held to."""
+    choices = (
+        click.option(
+            "--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder."
+        ),
+        click.option(
+            "--baselines",
+            type=click.Path(path_type=Path),
+            default=DEFAULT_BASELINES,
+            show_default=True,
+            help="Where committed baselines lie.",
+        ),
+    )
+    return _with(command, choices)
 
 
 def loading_options(command: _Command) -> _Command:
@@ -37,6 +54,10 @@ def loading_options(command: _Command) -> _Command:
             help="Accept pickled weights, or code that a checkpoint brings.",
         ),
     )
+    return _with(command, choices)
+
+
+def _with(command: _Command, choices: Sequence[Callable[[_Command], _Command]]) -> _Command:
     for option in reversed(choices):
         command = option(command)
     return command

@@ -279,6 +279,7 @@ def _outcome(
     request: pytest.FixtureRequest, evidence: Evidence, base_evidence: Evidence | None, judge: Judge
 ) -> Any:
     from harness import baselines, expectations
+    from harness.records import record
     from harness.snapshots import bound_to
 
     config, subject = request.config, evidence.subject
@@ -290,7 +291,7 @@ def _outcome(
     root = config.option.sw_baselines or request.path.parent / "baselines"
     provenance = subject.provenance
     path = baselines.baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
-    recorded = baselines.record(subject.name, verdict, provenance.as_dict())
+    recorded = record(subject.name, verdict, provenance.as_dict())
     stored = baselines.read(path)
     if stored is None and not config.option.update_snapshots:
         outcome = expectations.hold_to_registry(verdict, subject.entry)

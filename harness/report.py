@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from harness.baselines import record
 from harness.errors import BadInput
 from harness.expectations import Outcome
+from harness.records import record
 
 
 def verdict_row(outcome: Outcome) -> dict[str, Any]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from harness.cli import main
 from harness.errors import BadInput
 from harness.loading import load
 from harness.registry import resolve
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +65,11 @@ def refusal():
         return str(caught.value)
 
     return line
+
+
+@pytest.fixture
+def superweight(monkeypatch):
+    """Run the command in the repository, where the committed baselines are."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("CI", raising=False)
+    return lambda *arguments: CliRunner().invoke(main, arguments)

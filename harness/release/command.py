@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.options import DEFAULT_BASELINES, EXIT_NOT_AS_EXPECTED, loading_options, progress, write
+from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_options, progress, write
 
 
 @click.command()
@@ -37,16 +37,7 @@ from harness.options import DEFAULT_BASELINES, EXIT_NOT_AS_EXPECTED, loading_opt
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
-@click.option(
-    "--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder."
-)
-@click.option(
-    "--baselines",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_BASELINES,
-    show_default=True,
-    help="Where committed baselines lie.",
-)
+@judging_options
 @loading_options
 def compare(
     base: str,

@@ -15,8 +15,8 @@ from harness.tensors.files import Folder
 from harness.tensors.info import Header, TensorInfo
 from harness.tensors.scales import Scale, make_scale, scale_name
 
-# Of a matrix that is looked through in pieces: 16 MiB of float32.
-_PIECE = 2**22
+# Of a matrix that is looked through in pieces: 1 MiB of float32, which a processor's cache holds.
+_PIECE = 2**18
 
 
 @dataclass(frozen=True)

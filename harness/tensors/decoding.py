@@ -34,7 +34,7 @@ def decode(data: bytes, dtype: str) -> Floats:
     if dtype in _PLAIN:
         # F64 may hold what float32 overflows on; infinity is what the model would see as well.
         with np.errstate(over="ignore"):
-            return np.frombuffer(data, _PLAIN[dtype]).astype(np.float32)
+            return np.frombuffer(data, _PLAIN[dtype]).astype(np.float32, copy=False)
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype == "F8_E5M2":
@@ -57,15 +57,16 @@ def _e4m3() -> Floats:
 
 
 def _dequantise(data: bytes, dtype: str) -> Floats:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
     try:
         kind = GGMLQuantizationType[dtype]
-        blocks = np.frombuffer(data, np.uint8).reshape(-1, GGML_QUANT_SIZES[kind][1])
-        # A corrupt scale overflows, and is to be seen in the numbers, not in a warning.
+        blocks = np.frombuffer(data, np.uint8)
+        # In one row, since the package takes rows sixteen at a time. A corrupt scale overflows,
+        # and is to be seen in the numbers, not in a warning.
         with np.errstate(all="ignore"):
-            return np.asarray(dequantize(blocks, kind), dtype=np.float32).reshape(-1)
+            return np.asarray(dequantize(blocks[None], kind), dtype=np.float32).reshape(-1)
     except (KeyError, NotImplementedError):
         raise BadInput(f"numbers of type {dtype} cannot be read; give a checkpoint of another type") from None
 

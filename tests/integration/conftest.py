@@ -7,21 +7,11 @@ from pathlib import Path
 
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
-from click.testing import CliRunner
 
 from harness.checking import Request, check_model
-from harness.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
 CLAIMS = REPOSITORY / "tests" / "claims"
-
-
-@pytest.fixture
-def superweight(monkeypatch):
-    """Run the command in the repository, where the committed baselines are."""
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.delenv("CI", raising=False)
-    return lambda *arguments: CliRunner().invoke(main, arguments)
 
 
 @pytest.fixture(scope="session")

@@ -77,10 +77,10 @@ def scaled(factor: float) -> Callable[[Tensors, list[Coordinate]], None]:
     return change
 
 
-def row_permuted(tensors: Tensors, places: list[Coordinate]) -> None:
-    """Move the super weight's neuron in one matrix, as a converter that forgets the inverse does."""
-    name, col = projection(places[0]), places[0].col
-    tensors[name] = tensors[name].roll(1, dims=1) if col is not None else tensors[name]
+def columns_moved(tensors: Tensors, places: list[Coordinate]) -> None:
+    """Move the neurons of one matrix, as a converter does that forgets the inverse in the others."""
+    name = projection(places[0])
+    tensors[name] = tensors[name].roll(1, dims=1)
 
 
 def random_weights(tensors: Tensors, places: list[Coordinate]) -> None:
@@ -137,6 +137,6 @@ DAMAGED = {
     "super weight halved": (scaled(0.5), "super weight {place} went from"),
     "int4, one block a tensor": (int4_by_tensor, ""),
     "clipped at z = 9": (clipped(restored=False), "super weight {place} went from"),
-    "columns of one matrix moved": (row_permuted, ""),
+    "columns of one matrix moved": (columns_moved, ""),
     "random weights of the same shape": (random_weights, ""),
 }

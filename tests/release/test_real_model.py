@@ -1,20 +1,28 @@
-"""The gate on the real model: the harness's own conversion, and a damage that has no coordinate."""
+"""The gate on the real model: the harness's own conversion, and every release that is made of it."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import torch
 
 from harness.conversion import converted_copy
 from harness.coordinates import Coordinate
+from harness.corpus import cut, documents
+from harness.loading import load
 from harness.registry import resolve
 from harness.release.comparing import Request, compare
 from harness.release.comparison import ACTIVATIONS, STATIC
 from harness.sources import fetch
 
-from .releases import DAMAGED, make
+from .releases import DAMAGED, KEPT, clipped, make, sharded
 
 NAME = "smollm2-135m-instruct-q4_1"
 PLACES = [Coordinate(11, 507, 1229), Coordinate(11, 507, 1487)]
+
+BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
 
 pytestmark = pytest.mark.checkpoint
 
@@ -41,3 +49,97 @@ def test_int4_with_one_block_a_tensor_is_damage_that_the_files_do_not_show(copy,
     assert "damaged" == result.verdict
     assert result.reasons[0].startswith("the super activation on channel 507, token 0 is gone")
     assert {"kept"} == {check.status for check in result.checks if check.depth == STATIC}
+
+
+@pytest.fixture(scope="module")
+def passages(tmp_path_factory):
+    """A quarter of the corpus: the verdicts are the same, and there are many releases."""
+    folder = tmp_path_factory.mktemp("passages")
+    for index, text in enumerate(documents("builtin")[:12]):
+        (folder / f"{index:02}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def compared(superweight, copy, passages, tmp_path):
+    """Run the command at full depth; its exit code and its JSON."""
+
+    def compare_with(release):
+        target = tmp_path / "comparison.json"
+        options = ("--corpus", str(passages), "--baselines", str(BASELINES), "--json", str(target))
+        result = superweight("compare", f"{NAME}={copy}", str(release), *options)
+        return result.exit_code, json.loads(target.read_text())
+
+    return compare_with
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(KEPT))
+def test_a_faithful_release_is_kept(name, copy, compared, tmp_path):
+    """A copy, casts and rounding by row exit 0 without a reason."""
+    code, found = compared(make(copy, tmp_path / "release", KEPT[name], PLACES))
+    assert (0, "kept", []) == (code, found["verdict"], found["reasons"])
+
+
+# What the real model's gate says first of each damage.
+FIRST_REASON = {
+    "super weight pruned": "super weight [11, 507, 1229] was pruned: from 5.87573 to 0",
+    "super weight sign-flipped": "super weight [11, 507, 1229] changed its sign: from 5.87573 to -5.87573",
+    "super weight halved": "super weight [11, 507, 1229] went from 5.87573 to 2.93787 (50.00% off)",
+    "int4, one block a tensor": "the super activation on channel 507, token 0 is gone",
+    "clipped at z = 9": "new: super activation on channel 247, token 0",
+    "columns of one matrix moved": "super weight [11, 507, 1229] changed its sign",
+    "random weights of the same shape": "super weight [11, 507, 1487] changed its sign",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(DAMAGED))
+def test_a_damaged_release_is_named(name, copy, compared, tmp_path):
+    """It exits 1, and what was done to it leads the reasons."""
+    code, found = compared(make(copy, tmp_path / "release", DAMAGED[name][0], PLACES))
+    assert (1, "damaged") == (code, found["verdict"])
+    assert found["reasons"][0].startswith(FIRST_REASON[name])
+
+
+@pytest.mark.slow
+def test_swapped_shards_are_damage(copy, compared, tmp_path):
+    """The files do not hold what their index says, and none of it is loaded."""
+    code, found = compared(sharded(copy, tmp_path / "release", swapped=True))
+    assert (1, "damaged") == (code, found["verdict"])
+    assert found["reasons"][0].startswith("the release's files do not fit together: ")
+
+
+@pytest.mark.slow
+def test_restoring_what_was_clipped_is_better_and_the_comparison_says_by_how_much(copy, compared, tmp_path):
+    """The super weights put back after clipping win back most of the divergence."""
+    apart = {}
+    for restored in (False, True):
+        release = make(copy, tmp_path / f"restored-{restored}", clipped(restored=restored), PLACES)
+        code, found = compared(release)
+        assert 1 == code
+        (apart[restored],) = (c["figures"]["kl"] for c in found["checks"] if c["check"] == "divergence")
+    assert apart[True] < apart[False]
+
+
+@pytest.mark.slow
+def test_fifty_steps_of_fine_tuning_are_kept(copy, compared, passages, tmp_path):
+    """AdamW at 1e-5 over the corpus moves every matrix, and what carries the model stays."""
+    torch.manual_seed(0)
+    subject = load(resolve(str(copy)))
+    windows = torch.from_numpy(cut(subject, documents(str(passages)), str(passages)).ids)
+    subject.model.requires_grad_(True).train()
+    optimiser = torch.optim.AdamW(subject.model.parameters(), lr=1e-5)
+    for step in range(50):
+        ids = windows[torch.arange(4 * step, 4 * step + 4) % len(windows)]
+        subject.model(ids, labels=ids).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    subject.model.save_pretrained(tmp_path / "tuned")
+    subject.tokenizer.save_pretrained(tmp_path / "tuned")
+    code, found = compared(tmp_path / "tuned")
+    assert (0, "kept", []) == (code, found["verdict"], found["reasons"])
+    changed = [
+        c["figures"]["relative_error"] for c in found["checks"] if c["check"].startswith("super weight")
+    ]
+    assert all(0 < error < 0.01 for error in changed)

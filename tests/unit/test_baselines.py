@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.baselines import baseline_path, differences, dump, merged, parse, read, record
+from harness.baselines import baseline_path, differences, dump, merged, parse, read
 from harness.claims.verdict import AT_LEAST, Claim, Criterion, Measured, Verdict, counted, judged
+from harness.records import record
 from harness.statistics import Interval
 
 CLAIM = Claim("C3", "sentence", "place")

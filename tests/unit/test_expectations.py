@@ -2,7 +2,6 @@
 
 import pytest
 
-from harness.baselines import record
 from harness.claims.verdict import Claim, Verdict
 from harness.coordinates import Coordinate
 from harness.expectations import (
@@ -14,6 +13,7 @@ from harness.expectations import (
     hold_to_registry,
     in_ci,
 )
+from harness.records import record
 from harness.registry import ModelEntry, PublishedScalar
 
 STATUSES = ("supported", "refuted", "inconclusive", "not applicable")

@@ -124,7 +124,7 @@ def test_refuses_an_index_outside_the_tensor(path, write_safetensors, refusal, i
 
 def test_pieces_make_up_the_tensor(path, write_safetensors):
     """What is looked through in pieces is all of it, in order, scaled as in the model."""
-    large = np.arange(3 * 2**21, dtype=np.float32)
+    large = np.arange(3 * 2**17, dtype=np.float32)
     codes = np.arange(6, dtype=np.int8).reshape(2, 3)
     scale = np.float32([[2], [3]])
     tensors = {"large": large, "q.weight": codes, "q.weight_scale": scale, "none": large[:0]}
