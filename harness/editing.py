@@ -25,7 +25,7 @@ from harness.loading import Subject
 from harness.projections import Projection
 
 # A corrected output is rounded twice, once by the module and once by the correction.
-_ROUNDINGS = 4.0
+ROUNDINGS = 4.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _prove(
     wanted = before * factors
     allowed = torch.zeros_like(before)
     if through_hook:
-        allowed = _ROUNDINGS * torch.finfo(before.dtype).eps * before.abs() * (1 + factors.abs())
+        allowed = ROUNDINGS * torch.finfo(before.dtype).eps * before.abs() * (1 + factors.abs())
     # Written so that a NaN anywhere counts as wrong.
     wrong = ~((after - wanted).abs() <= allowed)
     if bool(wrong.any()):

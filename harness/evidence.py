@@ -7,40 +7,16 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.controls import largest_of_each_matrix, largest_of_matrix, random_of_same_matrices
+from harness.conditions import INTACT, controls, pruned, treatments
 from harness.corpus import Windows, continuations, cut, default_prompt, documents, prompts
 from harness.detection import Detection, detect
-from harness.editing import Prune, Scale, edited
+from harness.editing import Scale, edited
 from harness.generation import Continuation, continue_greedily, nll_of
 from harness.loading import Subject
-from harness.measuring import INTACT, Condition, Measurement, Values, measure
+from harness.measuring import Measurement, Values, measure
 from harness.scanning import Scan, scan
 from harness.trace import Trace, trace_batch
 from harness.vocabulary import Vocabulary, classify
-
-PRUNED = "pruned"
-RESTORED_ACTIVATION = "pruned, activation restored"
-OTHER_OUTLIERS = "largest others of each matrix"
-SAME_MATRIX = "20 largest others of the same matrices"
-RANDOM = "random others of the same matrices"
-CANCELLERS = "cancellers pruned"
-
-# The grid of Figure 6, thinned; 0 is the pruned set and 1 the intact model.
-SCALES = (0.25, 0.5, 0.8, 1.5, 2.0)
-SAME_MATRIX_COUNT = 20
-RANDOM_PER_WEIGHT = 10
-
-
-def alone(index: int) -> str:
-    return f"super weight {index} alone"
-
-
-def all_but(index: int) -> str:
-    return f"all but super weight {index}"
-
-
-def scaled(factor: float) -> str:
-    return f"scaled by {factor:g}"
 
 
 class Evidence:
@@ -71,7 +47,7 @@ class Evidence:
 
     @property
     def pruned_set(self) -> tuple[Scale, ...]:
-        return tuple(Prune(coordinate) for coordinate in self.scan.coordinates)
+        return pruned(self.scan.coordinates)
 
     @cached_property
     def windows(self) -> Windows:
@@ -84,7 +60,8 @@ class Evidence:
     @cached_property
     def measurements(self) -> dict[str, Measurement]:
         """The intact model and every condition that some claim needs, on the same windows."""
-        return measure(self.subject, self.windows, self._conditions(), self.vocabulary.tracked)
+        conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
+        return measure(self.subject, self.windows, conditions, self.vocabulary.tracked)
 
     def damage(self, condition: str) -> Values:
         """Return the mean rise of NLL in each window, in nats: (windows,)."""
@@ -107,45 +84,3 @@ class Evidence:
     def _traces(self) -> dict[str, Trace]:
         encoded = [self.subject.encode(text) for text in prompts().values()]
         return dict(zip(prompts(), trace_batch(self.subject, encoded), strict=True))
-
-    def _conditions(self) -> list[Condition]:
-        found = self.scan.coordinates
-        conditions = [Condition(PRUNED, self.pruned_set)]
-        if len(found) > 1:
-            conditions += [
-                Condition(alone(index), (Prune(coordinate),)) for index, coordinate in enumerate(found)
-            ]
-        if len(found) > 2:  # of two, all but one is the other one alone
-            conditions += [
-                Condition(all_but(index), self.pruned_set[:index] + self.pruned_set[index + 1 :])
-                for index in range(len(found))
-            ]
-        conditions += [
-            Condition(scaled(factor), tuple(Scale(coordinate, factor) for coordinate in found))
-            for factor in SCALES
-        ]
-        conditions.append(
-            Condition(RESTORED_ACTIVATION, self.pruned_set, restored=self.scan.super_activations)
-        )
-        return conditions + self._controls()
-
-    def _controls(self) -> list[Condition]:
-        found = self.scan.coordinates
-        same = [
-            coordinate
-            for layer, expert in dict.fromkeys((place.layer, place.expert) for place in found)
-            for coordinate in largest_of_matrix(
-                self.subject.anatomy.writer(layer, expert), found, SAME_MATRIX_COUNT
-            )
-        ]
-        chosen = {
-            OTHER_OUTLIERS: largest_of_each_matrix(self.subject, found),
-            SAME_MATRIX: same,
-            RANDOM: random_of_same_matrices(self.subject, found, RANDOM_PER_WEIGHT),
-            CANCELLERS: [canceller.coordinate for canceller in self.scan.cancellers],
-        }
-        return [
-            Condition(name, tuple(Prune(coordinate) for coordinate in coordinates))
-            for name, coordinates in chosen.items()
-            if coordinates
-        ]

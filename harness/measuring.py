@@ -1,12 +1,13 @@
 """What edits do to a model's predictions: NLL, perplexity, KL, next-token probabilities.
 
-All conditions are measured together, batch by batch: the intact pass of a batch leaves behind what
-the blocks before each edit computed, and every condition goes on from there.
+All conditions are measured together, batch by batch: they ride in one forward pass, or, where
+routed experts are edited, go on one by one from what the intact pass left before their first block.
+The head is applied piece by piece, so that the logits stay small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,33 +16,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers.utils.generic import ModelOutput
 
 from harness.anatomy import stream
+from harness.conditions import INTACT, Condition
 from harness.corpus import Windows
 from harness.detection import SuperActivation
-from harness.editing import Edit, HoldActivation, Scale, edited
+from harness.editing import Edit, HoldActivation, edited
 from harness.errors import HarnessError
 from harness.loading import Subject
 from harness.resuming import keeping_prefixes, resumed
+from harness.riding import can_ride, riding
+from harness.shadowing import shadowed
 
 Values = NDArray[np.float64]
 
+# Windows that go through the decoder at once; the conditions ride beside each. On a CPU two of
+# them, with a dozen conditions, are as many tokens as its caches bear (benchmarks/); where weights
+# are brought from a disk for every pass, or a GPU wants to be filled, more.
 BATCH = 8
-INTACT = "intact"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way to change a model: scalars scaled, and super activations put back as they were."""
-
-    name: str
-    scales: tuple[Scale, ...] = ()
-    restored: tuple[SuperActivation, ...] = ()
-
-    @property
-    def first_block(self) -> int:
-        """The first block whose computation the condition changes."""
-        return min([scale.coordinate.layer for scale in self.scales] + [item.onset for item in self.restored])
+_CPU_BATCH = 2
+# The most that one piece of logits takes, in float32; one window's logits may be more.
+LOGITS_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def measure(
     conditions: Sequence[Condition],
     tracked_ids: Sequence[int] = (),
     *,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> dict[str, Measurement]:
     """Measure the intact model and every condition on the same windows.
 
@@ -81,28 +77,76 @@ def measure(
         raise HarnessError("two conditions share a name; one would overwrite the other")
     parts: dict[str, list[Measurement]] = {name: [] for name in names}
     tracked = torch.tensor(list(tracked_ids), dtype=torch.long, device=subject.device)
-    first_blocks = {condition.first_block for condition in conditions}
+    decode = ridden if can_ride(subject, conditions) else one_by_one
+    batch = batch or _batch(subject)
     for start in range(0, len(windows.ids), batch):
         ids = torch.from_numpy(windows.ids[start : start + batch]).to(subject.device)
+        decoded = decode(subject, ids, conditions)
+        for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
+            intact = log_probabilities(decoded.logits(subject, INTACT, piece))
+            parts[INTACT].append(reduced(intact, intact, ids[piece], tracked))
+            for condition in conditions:
+                changed = log_probabilities(decoded.logits(subject, condition.name, piece))
+                parts[condition.name].append(reduced(intact, changed, ids[piece], tracked))
+    return {name: joined(measurements) for name, measurements in parts.items()}
+
+
+def _batch(subject: Subject) -> int:
+    resident = all(projection.writable for projection in subject.anatomy.projections)
+    return _CPU_BATCH if resident and subject.device.type == "cpu" else BATCH
+
+
+def _windows_at_once(subject: Subject, tokens: int) -> int:
+    vocabulary = int(subject.model.get_output_embeddings().weight.shape[0])
+    return max(1, LOGITS_BYTES // (4 * vocabulary * tokens))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder returned: the final hidden states of each condition, (windows, tokens, hidden)."""
+
+    output: ModelOutput
+    hidden: Mapping[str, torch.Tensor]
+
+    def logits(self, subject: Subject, name: str, windows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some windows under a condition: (windows, tokens, V)."""
+        hidden = self.hidden[name][windows.to(self.hidden[name].device)]
+        handed = type(self.output)(**{**self.output, "last_hidden_state": hidden})
+        # The model's own head, with whatever its class does to logits.
+        with torch.no_grad(), shadowed(subject.model.base_model, lambda *_, **__: handed):
+            ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=subject.device)
+            logits: torch.Tensor = subject.model(input_ids=ids, use_cache=False).logits
+        return logits
+
+
+def ridden(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
+    """Return what the intact model and all conditions make of (windows, tokens) ids, in one pass."""
+    with torch.no_grad(), riding(subject, conditions, len(ids)) as rows:
+        output = subject.model.base_model(input_ids=ids, use_cache=False)
+    return Decoded(output, {name: output.last_hidden_state[own] for name, own in rows.items()})
+
+
+def one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
+    """Return the same, each condition in a pass of its own that begins at its first block."""
+    first_blocks = {condition.first_block for condition in conditions}
+    with torch.no_grad():
         with keeping_prefixes(subject, first_blocks) as prefixes, _watching(subject, conditions) as seen:
-            intact = log_probabilities(subject, ids)
-        parts[INTACT].append(reduced(intact, intact, ids, tracked))
+            output = subject.model.base_model(input_ids=ids, use_cache=False)
+        hidden = {INTACT: output.last_hidden_state}
         for condition in conditions:
             holds = [_hold(item, seen) for item in condition.restored]
             with (
                 resumed(subject, prefixes[condition.first_block]),
                 edited(subject, [*condition.scales, *holds]),
             ):
-                changed = log_probabilities(subject, ids)
-            parts[condition.name].append(reduced(intact, changed, ids, tracked))
-    return {name: joined(measurements) for name, measurements in parts.items()}
+                changed = subject.model.base_model(input_ids=ids, use_cache=False)
+            hidden[condition.name] = changed.last_hidden_state
+    return Decoded(output, hidden)
 
 
-def log_probabilities(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """Return next-token log-probabilities of all but the last position: (windows, tokens - 1, V)."""
-    with torch.no_grad():
-        logits: torch.Tensor = subject.model(input_ids=ids, use_cache=False).logits[:, :-1]
-        return logits.float().log_softmax(-1)
+    return logits[:, :-1].float().log_softmax(-1)
 
 
 def reduced(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from harness.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
-from harness.evidence import PRUNED, RESTORED_ACTIVATION, Evidence
-from harness.measuring import INTACT
+from harness.conditions import INTACT, PRUNED, RESTORED_ACTIVATION
+from harness.evidence import Evidence
 from harness.statistics import bootstrap
 
 CLAIM = Claim(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
+from harness.conditions import INTACT
 from harness.evidence import Evidence
 from harness.generation import Continuation
-from harness.measuring import INTACT
 from harness.statistics import bootstrap
 
 CLAIM = Claim("C11", "Without the super weights, what the model writes collapses.", "Figure 1")

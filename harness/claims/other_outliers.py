@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from harness.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
-from harness.evidence import OTHER_OUTLIERS, PRUNED, RANDOM, SAME_MATRIX, Evidence
+from harness.conditions import OTHER_OUTLIERS, PRUNED, RANDOM, SAME_MATRIX
+from harness.evidence import Evidence
 from harness.statistics import bootstrap
 
 CLAIM = Claim("C4", "Pruning all other outlying weights hurts far less.", 'Table 1, "Prune Non-SW"')

@@ -13,8 +13,8 @@ from harness.claims.verdict import (
     measured,
     not_applicable,
 )
-from harness.evidence import CANCELLERS, PRUNED, Evidence, all_but, alone
-from harness.measuring import INTACT
+from harness.conditions import CANCELLERS, INTACT, PRUNED, all_but, alone
+from harness.evidence import Evidence
 from harness.statistics import Interval, bootstrap
 
 CLAIM = Claim("C3", "Pruning the super weights multiplies perplexity.", 'Table 1, "Prune SW"')

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from harness.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
-from harness.evidence import PRUNED, SCALES, Evidence, scaled
+from harness.conditions import PRUNED, SCALES, scaled
+from harness.evidence import Evidence
 from harness.measuring import Values
 from harness.statistics import bootstrap
 

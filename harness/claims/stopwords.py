@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from harness.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
-from harness.evidence import PRUNED, Evidence, alone
-from harness.measuring import INTACT, Values
+from harness.conditions import INTACT, PRUNED, alone
+from harness.evidence import Evidence
+from harness.measuring import Values
 from harness.statistics import Interval, bootstrap
 
 CLAIM = Claim("C9", "Without the super weights, stopwords become likelier.", "Figure 5")

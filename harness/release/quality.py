@@ -110,7 +110,9 @@ def _predictions(base: Evidence, release: Evidence) -> _Predictions:
 
 def _predicted(side: Evidence, ids: torch.Tensor, edits: list[Scale]) -> torch.Tensor:
     with edited(side.subject, edits):
-        return log_probabilities(side.subject, ids.to(side.subject.device)).cpu()
+        with torch.no_grad():
+            logits = side.subject.model(input_ids=ids.to(side.subject.device), use_cache=False).logits
+        return log_probabilities(logits).cpu()
 
 
 def _nll(predicted: torch.Tensor, ids: torch.Tensor) -> Values:

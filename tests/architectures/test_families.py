@@ -7,9 +7,12 @@ import torch
 import transformers
 
 from harness.anatomy import describe
+from harness.conditions import Condition
 from harness.editing import EditFailed, Prune, Scale, edited
 from harness.errors import NotFinite, UnknownAnatomy
+from harness.measuring import one_by_one, ridden
 from harness.resuming import keeping_prefixes, resumed
+from harness.riding import can_ride
 from harness.scanning import NONE_FOUND, SUPPRESSED, scan
 from harness.trace import trace, trace_batch
 
@@ -248,3 +251,16 @@ def test_an_overflow_is_refused_and_not_called_nothing_found(planted):
         subject.model.to(torch.float16)
         with pytest.raises(NotFinite, match=r"block 1: float16"):
             scan(subject, TEXT)
+
+
+def test_conditions_ride_in_one_pass(tiny, family):
+    """Pruned beside the intact rows, as pruned alone; an expert's scalar is pruned alone."""
+    ids = torch.tensor([tiny.encode(TEXT)[:6], tiny.encode(TEXT)[1:7]])
+    with planted_in(tiny) as place:
+        conditions = [Condition("pruned", (Prune(place),))]
+        assert can_ride(tiny, conditions) is (place.expert is None)
+        alone = one_by_one(tiny, ids, conditions).hidden
+        together = (ridden if place.expert is None else one_by_one)(tiny, ids, conditions).hidden
+    for name, hidden in alone.items():
+        torch.testing.assert_close(together[name], hidden, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(together["pruned"], together["intact"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import editing, registry, scanning
+from harness import editing, registry, riding, scanning
 from harness.coordinates import Coordinate
 from harness.registry import PublishedScalar
 from harness.resources import fixtures_directory
@@ -109,7 +109,7 @@ def test_a_restore_that_does_nothing_is_found(run, monkeypatch):
 
 def test_a_hold_that_does_nothing_is_found(run, monkeypatch):
     """Without the hold nothing is won back, and the verdict changes."""
-    monkeypatch.setattr(editing, "_held", does_nothing)
+    monkeypatch.setattr(riding, "_restore", lambda *_: lambda *_: None)
     result = run(*MODEL, claims="restoring_the_activation")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*status: was *supported*, is *refuted*"])
