@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
-
-from harness.conditions import INTACT, controls, pruned, treatments
+from harness.conditions import INTACT, PRUNED, Condition, controls, pruned, treatments
 from harness.corpus import Windows, continuations, cut, default_prompt, documents, prompts
 from harness.detection import Detection, detect
 from harness.editing import Scale, edited
 from harness.generation import Continuation, continue_greedily, nll_of
 from harness.loading import Subject
-from harness.measuring import Measurement, Values, measure
+from harness.looking import Looking
 from harness.scanning import Scan, scan
 from harness.trace import Trace, trace_batch
 from harness.vocabulary import Vocabulary, classify
@@ -58,24 +56,23 @@ class Evidence:
         return classify(self.subject, self.windows)
 
     @cached_property
-    def measurements(self) -> dict[str, Measurement]:
-        """The intact model and every condition that some claim needs, on the same windows."""
+    def looking(self) -> Looking:
+        """The intact model and every condition that some claim needs, on as many windows as are needed."""
         conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
-        return measure(self.subject, self.windows, conditions, self.vocabulary.tracked)
+        return Looking(self.subject, self.windows, conditions, self.vocabulary.tracked)
 
-    def damage(self, condition: str) -> Values:
-        """Return the mean rise of NLL in each window, in nats: (windows,)."""
-        rise: Values = self.measurements[condition].nll - self.measurements[INTACT].nll
-        return np.asarray(rise.mean(axis=1))
-
-    @cached_property
+    @property
     def intact_writing(self) -> tuple[Continuation, ...]:
-        return continue_greedily(self.subject, list(continuations().values()))
+        return self._writing[INTACT]
+
+    @property
+    def pruned_writing(self) -> tuple[Continuation, ...]:
+        return self._writing[PRUNED]
 
     @cached_property
-    def pruned_writing(self) -> tuple[Continuation, ...]:
-        with edited(self.subject, self.pruned_set):
-            return continue_greedily(self.subject, list(continuations().values()))
+    def _writing(self) -> dict[str, tuple[Continuation, ...]]:
+        conditions = [Condition(PRUNED, self.pruned_set)] if self.pruned_set else []
+        return continue_greedily(self.subject, list(continuations().values()), conditions)
 
     def judged_by_intact(self, writing: Sequence[Continuation]) -> list[float]:
         """Return the NLL per token that the intact model gives to each continuation."""

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.conditions import INTACT, Condition
+from harness.editing import edited
 from harness.loading import Subject
+from harness.riding import can_ride, riding
+from harness.trace import padded
 
 NEW_TOKENS = 40
 # A loop is the same stretch of at most this many tokens, over and over to the end ...
@@ -50,9 +54,28 @@ def _distinct(ids: Sequence[int], n: int) -> float:
 
 
 def continue_greedily(
-    subject: Subject, prompts: Sequence[str], tokens: int = NEW_TOKENS
-) -> tuple[Continuation, ...]:
-    """Continue every prompt by ``tokens`` greedy tokens, in one batch padded on the left."""
+    subject: Subject,
+    prompts: Sequence[str],
+    conditions: Sequence[Condition] = (),
+    tokens: int = NEW_TOKENS,
+) -> dict[str, tuple[Continuation, ...]]:
+    """Continue every prompt by ``tokens`` greedy tokens, intact and under every condition.
+
+    Returns the continuations by condition name, `INTACT` among them. All conditions write side by
+    side in one batch, padded on the left; where one changes a routed expert, one after the other.
+    """
+    if can_ride(subject, conditions):
+        with riding(subject, conditions, len(prompts), from_start=True) as rows:
+            written = _continued(subject, list(prompts) * len(rows), tokens)
+        return {name: written[own] for name, own in rows.items()}
+    by_name = {INTACT: _continued(subject, prompts, tokens)}
+    for condition in conditions:
+        with edited(subject, condition.scales):
+            by_name[condition.name] = _continued(subject, prompts, tokens)
+    return by_name
+
+
+def _continued(subject: Subject, prompts: Sequence[str], tokens: int) -> tuple[Continuation, ...]:
     encoded = [subject.encode(prompt) for prompt in prompts]
     longest = max(map(len, encoded))
     ids = torch.zeros(len(encoded), longest, dtype=torch.long)
@@ -80,13 +103,15 @@ def continue_greedily(
 
 def nll_of(subject: Subject, continuations: Sequence[Continuation]) -> list[float]:
     """Return the mean NLL per token, in nats, that a subject gives each continuation."""
+    prompts = [subject.encode(item.prompt) for item in continuations]
+    sequences = [[*prompt, *item.ids] for prompt, item in zip(prompts, continuations, strict=True)]
+    ids, mask = padded(subject, sequences)
+    with torch.no_grad():
+        logits = subject.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     values = []
-    for item in continuations:
-        prompt = subject.encode(item.prompt)
-        ids = torch.tensor([[*prompt, *item.ids]], device=subject.device)
-        with torch.no_grad():
-            logits = subject.model(input_ids=ids, use_cache=False).logits.float()
-        log_probabilities = logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        chosen = log_probabilities.gather(-1, ids[0, len(prompt) :, None])
+    for row, prompt, sequence in zip(range(len(ids)), prompts, sequences, strict=True):
+        own = slice(len(prompt) - 1, len(sequence) - 1)
+        predicted = logits[row, own].float().log_softmax(-1)
+        chosen = predicted.gather(-1, ids[row, len(prompt) : len(sequence), None])
         values.append(float(-chosen.mean()))
     return values

@@ -39,7 +39,7 @@ class Part:
 
 @dataclass
 class Record:
-    """One batch; lists hold an entry for each block, ``residual`` one more for the embedding.
+    """One batch; lists hold an entry for each block, ``residual`` one more for what is before the first.
 
     ``arrived`` and ``residual`` entries: (sequences, tokens, hidden).
     """
@@ -60,26 +60,30 @@ class _Seen:
 
 
 @contextmanager
-def recorded(anatomy: Anatomy) -> Iterator[Record]:
-    """Record the forward pass that is run inside; the record is complete after the block.
+def recorded(anatomy: Anatomy, start: int = 0) -> Iterator[Record]:
+    """Record the forward pass that is run inside, from block ``start`` on.
 
-    Raises `NotFinite` where the residual stream overflowed, and `UnknownAnatomy` where what the
-    projections wrote does not add up to what the block's MLP wrote.
+    The record is complete after the ``with`` block. Raises `NotFinite` where the residual stream
+    overflowed, and `UnknownAnatomy` where what the projections wrote does not add up to what the
+    block's MLP wrote.
     """
-    record, caught = Record(), [_Seen() for _ in anatomy.layout]
+    layout = anatomy.layout[start:]
+    record, caught = Record(), [_Seen() for _ in layout]
     with ExitStack() as hooks:
-        first = anatomy.blocks[0]
+        first = anatomy.blocks[start]
         before = first.register_forward_pre_hook(_before_blocks(record), with_kwargs=True)
         hooks.callback(before.remove)
-        for block, seen in zip(anatomy.layout, caught, strict=True):
+        for block, seen in zip(layout, caught, strict=True):
             _watch(block, seen, record, hooks)
         yield record
-    for layer, (block, seen) in enumerate(zip(anatomy.layout, caught, strict=True)):
-        if not bool(record.residual[layer + 1].isfinite().all()):
-            raise NotFinite(layer, str(record.residual[layer + 1].dtype).removeprefix("torch."))
+    for layer, (block, seen, after) in enumerate(
+        zip(layout, caught, record.residual[1:], strict=True), start
+    ):
+        if not bool(after.isfinite().all()):
+            raise NotFinite(layer, str(after.dtype).removeprefix("torch."))
         parts = _parts(block, seen)
         record.parts.append(parts)
-        record.arrived.append(_arrived(block, layer, seen, parts, record.residual[layer + 1].shape))
+        record.arrived.append(_arrived(block, layer, seen, parts, after.shape))
 
 
 def _watch(block: Block, seen: _Seen, record: Record, hooks: ExitStack) -> None:

@@ -17,7 +17,8 @@ from harness.detection import CARRIED, Canceller, Detection, SuperActivation, Su
 from harness.editing import Prune, active_edits, edited
 from harness.errors import HarnessError
 from harness.loading import Subject
-from harness.trace import Trace, trace
+from harness.resuming import keeping_prefixes
+from harness.trace import Trace, trace, trace_again
 
 MAX_PASSES = 6
 
@@ -57,13 +58,16 @@ class Scan:
 def scan(subject: Subject, text: str) -> Scan:
     """Find the super weights of a subject with one forward pass over ``text`` and a confirming one.
 
-    The set that was found is pruned and the same activations are looked at again; what still makes
-    them joins the set, up to `MAX_PASSES` passes in all. The subject is left as it was. Raises
-    `HarnessError` on a subject under edits: its detection would name the runner-up.
+    The set that was found is pruned and the same activations are looked at again, from the first
+    block that it changes on; what still makes them joins the set, up to `MAX_PASSES` passes in all.
+    The subject is left as it was. Raises `HarnessError` on a subject under edits: its detection
+    would name the runner-up.
     """
     if active_edits(subject):
         raise HarnessError(f"{subject.name} is being edited; scan it before or after, not meanwhile")
-    intact = trace(subject, text)
+    # Every block's output is kept: which block the edits will begin in is not known yet.
+    with keeping_prefixes(subject, range(len(subject.anatomy.blocks))) as prefixes:
+        intact = trace(subject, text)
     first, largest = detect(intact), intact.largest
     if not first.super_weights:
         reason = NO_SCALAR if first.super_activations else NONE_FOUND
@@ -72,7 +76,7 @@ def scan(subject: Subject, text: str) -> Scan:
     reason, passes = PASS_LIMIT, 1
     while passes < MAX_PASSES:
         with edited(subject, [Prune(coordinate) for coordinate in found]):
-            again = trace(subject, text)
+            again = trace_again(subject, text, intact, prefixes[min(found).layer])
         passes += 1
         if suppressed(first, again):
             reason = SUPPRESSED

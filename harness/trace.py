@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from harness.anatomy import Anatomy
 from harness.loading import Subject
 from harness.recording import recorded
+from harness.resuming import Prefix, resumed
 
 Array = NDArray[np.float32]
 
@@ -93,14 +94,31 @@ def trace(subject: Subject, text: str) -> Trace:
     return trace_batch(subject, [subject.encode(text)])[0]
 
 
-def trace_batch(subject: Subject, sequences: Sequence[Sequence[int]]) -> list[Trace]:
+def trace_again(subject: Subject, text: str, before: Trace, prefix: Prefix) -> Trace:
+    """Return the trace of a text that was traced ``before``, run anew from a prefix on only.
+
+    What lies before the prefix's block is taken from the earlier trace.
+    """
+    start = prefix.block
+    with resumed(subject, prefix):
+        (rest,) = trace_batch(subject, [subject.encode(text)], start)
+    return Trace(
+        writes=before.writes[:start] + rest.writes,
+        arrived=before.arrived[:start] + rest.arrived,
+        residual=np.concatenate([before.residual[:start], rest.residual]),
+        weights=rest.weights,
+    )
+
+
+def trace_batch(subject: Subject, sequences: Sequence[Sequence[int]], start: int = 0) -> list[Trace]:
     """Return the traces of several sequences of ids, run as one right-padded batch.
 
-    Padding is cut off again: each trace holds its own tokens only. Raises `NotFinite` when the
-    pass overflows the model's dtype, `UnknownAnatomy` when the parts do not add up.
+    With ``start`` they begin at that block, and at what enters it. Padding is cut off again: each
+    trace holds its own tokens only. Raises `NotFinite` when the pass overflows the model's dtype,
+    `UnknownAnatomy` when the parts do not add up.
     """
     ids, mask = padded(subject, sequences)
-    with torch.no_grad(), recorded(subject.anatomy) as record:
+    with torch.no_grad(), recorded(subject.anatomy, start) as record:
         # The decoder without its head: a trace needs no logits.
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     weights = ModelWeights(subject.anatomy)

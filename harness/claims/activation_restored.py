@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.claims.settling import settled
 from harness.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from harness.conditions import INTACT, PRUNED, RESTORED_ACTIVATION
 from harness.evidence import Evidence
-from harness.statistics import bootstrap
+from harness.looking import Look
+from harness.statistics import jackknife
 
 CLAIM = Claim(
     "C8", "Restoring only the super activation wins back part of the loss.", 'Table 1, "Prune SW, +SA"'
@@ -22,18 +24,22 @@ def judge(evidence: Evidence) -> Verdict:
     """Put the activation back at its one token, in the onset block, with the set still pruned."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    lost, still_lost = evidence.damage(PRUNED), evidence.damage(RESTORED_ACTIVATION)
-    if bootstrap(lost).low <= 0:
+    return settled(evidence.looking.at([PRUNED, RESTORED_ACTIVATION]), _judged)
+
+
+def _judged(look: Look) -> Verdict:
+    lost, still_lost = look.damage(PRUNED), look.damage(RESTORED_ACTIVATION)
+    if jackknife(lost).low <= 0:
         return not_applicable(CLAIM, "pruning the set loses nothing that could be won back")
     both = np.stack([lost - still_lost, lost], axis=1)
     won, all_lost = both.mean(axis=0)
-    measurements = evidence.measurements
+    measurements = look.measurements
     return judged(
         CLAIM,
         Criterion(
             "share of the lost log-perplexity won back",
             measured(won / all_lost, absolute=0.01),
-            bootstrap(both, lambda means: means[:, 0] / means[:, 1]),
+            jackknife(both, lambda means: means[:, 0] / means[:, 1]),
             WON_BACK,
             AT_LEAST,
         ),

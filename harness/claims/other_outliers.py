@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.claims.settling import settled
 from harness.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from harness.conditions import OTHER_OUTLIERS, PRUNED, RANDOM, SAME_MATRIX
 from harness.evidence import Evidence
-from harness.statistics import bootstrap
+from harness.looking import Look
+from harness.statistics import jackknife
 
 CLAIM = Claim("C4", "Pruning all other outlying weights hurts far less.", 'Table 1, "Prune Non-SW"')
 
@@ -15,13 +17,19 @@ CLAIM = Claim("C4", "Pruning all other outlying weights hurts far less.", 'Table
 # 5.67 -> 1211.11). A tenth is still an order of magnitude less than the super weights.
 SHARE_OF_DAMAGE = 0.1
 
+_CONTROLS = (OTHER_OUTLIERS, SAME_MATRIX, RANDOM)
+
 
 def judge(evidence: Evidence) -> Verdict:
     """Prune the largest millionth of every matrix, as the paper's code does, the set left out."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    both = np.stack([evidence.damage(OTHER_OUTLIERS), evidence.damage(PRUNED)], axis=1)
-    if bootstrap(both[:, 1]).low <= 0:
+    return settled(evidence.looking.at([PRUNED, *_CONTROLS]), _judged)
+
+
+def _judged(look: Look) -> Verdict:
+    both = np.stack([look.damage(OTHER_OUTLIERS), look.damage(PRUNED)], axis=1)
+    if jackknife(both[:, 1]).low <= 0:
         return not_applicable(CLAIM, "pruning the set does no damage that others could do less of")
     others, treated = both.mean(axis=0)
     return judged(
@@ -29,12 +37,9 @@ def judge(evidence: Evidence) -> Verdict:
         Criterion(
             "share of the set's damage that the others do",
             measured(others / treated, absolute=0.002),
-            bootstrap(both, lambda means: means[:, 0] / means[:, 1]),
+            jackknife(both, lambda means: means[:, 0] / means[:, 1]),
             SHARE_OF_DAMAGE,
             AT_MOST,
         ),
-        ratios={
-            name: measured(float(np.exp(evidence.damage(name).mean())))
-            for name in (OTHER_OUTLIERS, SAME_MATRIX, RANDOM)
-        },
+        ratios={name: measured(float(np.exp(look.damage(name).mean()))) for name in _CONTROLS},
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from harness.claims.settling import settled
 from harness.claims.verdict import (
     AT_LEAST,
     Claim,
@@ -14,8 +17,10 @@ from harness.claims.verdict import (
     not_applicable,
 )
 from harness.conditions import CANCELLERS, INTACT, PRUNED, all_but, alone
+from harness.coordinates import Coordinate
 from harness.evidence import Evidence
-from harness.statistics import Interval, bootstrap
+from harness.looking import Look
+from harness.statistics import Interval, jackknife
 
 CLAIM = Claim("C3", "Pruning the super weights multiplies perplexity.", 'Table 1, "Prune SW"')
 
@@ -29,10 +34,13 @@ def judge(evidence: Evidence) -> Verdict:
     found = evidence.scan.coordinates
     if not found:
         return not_applicable(CLAIM, "no super weight is found")
-    damage = evidence.damage(PRUNED)
-    logs = bootstrap(damage)
     others = [name(index) for index in range(len(found)) for name in (alone, all_but)] + [CANCELLERS]
-    measurements = evidence.measurements
+    return settled(evidence.looking.at([PRUNED, *others]), lambda look: _judged(look, found, others))
+
+
+def _judged(look: Look, found: Sequence[Coordinate], others: Sequence[str]) -> Verdict:
+    damage, measurements = look.damage(PRUNED), look.measurements
+    logs = jackknife(damage)
     return judged(
         CLAIM,
         Criterion(
@@ -48,8 +56,6 @@ def judge(evidence: Evidence) -> Verdict:
         kl_from_intact=measured(measurements[PRUNED].kl.mean()),
         same_top_token=measured(measurements[PRUNED].same_top.mean(), absolute=0.01),
         ratios={
-            name: measured(float(np.exp(evidence.damage(name).mean())))
-            for name in others
-            if name in measurements
+            name: measured(float(np.exp(look.damage(name).mean()))) for name in others if name in measurements
         },
     )

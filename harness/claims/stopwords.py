@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from harness.claims.settling import settled
 from harness.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from harness.conditions import INTACT, PRUNED, alone
 from harness.evidence import Evidence
+from harness.looking import Look
 from harness.measuring import Values
-from harness.statistics import Interval, bootstrap
+from harness.statistics import Interval, jackknife
+from harness.vocabulary import Vocabulary
 
 CLAIM = Claim("C9", "Without the super weights, stopwords become likelier.", "Figure 5")
 
@@ -27,11 +32,16 @@ def judge(evidence: Evidence) -> Verdict:
     vocabulary = evidence.vocabulary
     if not vocabulary.knows_words:
         return not_applicable(CLAIM, "the tokenizer has no tokens for whole words")
-    words = list(vocabulary.stopwords.values())
-    before, after = _by_group(evidence, INTACT, words), _by_group(evidence, PRUNED, words)
-    ratios = after.mean(axis=0) / before.mean(axis=0)
-    logs = bootstrap(np.concatenate([before, after], axis=1), _mean_log_ratio)
     conditions = [PRUNED, *(alone(index) for index in range(len(evidence.scan.coordinates)))]
+    looks = evidence.looking.at(conditions)
+    return settled(looks, lambda look: _judged(look, vocabulary, conditions))
+
+
+def _judged(look: Look, vocabulary: Vocabulary, conditions: Sequence[str]) -> Verdict:
+    words = list(vocabulary.stopwords.values())
+    before, after = (_by_group(look, vocabulary, name, words) for name in (INTACT, PRUNED))
+    ratios = after.mean(axis=0) / before.mean(axis=0)
+    logs = jackknife(np.concatenate([before, after], axis=1), _mean_log_ratio)
     return judged(
         CLAIM,
         Criterion(
@@ -42,17 +52,17 @@ def judge(evidence: Evidence) -> Verdict:
             AT_LEAST,
         ),
         ratios={
-            condition: _ratios(evidence, condition)
+            condition: _ratios(look, vocabulary, condition)
             for condition in conditions
-            if condition in evidence.measurements
+            if condition in look.measurements
         },
     )
 
 
-def _by_group(evidence: Evidence, condition: str, groups: list[tuple[int, ...]]) -> Values:
+def _by_group(look: Look, vocabulary: Vocabulary, condition: str, groups: list[tuple[int, ...]]) -> Values:
     """Return each group's summed probability in each window: (windows, groups)."""
-    column = {token: index for index, token in enumerate(evidence.vocabulary.tracked)}
-    tracked = evidence.measurements[condition].tracked
+    column = {token: index for index, token in enumerate(vocabulary.tracked)}
+    tracked = look.measurements[condition].tracked
     return np.stack([tracked[:, [column[token] for token in group]].sum(axis=1) for group in groups], axis=1)
 
 
@@ -61,11 +71,10 @@ def _mean_log_ratio(means: Values) -> Values:
     return np.asarray(np.log(after / before).mean(axis=1))
 
 
-def _ratios(evidence: Evidence, condition: str) -> dict[str, object]:
-    vocabulary = evidence.vocabulary
+def _ratios(look: Look, vocabulary: Vocabulary, condition: str) -> dict[str, object]:
     named = vocabulary.stopwords | vocabulary.punctuation
     groups = [*named.values(), *((token,) for token in vocabulary.content)]
-    before, after = _by_group(evidence, INTACT, groups), _by_group(evidence, condition, groups)
+    before, after = (_by_group(look, vocabulary, name, groups) for name in (INTACT, condition))
     ratios = after.mean(axis=0) / before.mean(axis=0)
     content = float(np.median(ratios[len(named) :]))
     table = {word: measured(ratio) for word, ratio in zip(named, ratios, strict=False)}

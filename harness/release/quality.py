@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from harness.conditions import INTACT
+from harness.corpus import continuations
 from harness.editing import Prune, Scale, edited
 from harness.evidence import Evidence
+from harness.generation import continue_greedily
 from harness.measuring import BATCH, Measurement, Values, joined, log_probabilities, reduced
 from harness.release.comparison import QUALITY, Check, not_comparable, within
 from harness.release.limits import Limits
@@ -30,7 +33,10 @@ def compare_quality(base: Evidence, release: Evidence, limits: Limits) -> list[C
     interval = bootstrap(rise)
     ratio, low, high = (float(np.exp(value)) for value in (rise.mean(), interval.low, interval.high))
     divergence, same = float(seen.release.kl.mean()), float(seen.release.same_top.mean())
-    loops = [np.mean([item.loops for item in side.intact_writing]) for side in (base, release)]
+    written = [
+        continue_greedily(side.subject, list(continuations().values()))[INTACT] for side in (base, release)
+    ]
+    loops = [np.mean([item.loops for item in writing]) for writing in written]
     checks = [
         within(
             QUALITY,

@@ -13,7 +13,8 @@ from harness import riding as riding_module
 from harness.conditions import INTACT, Condition
 from harness.coordinates import Coordinate
 from harness.detection import SuperActivation
-from harness.editing import EditFailed, Prune, Scale
+from harness.editing import EditFailed, Prune, Scale, edited
+from harness.generation import continue_greedily
 from harness.measuring import one_by_one, ridden
 from harness.riding import riding
 
@@ -123,6 +124,18 @@ def test_an_edit_that_does_not_hold_on_its_own_rows_alone_is_refused(planted, fa
     with pytest.raises(EditFailed, match=r"block 1, row \d+, column \d+: '.+' computes with"):
         with riding(planted, conditions, 1):
             pytest.fail("the proof came too late")
+
+
+def test_writing_side_by_side_equals_writing_alone(planted):
+    """Token by token, from a cache of its own, each condition continues as it would by itself."""
+    prompts = ["The tide turned.", "A bell rang out over the harbour."]
+    pruned = Condition("pruned", (Prune(PLACE),))
+    together = continue_greedily(planted, prompts, [pruned], tokens=12)
+    with edited(planted, pruned.scales):
+        alone = continue_greedily(planted, prompts, tokens=12)[INTACT]
+    assert alone == together["pruned"]
+    assert continue_greedily(planted, prompts, tokens=12)[INTACT] == together[INTACT]
+    assert together[INTACT] != together["pruned"]
 
 
 def test_nothing_is_left_behind(planted):

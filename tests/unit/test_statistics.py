@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.errors import HarnessError
-from harness.statistics import LEVEL, Interval, bootstrap, exactly
+from harness.statistics import ERROR, LEVEL, LOOKS, Interval, bootstrap, exactly, jackknife, looks
 
 
 @pytest.fixture
@@ -97,3 +97,86 @@ def test_refuses_too_few_windows(count):
     """There is no spread to see in fewer than two windows."""
     with pytest.raises(HarnessError, match=f"an interval over {count} windows says nothing"):
         bootstrap(np.ones(count))
+
+
+def test_the_jackknife_of_a_mean_is_students_interval(windows):
+    """For a mean it is the textbook's: t times the standard error, for 48 windows at 95 %."""
+    interval = jackknife(windows, level=0.95)
+    error = windows.std(ddof=1) / math.sqrt(48)
+    assert windows.mean() == pytest.approx((interval.low + interval.high) / 2)
+    assert 2.0117 * error == pytest.approx((interval.high - interval.low) / 2, rel=1e-4)  # t of 47 at 97.5 %
+
+
+def test_the_jackknife_of_a_ratio_is_that_of_its_means():
+    """Exactly proportional columns leave no doubt about their ratio."""
+    column = np.random.default_rng(3).uniform(1.0, 2.0, 20)
+    interval = jackknife(np.stack([2 * column, column], 1), lambda means: means[:, 0] / means[:, 1])
+    assert (2.0, 2.0) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy sees it as well
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "infinity"])
+def test_the_jackknife_refuses_what_is_not_finite(windows, value):
+    """One such window is not averaged away."""
+    windows[3] = value
+    with pytest.raises(HarnessError, match="the measurement is broken"):
+        jackknife(windows)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_the_jackknife_refuses_too_few_windows(count):
+    """There is no spread to see in fewer than two windows."""
+    with pytest.raises(HarnessError, match=f"an interval over {count} windows says nothing"):
+        jackknife(np.ones(count))
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [(48, (8, 16, 32, 48)), (20, (8, 16, 20)), (16, (8, 16)), (8, (8,))],
+)
+def test_the_last_look_is_at_all_there_is(windows, expected):
+    """However much text there is, no window is left out in the end, and none is waited for."""
+    assert expected == looks(windows)
+
+
+def sequential_verdicts(sample, runs=1500):
+    """Return the share of runs that find a mean above, and below, zero; windows come from ``sample``."""
+    generator = np.random.default_rng(23)
+    above = below = 0
+    for _ in range(runs):
+        windows = sample(generator, LOOKS[-1])
+        for count in LOOKS:
+            interval = jackknife(windows[:count])
+            if interval.low >= 0 or interval.high < 0:
+                above += interval.low >= 0
+                below += interval.high < 0
+                break
+    return above / runs, below / runs
+
+
+# What the loss does in a window: it may lean to one side, or have a heavy tail.
+SHAPES = {
+    "normal": lambda generator, count: generator.normal(0, 1, count),
+    "skewed": lambda generator, count: generator.gamma(4, 1, count) - 4,
+    "heavy tails": lambda generator, count: generator.standard_t(4, count),
+    "two kinds of text": lambda generator, count: (
+        generator.choice([-1.0, 1.0], count) + generator.normal(0, 0.3, count)
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_stopping_early_errs_no_more_often_than_it_says(shape):
+    """With the truth exactly at the threshold, all looks together decide wrongly in at most 5 %."""
+    above, below = sequential_verdicts(SHAPES[shape])
+    assert ERROR >= above + below
+    assert 0 < above + below
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_what_is_far_from_the_threshold_is_settled_and_rightly(shape):
+    """Two standard deviations away no run ends on the wrong side, and 99 % are settled."""
+    deviation = SHAPES[shape](np.random.default_rng(1), 100_000).std()
+    above, below = sequential_verdicts(lambda *drawn: SHAPES[shape](*drawn) + 2 * deviation, runs=300)
+    assert 0 == below
+    assert 0.99 <= above
