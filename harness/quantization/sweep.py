@@ -27,8 +27,8 @@ SIZES = (64, 1024, 128**2, 256**2, 512**2, 1024**2)
 NAIVE = "naive W8A8"
 HELD_OUT = "super activation held out"
 SMOOTHED = "SmoothQuant"
-BY_TOKEN = "one step a token"
-ACTIVATION_SCHEMES = (NAIVE, HELD_OUT, SMOOTHED, BY_TOKEN)
+TOKENWISE = "one step a token"
+ACTIVATION_SCHEMES = (NAIVE, HELD_OUT, SMOOTHED, TOKENWISE)
 
 Progress = Callable[[str], None]
 
@@ -119,7 +119,7 @@ def activation_sweep(
             if name == SMOOTHED:
                 smoothing = smoothing_factors(subject, text.calibration)
             places = held_places(subject, found) if name == HELD_OUT else None
-            layout = PerRow() if name == BY_TOKEN else PerTensor()
+            layout = PerRow() if name == TOKENWISE else PerTensor()
             rounding = WeightRounding(INT8, PerTensor())
             undo.enter_context(fake_quantised(subject, rounding, smoothing=smoothing))
             undo.enter_context(rounded_inputs(subject, INT8, layout, hold_out=places, smoothing=smoothing))

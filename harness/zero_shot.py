@@ -1,0 +1,139 @@
+"""Zero-shot accuracy of a subject that is in memory, by lm-evaluation-harness (Table 1 of the paper).
+
+The library brings the tasks, the prompts and the scoring; `fixtures/tasks` adds two tasks in its own
+YAML that need no data set from anywhere. It is optional: pip install 'superweight-harness[eval]'.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import BadInput
+from harness.loading import Subject
+from harness.measuring import Values
+from harness.resources import fixtures_directory
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+_METRIC = "acc"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How one task went: 1 or 0 for each item, (items,), and what guessing would reach.
+
+    ``standard_error`` is the library's own. Guessing is one over the number of choices, and zero
+    where the answer must be written.
+    """
+
+    task: str
+    right: Values
+    guessing: float
+    standard_error: float
+
+    @property
+    def mean(self) -> float:
+        return float(self.right.mean())
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks as the library has read them, and how many items of each are asked."""
+
+    loaded: tuple[Task, ...]
+    limit: int | None
+    manager: TaskManager
+
+
+def read_tasks(names: Sequence[str], limit: int | None = None) -> Tasks:
+    """Read tasks, groups or tags by the names that lm-evaluation-harness knows them by.
+
+    Raises `BadInput` for a missing library, an unknown name, data that is not to be had, a
+    task that is not scored by accuracy, and a limit that asks nothing.
+    """
+    if limit is not None and limit < 2:
+        raise BadInput(f"--limit {limit} is too few for a standard error; give 2 or more")
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise BadInput(
+            "zero-shot tasks need lm-evaluation-harness: pip install 'superweight-harness[eval]'"
+        ) from None
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    own = fixtures_directory() / "tasks"
+    manager = TaskManager(include_path=str(own), include_defaults=False)
+    if not set(names) <= set(manager.all_tasks):
+        # Thousands of files are looked through: only where a name asks for it.
+        manager = TaskManager(include_path=str(own))
+    loaded: dict[str, Task] = {}
+    for name in names:
+        if name not in manager.all_tasks:
+            raise BadInput(
+                f"lm-evaluation-harness knows no task {name!r}; lm-eval ls tasks lists its own, and "
+                "superweight_cloze and superweight_choice come with this harness"
+            )
+        try:
+            loaded |= manager.load([name])["tasks"]
+        # The loader passes on whatever the hub client, pyarrow or the disk raises.
+        except Exception as error:
+            raise BadInput(f"task {name}: its data is not to be had: {_first_line(error)}") from error
+    if not loaded:
+        raise BadInput("no task is named; give one or more, separated by commas")
+    for name, task in loaded.items():
+        if _METRIC not in task.aggregation():
+            raise BadInput(f"task {name} is not scored by accuracy; give one that reports acc")
+    return Tasks(tuple(loaded.values()), limit, manager)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def accuracies(subject: Subject, tasks: Tasks, *, batch: int = 16) -> dict[str, Accuracy]:
+    """Return the accuracy of each task on the subject as it is now, edits in force included."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    model = HFLM(
+        pretrained=subject.model,
+        # The library gives the tokenizer a padding token; the subject's own stays as it is.
+        tokenizer=copy.deepcopy(subject.tokenizer),
+        device=str(subject.device),
+        batch_size=batch,
+        # What the tokenizer puts in front of a text is what the harness measures with everywhere.
+        add_bos_token=subject.provenance.begins_with_bos,
+    )
+    results = simple_evaluate(
+        model=model,
+        tasks=list(tasks.loaded),
+        limit=tasks.limit,
+        task_manager=tasks.manager,  # else it looks through all of its own again
+        # Nothing here is drawn at random, and seeding would reach into everything else.
+        random_seed=None,
+        numpy_random_seed=None,
+        torch_random_seed=None,
+    )
+    return {
+        task.task_name: _accuracy(task.task_name, task.OUTPUT_TYPE or "", results) for task in tasks.loaded
+    }
+
+
+def _accuracy(name: str, kind: str, results: Any) -> Accuracy:
+    samples = sorted(results["samples"][name], key=lambda sample: int(sample["doc_id"]))
+    choices = [len(sample["arguments"]) for sample in samples]
+    guessing = float(np.mean([1 / count for count in choices])) if kind == "multiple_choice" else 0.0
+    return Accuracy(
+        name,
+        np.array([float(sample[_METRIC]) for sample in samples]),
+        guessing,
+        float(results["results"][name][f"{_METRIC}_stderr,none"]),
+    )
