@@ -19,6 +19,7 @@ from harness.options import loading_options, progress, write
     type=click.Path(path_type=Path),
     help="Rewrite the tables between the marks of this page, and the .svg beside it.",
 )
+@click.option("--real", is_flag=True, help="Measure torchao and bitsandbytes as well, where they run.")
 @click.option(
     "--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder."
 )
@@ -27,6 +28,7 @@ def sweep(
     model: str,
     json_file: str | None,
     page: Path | None,
+    real: bool,
     corpus: str,
     device: str,
     dtype: str,
@@ -38,10 +40,12 @@ def sweep(
 
     Example: superweight sweep smollm2-135m-instruct-q4_1
     """
-    from harness.corpus import WINDOWS, cut, default_prompt, documents
+    from harness.corpus import cut, default_prompt, documents
     from harness.loading import load
     from harness.quantization.measuring import CALIBRATION, split
     from harness.quantization.page import as_document, dumped, table, write_page
+    from harness.quantization.real_sweep import real_sweep
+    from harness.quantization.sweep import WINDOWS
     from harness.quantization.sweep import sweep as sweep_subject
     from harness.registry import resolve
     from harness.scanning import scan
@@ -50,7 +54,9 @@ def sweep(
     windows = cut(subject, documents(corpus), corpus, count=WINDOWS + CALIBRATION)
     text = split(windows, WINDOWS)
     found = scan(subject, default_prompt())
-    document = as_document(subject, sweep_subject(subject, found, text, progress))
+    losses = sweep_subject(subject, found, text, progress)
+    quantised = real_sweep(subject, found, text, progress=progress) if real else ()
+    document = as_document(subject, losses, quantised)
     if page is not None:
         write_page(page, document)
     if json_file is not None:

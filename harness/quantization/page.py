@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from harness.claims.verdict import Measured, measured
 from harness.errors import BadInput
 from harness.loading import Subject
 from harness.measuring import Values
+from harness.quantization.real_sweep import RealLoss, Refused
 from harness.quantization.sweep import HELD_OUT, NAIVE, Sweep
 from harness.statistics import bootstrap
 
@@ -24,7 +25,7 @@ BEGIN, END = "<!-- sweep: begin -->", "<!-- sweep: end -->"
 Document = Mapping[str, Any]
 
 
-def as_document(subject: Subject, result: Sweep) -> dict[str, Any]:
+def as_document(subject: Subject, result: Sweep, real: Sequence[RealLoss | Refused] = ()) -> dict[str, Any]:
     """Return a sweep as JSON values, numbers that were measured with their tolerance."""
     naive = result.activations[NAIVE] - result.intact
     return {
@@ -49,7 +50,18 @@ def as_document(subject: Subject, result: Sweep) -> dict[str, Any]:
             }
             for name, losses in result.activations.items()
         },
+        "real": {str(row.quantiser): _real(row) for row in real},
         "provenance": subject.provenance.as_dict(),
+    }
+
+
+def _real(row: RealLoss | Refused) -> dict[str, Any]:
+    if isinstance(row, Refused):
+        return {"refused": row.reason}
+    return {
+        "plain": _perplexity(row.plain),
+        "held_out": _perplexity(row.held_out),
+        "nats_won": _mean(row.plain - row.held_out),
     }
 
 
@@ -80,9 +92,9 @@ def dumped(document: Document) -> str:
 
 
 def table(document: Document) -> str:
-    """Return the two tables of a sweep in Markdown."""
+    """Return the tables of a sweep in Markdown."""
     lines = [
-        "| INT4, block of | plain | clipped at z | clipped, set held out | clipped, not restored | nats won |",
+        "| INT4 block | plain | clipped at z | clipped, set held out | clipped, not restored | nats won |",
         "|---|---|---|---|---|---|",
     ]
     for row in document["weights"]:
@@ -95,6 +107,14 @@ def table(document: Document) -> str:
     for name, row in document["activations"].items():
         share = "" if row["share_closed"] is None else _interval(row["share_closed"])
         lines.append(f"| {name} | {_number(row['perplexity'])} | {share} |")
+    if document["real"]:
+        lines += ["", "| real quantiser | plain | set held out | nats won |", "|---|---|---|---|"]
+    for name, row in document["real"].items():
+        if "refused" in row:
+            lines.append(f"| {name} | does not run: {row['refused']} | | |")
+        else:
+            numbers = f"{_number(row['plain'])} | {_number(row['held_out'])}"
+            lines.append(f"| {name} | {numbers} | {_interval(row['nats_won'])} |")
     return "\n".join(lines) + "\n"
 
 
