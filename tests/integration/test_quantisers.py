@@ -62,7 +62,7 @@ def test_clipping_without_holding_out_loses_the_super_weight(planted):
 
 
 def test_blocks_that_do_not_fit_are_refused_by_name(planted, refusal):
-    """160 inputs are no multiple of 64: the library's reason, or ours, in one line; nothing is left changed."""
+    """160 inputs are no multiple of 64: one line with the reason, and nothing is left changed."""
     before = logits(planted)
     for name in ("torchao int4 weight-only, blocks of 64", "bitsandbytes nf4, blocks of 64"):
 
