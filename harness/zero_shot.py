@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,10 @@ from harness.resources import fixtures_directory
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
-    from lm_eval.tasks import TaskManager
 
 _METRIC = "acc"
+# The library's own; some of its tasks show examples, drawn at random.
+_FEWSHOT_SEED = 1234
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,8 @@ class Accuracy:
 class Tasks:
     """Tasks as the library has read them, and how many items of each are asked."""
 
-    loaded: tuple[Task, ...]
+    loaded: Mapping[str, Task]
     limit: int | None
-    manager: TaskManager
 
 
 def read_tasks(names: Sequence[str], limit: int | None = None) -> Tasks:
@@ -73,7 +73,9 @@ def read_tasks(names: Sequence[str], limit: int | None = None) -> Tasks:
     if not names:
         raise BadInput("no task is named; give one or more, separated by commas")
     own = fixtures_directory() / "tasks"
-    manager = TaskManager(include_path=[str(own), *_folders(names)], include_defaults=False)
+    manager = TaskManager(include_path=str(own), include_defaults=False)
+    if not set(names) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=[str(own), *_folders(names)], include_defaults=False)
     loaded: dict[str, Task] = {}
     for name in names:
         if name not in manager.all_tasks:
@@ -93,7 +95,10 @@ def read_tasks(names: Sequence[str], limit: int | None = None) -> Tasks:
     for name, task in loaded.items():
         if _METRIC not in task.aggregation():
             raise BadInput(f"task {name} is not scored by accuracy; give one that reports acc")
-    return Tasks(tuple(loaded.values()), limit, manager)
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    return Tasks(loaded, limit)
 
 
 def _folders(names: Sequence[str]) -> list[str]:
@@ -113,7 +118,7 @@ def _first_line(error: Exception) -> str:
 
 def accuracies(subject: Subject, tasks: Tasks, *, batch: int = 16) -> dict[str, Accuracy]:
     """Return the accuracy of each task on the subject as it is now, edits in force included."""
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     model = HFLM(
@@ -125,19 +130,9 @@ def accuracies(subject: Subject, tasks: Tasks, *, batch: int = 16) -> dict[str, 
         # What the tokenizer puts in front of a text is what the harness measures with everywhere.
         add_bos_token=subject.provenance.begins_with_bos,
     )
-    results = simple_evaluate(
-        model=model,
-        tasks=list(tasks.loaded),
-        limit=tasks.limit,
-        task_manager=tasks.manager,  # else it looks through all of its own again
-        # Nothing here is drawn at random, and seeding would reach into everything else.
-        random_seed=None,
-        numpy_random_seed=None,
-        torch_random_seed=None,
-    )
-    return {
-        task.task_name: _accuracy(task.task_name, task.OUTPUT_TYPE or "", results) for task in tasks.loaded
-    }
+    groups: dict[str, Any] = {"groups": {}, "group_map": {}}
+    results = evaluate(lm=model, task_dict={"tasks": dict(tasks.loaded), **groups}, limit=tasks.limit)
+    return {name: _accuracy(name, task.OUTPUT_TYPE or "", results) for name, task in tasks.loaded.items()}
 
 
 def _accuracy(name: str, kind: str, results: Any) -> Accuracy:

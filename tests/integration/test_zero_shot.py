@@ -38,7 +38,7 @@ def _offline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tasks():
-    return read_tasks(OWN, 20)
+    return read_tasks(OWN, 8)
 
 
 def items(name):
@@ -63,9 +63,9 @@ def test_the_library_asks_the_subject_in_memory(planted, tasks):
     found = accuracies(planted, tasks)
     assert set(OWN) == set(found)
     assert (0.0, 0.5) == tuple(found[name].guessing for name in OWN)
-    assert {20} == {len(task.right) for task in found.values()}
+    assert {8} == {len(task.right) for task in found.values()}
     choice = found["superweight_choice"]
-    assert choice.right.std(ddof=1) / np.sqrt(20) == pytest.approx(choice.standard_error)
+    assert choice.right.std(ddof=1) / np.sqrt(8) == pytest.approx(choice.standard_error)
     assert before == planted.tokenizer.pad_token
 
 
@@ -85,7 +85,7 @@ def test_accuracy_is_what_the_likelihoods_say(planted, tasks):
             int(np.argmax([likelihood(item["context"], ending) for ending in item["choices"]]))
             == item["label"]
         )
-        for item in items("choice.jsonl")[:20]
+        for item in items("choice.jsonl")[:8]
     ]
     assert expected == accuracies(planted, tasks)["superweight_choice"].right.tolist()
 
