@@ -33,8 +33,8 @@ CLAIM = Claim(
 GAIN = 0.01
 # What practice uses, and the paper's largest; `superweight sweep` has all six in between.
 SIZES = (64, 1024**2)
-# Every scheme is a forward pass with everything rounded; a quarter of the text keeps a check quick.
-WINDOWS = 12
+# Every scheme is a forward pass with everything rounded; a third of the text keeps a check quick.
+WINDOWS, CALIBRATION = 16, 4
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -42,7 +42,7 @@ def judge(evidence: Evidence) -> Verdict:
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
     try:
-        text = split(evidence.windows, WINDOWS)
+        text = split(evidence.windows, WINDOWS, CALIBRATION)
         blocks = weight_sweep(evidence.subject, evidence.scan, text, SIZES, unrestored=False)
     except BadInput as error:
         return not_applicable(CLAIM, str(error))

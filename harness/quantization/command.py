@@ -40,12 +40,11 @@ def sweep(
 
     Example: superweight sweep smollm2-135m-instruct-q4_1
     """
-    from harness.corpus import cut, default_prompt, documents
+    from harness.corpus import WINDOWS, cut, default_prompt, documents
     from harness.loading import load
     from harness.quantization.measuring import CALIBRATION, split
     from harness.quantization.page import as_document, dumped, table, write_page
     from harness.quantization.real_sweep import real_sweep
-    from harness.quantization.sweep import WINDOWS
     from harness.quantization.sweep import sweep as sweep_subject
     from harness.registry import resolve
     from harness.scanning import scan

@@ -16,7 +16,7 @@ from harness.measuring import Values, log_probabilities
 # windows of 48 tokens and a vocabulary of 50,000 take 300 MB.
 BATCH = 32
 # Windows kept for choosing z and for SmoothQuant's factors; none of them is measured on.
-CALIBRATION = 4
+CALIBRATION = 8
 
 
 @dataclass(frozen=True)

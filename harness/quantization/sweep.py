@@ -24,9 +24,6 @@ from harness.scanning import Scan
 # The paper's four, 128² to 1024², and two that practice uses.
 SIZES = (64, 1024, 128**2, 256**2, 512**2, 1024**2)
 
-# Two thirds of the text that the claims are judged on: 20 passes over it take two cores minutes.
-WINDOWS = 32
-
 NAIVE = "naive W8A8"
 HELD_OUT = "super activation held out"
 SMOOTHED = "SmoothQuant"

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from harness.baselines import differences
 from harness.cli import main
-from harness.corpus import cut, default_prompt, documents
+from harness.corpus import WINDOWS, cut, default_prompt, documents
 from harness.loading import load
 from harness.quantization.blocks import PerTensor
 from harness.quantization.measuring import CALIBRATION, nll, split
@@ -21,7 +21,6 @@ from harness.quantization.sweep import (
     HELD_OUT,
     NAIVE,
     SIZES,
-    WINDOWS,
     Sweep,
     activation_sweep,
     sweep,
@@ -39,7 +38,7 @@ BASELINE = REPOSITORY / "tests" / "claims" / "baselines" / REAL / "cpu-float32" 
 
 @pytest.fixture(scope="module")
 def text(planted):
-    return split(cut(planted, documents("builtin"), "builtin", count=12), 8)
+    return split(cut(planted, documents("builtin"), "builtin", count=16), 8)
 
 
 @pytest.fixture(scope="module")

@@ -307,11 +307,11 @@ def test_text_for_choosing_is_not_measured_on(planted, refusal):
     """Windows that z and the factors are chosen on are apart; too little text is refused."""
     windows = cut(planted, documents("builtin"), "builtin", count=20)
     parts = split(windows, 48)
-    assert (16, 4) == (len(parts.measured), len(parts.calibration))
+    assert (12, 8) == (len(parts.measured), len(parts.calibration))
     both = torch.cat([parts.measured, parts.calibration])
     assert torch.equal(torch.from_numpy(windows.ids), both)
-    short = replace(windows, ids=windows.ids[:7])
-    assert "7 windows, and quantisation needs 8" in refusal(split, short, 48)
+    short = replace(windows, ids=windows.ids[:15])
+    assert "15 windows, and quantisation needs 16" in refusal(split, short, 48)
 
 
 def test_quantised_weights_are_not_rounded_again(planted, refusal, monkeypatch):
