@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from harness.claims.verdict import (
     AT_LEAST,
@@ -16,7 +17,7 @@ from harness.claims.verdict import (
 from harness.errors import BadInput
 from harness.evidence import Evidence
 from harness.measuring import INTACT
-from harness.quantization.measuring import split
+from harness.quantization.measuring import Text
 from harness.quantization.sweep import HELD_OUT, NAIVE, activation_sweep
 from harness.statistics import bootstrap
 
@@ -32,21 +33,21 @@ SHARE_CLOSED = 0.07
 # Held out, the model still loses: it does not beat the full one by more than windows resolve,
 # a hundredth of a nat (C10's reason).
 RESOLVED = -0.01
-# Every variant is a forward pass with everything rounded; half of the text keeps a check quick.
-WINDOWS = 24
 
 
 def judge(evidence: Evidence) -> Verdict:
     """Round weights and all inputs of matrices to INT8, one step a tensor, with and without it."""
     if not evidence.scan.super_activations:
         return not_applicable(CLAIM, "no super activation is found")
+    ids = torch.from_numpy(evidence.windows.ids)
     try:
-        text = split(evidence.windows, WINDOWS)
+        # Nothing is chosen on a text here, so all of it is measured on.
+        text = Text(ids, ids[:0])
         rounded = activation_sweep(evidence.subject, evidence.scan, text, (NAIVE, HELD_OUT))
     except BadInput as error:
         return not_applicable(CLAIM, str(error))
     naive, held = rounded[NAIVE], rounded[HELD_OUT]
-    full = evidence.measurements[INTACT].nll.mean(axis=1)[: len(naive)]
+    full = evidence.measurements[INTACT].nll.mean(axis=1)
     if bootstrap(naive - full).low <= 0:
         return not_applicable(CLAIM, "rounding all activations loses nothing that could be won back")
     both = np.stack([naive - held, naive - full], axis=1)
