@@ -1,18 +1,25 @@
 # make check [MODEL=...]   the main job: verdicts on a model, by default the real 135M one
 # make test                all tests that this machine can run
+# make sweep               rounding schemes on the real model: docs/quantization.md, its figure and its baseline
 # make lint                ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
 MODEL ?= smollm2-135m-instruct-q4_1
 BIN := $(VENV)/bin
 
-.PHONY: check test lint install
+.PHONY: check test sweep lint install
 
 check: install
 	$(BIN)/superweight check "$(MODEL)"
 
 test: $(VENV)/.builds
 	$(BIN)/python -m pytest
+
+SWEPT := smollm2-135m-instruct-q4_1
+
+sweep: install
+	$(BIN)/superweight sweep $(SWEPT) --page docs/quantization.md \
+		--json tests/claims/baselines/$(SWEPT)/cpu-float32/sweep.json
 
 lint: install
 	$(BIN)/ruff check .
@@ -21,9 +28,9 @@ lint: install
 
 install: $(VENV)/.installed
 
-# What the tests of quantised builds read them with; `make check` does without.
+# What the tests of quantised builds and of zero-shot tasks need; `make check` does without.
 $(VENV)/.builds: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds,eval]"
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.baselines import baseline_path, read
 from harness.claims import CLAIMS
-from harness.claims.verdict import Verdict
+from harness.claims.verdict import Claim, Verdict
 from harness.corpus import default_prompt
 from harness.evidence import Evidence
 from harness.expectations import (
@@ -38,6 +38,8 @@ class Request:
     device: str = "auto"
     dtype: str = "auto"
     trust: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
 
     def load(self, spec: str) -> Subject:
         return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust)
@@ -50,6 +52,7 @@ def check_model(
 
     Raises `BadInput` for a model, base or corpus that cannot be used.
     """
+    judges = CLAIMS | _zero_shot(request)
     progress(f"loading {request.model}")
     subject = request.load(request.model)
     base = Evidence(request.load(request.base), request.corpus) if request.base else None
@@ -58,11 +61,22 @@ def check_model(
         base_scan = scan(request.load(subject.entry.tuned_from), default_prompt())
     evidence = Evidence(subject, request.corpus, base_scan)
     outcomes = []
-    for claim, judge in CLAIMS.items():
+    for claim, judge in judges.items():
         progress(f"{claim.id}: {claim.sentence}")
         verdict = judge(evidence)
         outcomes.append(_hold(request, evidence, verdict, judge(base) if base else None))
     return outcomes, subject.provenance.as_dict()
+
+
+def _zero_shot(request: Request) -> dict[Claim, Callable[[Evidence], Verdict]]:
+    """Return the claim that is judged only where tasks are asked for; their data is read at once."""
+    if not request.tasks:
+        return {}
+    from harness.claims import zero_shot
+    from harness.zero_shot import read_tasks
+
+    tasks = read_tasks(request.tasks, request.limit)
+    return {zero_shot.CLAIM: lambda evidence: zero_shot.judge(evidence, tasks)}
 
 
 def _hold(request: Request, evidence: Evidence, verdict: Verdict, base: Verdict | None) -> Outcome:

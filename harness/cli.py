@@ -19,6 +19,7 @@ from harness.options import (
     progress,
     write,
 )
+from harness.quantization.command import sweep
 from harness.registry import load_registry, resolve
 from harness.release.command import compare
 
@@ -51,6 +52,7 @@ def main() -> None:
 
 
 main.add_command(compare)
+main.add_command(sweep)
 
 
 @main.command()
@@ -173,6 +175,8 @@ def _print_readings(result: Readings) -> None:
     help="auto: the base, else the baseline, else the registry.",
 )
 @judging_options
+@click.option("--tasks", default="", help="Zero-shot tasks of lm-evaluation-harness, separated by commas.")
+@click.option("--limit", type=int, help="Ask only the first so many items of each task.")
 @loading_options
 def check(
     model: str,
@@ -181,6 +185,8 @@ def check(
     expect: str,
     corpus: str,
     baselines: Path,
+    tasks: str,
+    limit: int | None,
     device: str,
     dtype: str,
     trust: tuple[str, ...],
@@ -191,6 +197,7 @@ def check(
 
     Example: superweight check smollm2-135m-instruct-q4_1 --report out
     """
+    from harness.accuracy_table import accuracy_lines
     from harness.checking import Request, check_model
 
     outcomes, provenance = check_model(
@@ -203,10 +210,15 @@ def check(
             device=device,
             dtype=dtype,
             trust=trust,
+            tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+            limit=limit,
         ),
         progress=progress,
     )
     _print_check(model, outcomes)
+    for outcome in outcomes:
+        for line in accuracy_lines(outcome.verdict):
+            click.echo(line)
     if report is not None:
         from harness.report import verdict_row, write_report
 

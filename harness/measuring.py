@@ -144,6 +144,12 @@ def one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[Conditi
     return Decoded(output, hidden)
 
 
+def predicted(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
+    """Return what a subject as it is predicts of (windows, tokens) ids, as `log_probabilities`."""
+    with torch.no_grad():
+        return log_probabilities(subject.model(input_ids=ids, use_cache=False).logits)
+
+
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """Return next-token log-probabilities of all but the last position: (windows, tokens - 1, V)."""
     return logits[:, :-1].float().log_softmax(-1)

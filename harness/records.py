@@ -21,14 +21,14 @@ def record(model: str, verdict: Verdict, provenance: Mapping[str, Any]) -> dict[
         "criteria": [
             {
                 "name": criterion.name,
-                "statistic": _plain(criterion.statistic),
+                "statistic": plain(criterion.statistic),
                 "interval": [_end(criterion.statistic, end) for end in _ends(criterion.interval)],
                 "threshold": criterion.threshold,
                 "direction": criterion.direction,
             }
             for criterion in verdict.criteria
         ],
-        "evidence": _plain(dict(verdict.evidence)),
+        "evidence": plain(dict(verdict.evidence)),
         "provenance": dict(provenance),
     }
 
@@ -39,19 +39,19 @@ def _ends(interval: Any) -> tuple[float, float]:
 
 def _end(statistic: Measured, end: float) -> Any:
     # The ends move with what the statistic moves with.
-    return _plain(Measured(end, 0.0) if statistic.within == 0 else measured(end, absolute=statistic.within))
+    return plain(Measured(end, 0.0) if statistic.within == 0 else measured(end, absolute=statistic.within))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return JSON values; what was measured becomes a number with its tolerance."""
     if isinstance(value, Measured):
         if value.within == 0:
             return {"value": value.value, "within": 0.0}
         return {"value": _digits(value.value, 6), "within": _digits(value.within, 3)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from harness.claims import (
     activation_restored,
+    activation_rounding,
     generation,
     location,
     one_pass,
@@ -20,6 +21,7 @@ from harness.claims import (
     stopwords,
     suppression,
     tuning,
+    weight_rounding,
 )
 from harness.claims.verdict import Claim, Verdict
 from harness.evidence import Evidence
@@ -36,6 +38,8 @@ _MODULES = (
     stopwords,
     sensitivity,
     generation,
+    activation_rounding,
+    weight_rounding,
     tuning,
 )
 

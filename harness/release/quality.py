@@ -13,7 +13,7 @@ from harness.corpus import continuations
 from harness.editing import Prune, Scale, edited
 from harness.evidence import Evidence
 from harness.generation import continue_greedily
-from harness.measuring import BATCH, Measurement, Values, joined, log_probabilities, reduced
+from harness.measuring import BATCH, Measurement, Values, joined, predicted, reduced
 from harness.release.comparison import QUALITY, Check, not_comparable, within
 from harness.release.limits import Limits
 from harness.statistics import bootstrap
@@ -116,9 +116,7 @@ def _predictions(base: Evidence, release: Evidence) -> _Predictions:
 
 def _predicted(side: Evidence, ids: torch.Tensor, edits: list[Scale]) -> torch.Tensor:
     with edited(side.subject, edits):
-        with torch.no_grad():
-            logits = side.subject.model(input_ids=ids.to(side.subject.device), use_cache=False).logits
-        return log_probabilities(logits).cpu()
+        return predicted(side.subject, ids.to(side.subject.device)).cpu()
 
 
 def _nll(predicted: torch.Tensor, ids: torch.Tensor) -> Values:

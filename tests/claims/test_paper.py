@@ -69,6 +69,16 @@ def test_what_the_model_writes_collapses(as_expected):
     as_expected(claims.generation.judge)
 
 
+def test_holding_out_the_activation_closes_the_gap(as_expected):
+    """W8A8 loses less when the super activation is not rounded with the rest (Tables 3 and 4)."""
+    as_expected(claims.activation_rounding.judge)
+
+
+def test_holding_out_the_weights_lets_blocks_grow(as_expected):
+    """INT4 weights lose less with the set restored, and the more the larger the blocks (Figure 7)."""
+    as_expected(claims.weight_rounding.judge)
+
+
 def test_tuning_keeps_the_coordinates(as_expected):
     """A tuned model has its base's super weights where the base has them (section 3.1)."""
     as_expected(claims.tuning.judge)

@@ -37,7 +37,7 @@ def test_check_as_expected_exits_0(superweight, tmp_path):
     """All claims, with a table and a report."""
     result = superweight("check", "tiny-planted", "--report", str(tmp_path))
     assert 0 == result.exit_code, result.output
-    assert "as expected: 12 of 12 claims" in result.stdout
+    assert "as expected: 14 of 14 claims" in result.stdout
     assert (tmp_path / "report.html").is_file()
 
 
