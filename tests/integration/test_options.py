@@ -17,7 +17,7 @@ PLACE = "known_place"
 def test_sw_model_selects_one_model(run):
     """Only the named model runs, and nothing shows as deselected."""
     result = run("--sw-model", "tiny-planted")
-    result.assert_outcomes(passed=12)
+    result.assert_outcomes(passed=14)
     result.stdout.fnmatch_lines(["super weights: tiny-planted", "*C9  not applicable*baseline*"])
 
 
@@ -73,7 +73,7 @@ def test_sw_base_expects_the_verdicts_of_the_base(run):
 
 def test_sw_expect_paper_holds_a_model_to_the_paper(run):
     """The planted model does what the paper says; its plain twin has nothing and fails."""
-    run("--sw-model", "tiny-planted", "--sw-expect", "paper").assert_outcomes(passed=12)
+    run("--sw-model", "tiny-planted", "--sw-expect", "paper").assert_outcomes(passed=14)
     run("--sw-model", "tiny-plain", "--sw-expect", "paper", claims=PLACE).assert_outcomes(failed=1)
 
 
@@ -132,7 +132,7 @@ def test_sw_report_writes_json_and_a_page(run, tmp_path):
     run("--sw-model", "tiny-planted", "--sw-report", str(tmp_path / "out"))
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {"model", "provenance", "verdicts"} == document.keys()
-    assert 12 == len(document["verdicts"])
+    assert 14 == len(document["verdicts"])
     keys = {"claim", "status", "expected", "statistic", "interval", "threshold", "evidence"}
     assert all(keys <= row.keys() for row in document["verdicts"])
     assert "<h1>Super weights of tiny-planted</h1>" in (tmp_path / "out" / "report.html").read_text()
@@ -176,7 +176,7 @@ def test_under_xdist_the_verdicts_are_the_same(project):
     result = project.runpytest_subprocess(
         "-n2", "--dist", "loadgroup", "--sw-model", "tiny-planted", "--sw-model", "tiny-plain"
     )
-    result.assert_outcomes(passed=24)
+    result.assert_outcomes(passed=28)
     result.stdout.fnmatch_lines(["*= super weights =*"])
 
 
