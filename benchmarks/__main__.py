@@ -1,0 +1,87 @@
+"""Run the benchmark, print its table, and keep it: `python -m benchmarks [GROUP ...]`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import transformers
+
+from benchmarks import finding, offloading, precision, proving, starting
+from benchmarks.timing import Row
+from harness.loading import Subject, load
+from harness.registry import resolve
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- table: python -m benchmarks -->", "<!-- end of table -->"
+
+
+def machine() -> dict[str, str | int]:
+    """Describe what the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "processor": model,
+        "threads": torch.get_num_threads(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def as_markdown(rows: list[Row], described: dict[str, str | int]) -> str:
+    """Return the table under one line on the machine."""
+    head = ", ".join(f"{name} {value}" for name, value in described.items())
+    lines = [f"Measured on: {head}. Ratios and seconds are medians (least to greatest).", ""]
+    lines += ["| | what | figure | aim | |", "|---|---|---|---|---|"]
+    lines += [f"| {row.group} | {row.what} | {row.figure} | {row.aim} | {row.verdict} |" for row in rows]
+    return "\n".join(lines)
+
+
+def main(wanted: list[str]) -> None:
+    described = machine()
+    real: list[Subject] = []
+
+    def on_real(rows: Callable[[Subject], list[Row]]) -> Callable[[], list[Row]]:
+        def run() -> list[Row]:
+            real[:] = real or [load(resolve(starting.MODEL), dtype="float32")]
+            return rows(real[0])
+
+        return run
+
+    groups: dict[str, Callable[[], list[Row]]] = {
+        "starting": starting.rows,
+        "finding": on_real(finding.rows),
+        "proving": on_real(proving.rows),
+        "precision": precision.rows,
+        "offloading": offloading.rows,
+    }
+    if unknown := set(wanted) - groups.keys():
+        sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
+    kept = RESULTS / f"{described['device']}.json"
+    known = json.loads(kept.read_text())["groups"] if kept.exists() else {}
+    for name in wanted or groups:
+        known[name] = [asdict(row) for row in groups[name]()]
+        kept.write_text(json.dumps({"machine": described, "groups": known}, indent=2) + "\n")
+    rows = [Row(**row) for name in groups for row in known.get(name, [])]
+    table = as_markdown(rows, described)
+    print(table)
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

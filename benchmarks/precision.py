@@ -1,0 +1,44 @@
+"""Precision: whether bfloat16 gives the coordinates and verdicts of float32, and what it saves."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.proving import all_claims
+from benchmarks.timing import Row, in_turn, ratios
+from harness.corpus import default_prompt
+from harness.loading import load
+from harness.registry import resolve
+from harness.scanning import scan
+
+MODELS = ("tiny-planted", "tiny-plain", "tiny-tuned", "smollm2-135m-instruct-q4_1")
+
+
+def rows() -> list[Row]:
+    """Return one line a model on agreement, and one on time for the last, the real one."""
+    found = []
+    for name in MODELS:
+        subjects = {
+            dtype: load(resolve(name), device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")
+        }
+        places = {dtype: scan(subject, default_prompt()).coordinates for dtype, subject in subjects.items()}
+        verdicts = {dtype: all_claims(subject) for dtype, subject in subjects.items()}
+        apart = [
+            f"{claim} {status}, {verdicts['bfloat16'][claim]}"
+            for claim, status in verdicts["float32"].items()
+            if status != verdicts["bfloat16"][claim]
+        ]
+        if places["float32"] != places["bfloat16"]:
+            apart.append("the coordinates")
+        found.append(
+            Row("precision", f"{name}: what differs, float32 against bfloat16", "; ".join(apart) or "nothing")
+        )
+    ids = torch.randint(0, 1000, (8, 256), generator=torch.Generator().manual_seed(3))
+
+    def forward(dtype: str) -> None:
+        with torch.no_grad():
+            subjects[dtype].model(input_ids=ids, use_cache=False)
+
+    seconds = in_turn({dtype: lambda dtype=dtype: forward(dtype) for dtype in subjects}, 3)
+    saved = ratios(seconds, "float32", "bfloat16")
+    return [*found, Row("precision", "float32 over bfloat16, a forward pass over 2,048 tokens", str(saved))]

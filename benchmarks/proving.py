@@ -1,0 +1,115 @@
+"""Proving: all claims beside the fixed protocol of twelve conditions on 2,048 tokens each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from benchmarks.timing import Row, aimed, in_turn, ratios
+from harness.claims import CLAIMS
+from harness.conditions import controls, treatments
+from harness.corpus import cut, documents
+from harness.editing import edited
+from harness.evidence import Evidence
+from harness.loading import Subject
+from harness.measuring import measure, one_by_one, ridden
+
+CONDITIONS, TOKENS = 12, 2048
+# Those that need no quantised model.
+JUDGED = tuple(f"C{number}" for number in range(1, 12))
+
+
+@contextmanager
+def counted(subject: Subject) -> Iterator[Counter[str]]:
+    """Count token-blocks: each token that each block really computes on."""
+    counts: Counter[str] = Counter()
+
+    def count(module, arguments, output):
+        counts["token-blocks"] += arguments[0].flatten(0, -2).shape[0]
+
+    # On a module inside the block: what is skipped does not reach it.
+    hooks = [projection.module.register_forward_hook(count) for projection in subject.anatomy.projections]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def fixed_protocol(subject: Subject) -> None:
+    """Measure twelve conditions plainly: a whole forward pass each, over the same 2,048 tokens."""
+    evidence = Evidence(subject, "builtin")
+    conditions = [*treatments(evidence.scan), *controls(subject, evidence.scan)][: CONDITIONS - 1]
+    ids = torch.from_numpy(evidence.windows.ids).flatten()[:TOKENS].view(8, -1)
+    for scales in [(), *(condition.scales for condition in conditions)]:
+        for part in ids.split(2):
+            with edited(subject, scales), torch.no_grad():
+                subject.model(input_ids=part, use_cache=False).logits.float().log_softmax(-1)
+
+
+def all_claims(subject: Subject) -> dict[str, str]:
+    """Judge C1 to C11 from nothing, and return the verdicts."""
+    evidence = Evidence(subject, "builtin")
+    return {claim.id: judge(evidence).status for claim, judge in CLAIMS.items() if claim.id in JUDGED}
+
+
+def rows(subject: Subject) -> list[Row]:
+    """Return the lines on proving."""
+    with counted(subject) as plain:
+        fixed_protocol(subject)
+    with counted(subject) as ours:
+        verdicts = all_claims(subject)
+    seconds = in_turn(
+        {"fixed": lambda: fixed_protocol(subject), "claims": lambda: all_claims(subject)}, 2, warm=False
+    )
+    fewer = plain["token-blocks"] / ours["token-blocks"]
+    faster = ratios(seconds, "fixed", "claims")
+    group = "proving"
+    sizes = f"({plain['token-blocks']:,}) over those of C1 to C11 ({ours['token-blocks']:,})"
+    judged = ", ".join(f"{name} {status}" for name, status in verdicts.items())
+    return [
+        aimed(group, f"token-blocks of the fixed protocol {sizes}", fewer, least=5),
+        aimed(
+            group,
+            "seconds of the fixed protocol over those of C1 to C11",
+            faster.median,
+            least=4,
+            figure=str(faster),
+        ),
+        Row(group, "verdicts of C1 to C11", judged),
+        *_riding(subject),
+    ]
+
+
+def _riding(subject: Subject) -> list[Row]:
+    evidence = Evidence(subject, "builtin")
+    conditions = [*treatments(evidence.scan), *controls(subject, evidence.scan)]
+    windows = cut(subject, documents("builtin"), "builtin", count=8)
+    ids = torch.from_numpy(windows.ids)[:2]
+    seconds = in_turn(
+        {
+            "riding": lambda: ridden(subject, ids, conditions),
+            "one by one": lambda: one_by_one(subject, ids, conditions),
+        },
+        3,
+    )
+    together, alone = (way(subject, ids, conditions).hidden for way in (ridden, one_by_one))
+    apart = max(float((together[name] - hidden).abs().max()) for name, hidden in alone.items())
+    largest = max(float(hidden.abs().max()) for hidden in alone.values())
+    whole = in_turn({"measure": lambda: measure(subject, windows, conditions)}, 1, warm=False)
+    return [
+        Row(
+            "proving",
+            f"{len(conditions)} conditions riding in one pass, over one by one from their first block",
+            str(ratios(seconds, "riding", "one by one")),
+        ),
+        Row(
+            "proving",
+            f"largest difference between the two, of hidden states up to {largest:.3g}",
+            f"{apart:.2g}",
+        ),
+        Row("proving", "seconds of the first look, head and loss included", f"{whole['measure'][0]:.3g}"),
+    ]
