@@ -11,6 +11,7 @@ from harness.loading import load
 from harness.registry import resolve
 from harness.scanning import scan
 
+DTYPES = ("float32", "bfloat16")
 MODELS = ("tiny-planted", "tiny-plain", "tiny-tuned", "smollm2-135m-instruct-q4_1")
 
 
@@ -18,9 +19,7 @@ def rows() -> list[Row]:
     """Return one line a model on agreement, and one on time for the last, the real one."""
     found = []
     for name in MODELS:
-        subjects = {
-            dtype: load(resolve(name), device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")
-        }
+        subjects = {dtype: load(resolve(name), device="cpu", dtype=dtype) for dtype in DTYPES}
         places = {dtype: scan(subject, default_prompt()).coordinates for dtype, subject in subjects.items()}
         verdicts = {dtype: all_claims(subject) for dtype, subject in subjects.items()}
         apart = [
