@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -12,7 +11,6 @@ from harness.errors import BadInput
 
 EXIT_NOT_AS_EXPECTED = 1
 EXIT_BAD_INPUT = 4
-DEFAULT_BASELINES = Path("tests/claims/baselines")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from harness.options import DEFAULT_BASELINES, EXIT_NOT_AS_EXPECTED, loading_options, progress, write
+from harness.options import EXIT_NOT_AS_EXPECTED, loading_options, progress, write
+from harness.resources import DEFAULT_BASELINES
 
 
 @click.command()
