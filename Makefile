@@ -1,6 +1,6 @@
 # make check [MODEL=...]   the main job: verdicts on a model, by default the real 135M one
 # make test                all tests that this machine can run
-# make lint                ruff and mypy
+# make lint                ruff, mypy, and what checks the workflows
 PYTHON ?= python3
 VENV ?= .venv
 MODEL ?= smollm2-135m-instruct-q4_1
@@ -18,6 +18,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --offline --quiet .github action.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 install: $(VENV)/.installed
 
