@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.loading import Subject
 
 
-def obtain(config: pytest.Config, entry: ModelEntry) -> Subject:
+def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
     """Load a model, or end the test, or the run, in the way that fits what stands against it.
 
     A model that somebody named and that is not there ends the run like a bad option (exit code 4).
@@ -25,7 +25,7 @@ def obtain(config: pytest.Config, entry: ModelEntry) -> Subject:
     from harness.loading import load
 
     option = config.option
-    named = entry in [resolve(spec) for spec in (*option.sw_model, option.sw_base) if spec]
+    named = (on_behalf_of or entry) in [resolve(spec) for spec in (*option.sw_model, option.sw_base) if spec]
     share_cores()
     try:
         if not named and entry.tier == "gpu":

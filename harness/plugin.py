@@ -192,7 +192,7 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
 
     if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
         return None
-    origin = obtain(pytestconfig, resolve(sw_entry.tuned_from))
+    origin = obtain(pytestconfig, resolve(sw_entry.tuned_from), on_behalf_of=sw_entry)
     try:
         return scan(origin, default_prompt())
     finally:

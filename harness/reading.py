@@ -50,7 +50,7 @@ class Readings:
 def known_entry(spec: str) -> ModelEntry:
     """Turn what a person typed into an entry, with what is published of the repository it names."""
     entry = resolve(spec)
-    if entry.super_weights:
+    if entry.readings:
         return entry
     source = entry.source
     repository = source.partition("@")[0] if is_hub_id(source) else hub_repository(source)
@@ -84,13 +84,17 @@ def open_model(entry: ModelEntry) -> Checkpoint:
 def read(spec: str, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:
     """Read scalars of a model; with ``directory``, all that are published of it as well.
 
+    Where published sets conflict, those are the scalars of every set.
+
     Raises `BadInput` when there is nothing to read, and as `open_model` and `locate` do.
     """
     entry = known_entry(spec)
-    published = {scalar.coordinate: scalar for scalar in entry.super_weights}
+    # Of a scalar in several sets, what the first says: the one that is held to be right.
+    every = [scalar for reading in entry.readings for scalar in reading.super_weights]
+    published = {scalar.coordinate: scalar for scalar in reversed(every)}
     if directory and not published:
         raise BadInput(f"no coordinates of {spec} are published in the registry; name some with --at")
-    wanted = list(dict.fromkeys([*coordinates, *(published if directory else ())]))
+    wanted = list(dict.fromkeys([*coordinates, *(item.coordinate for item in every if directory)]))
     if not wanted:
         raise BadInput("nothing to read: give --at LAYER,ROW,COL, or --directory for all that is published")
     checkpoint = open_model(entry)

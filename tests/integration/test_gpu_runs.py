@@ -162,3 +162,10 @@ def test_a_model_that_was_named_and_is_missing_ends_the_run(claims):
     """Like a wrong option: exit code 4, locally and under CI."""
     result = claims("--sw-model", "huggyllama/llama-7b")
     assert pytest.ExitCode.USAGE_ERROR == result.ret
+
+
+def test_the_base_of_a_model_that_was_named_is_asked_for_like_it(claims):
+    """The instruct model's base is scanned first: where it is missing, naming the one ends the run."""
+    result = claims("--sw-model", "mistralai/Mistral-7B-Instruct-v0.1", "-k", "known_place")
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    assert "mistralai/Mistral-7B-v0.1 is not in the hub's cache" in result.stdout.str() + result.stderr.str()

@@ -92,6 +92,16 @@ def test_the_files_say_which_of_two_readings_they_support(models, olmo, layer, c
     assert "does not stand out" in result.stdout or "DISAGREES" in result.stdout
 
 
+def test_read_shows_the_scalars_of_every_reading(superweight, olmo):
+    """The places of both sets, the one that is held to be right first, each once."""
+    result = superweight("read", f"allenai/OLMo-1B-0724-hf={olmo(2)}", "--directory", "--json", "-")
+    scalars = json.loads(result.stdout)["scalars"]
+    assert [(1, 1764, 1710), (2, 1764, 8041), (1, 1764, 8041)] == [
+        (scalar["layer"], scalar["row"], scalar["col"]) for scalar in scalars
+    ]
+    assert [True, True, None] == [scalar["agrees"] for scalar in scalars]
+
+
 def test_json_goes_to_stdout_whole(models):
     """The document and nothing else on stdout; the lines go to stderr."""
     result = models("tiny-planted", "huggyllama/llama-7b", "--json", "-")
