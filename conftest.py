@@ -1,3 +1,75 @@
-"""What the harness's own tests share; the fixtures for models come from the plugin."""
+"""Fixtures of the harness's own tests: tiny models, trained ones and planted ones."""
 
-pytest_plugins = ["pytester"]
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from harness.cli import main
+from harness.errors import BadInput
+from harness.loading import load
+from harness.registry import resolve
+
+REPOSITORY = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """The tiny trained model that depends on its one super weight."""
+    return load(resolve("tiny-planted"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """Its twin, which has none."""
+    return load(resolve("tiny-plain"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def write_safetensors():
+    """Write a safetensors file, byte by byte: arrays, or (dtype, shape, bytes) where numpy has no type."""
+
+    def write(path, tensors, **metadata):
+        names = {"<f4": "F32", "<f2": "F16", "<f8": "F64", "|i1": "I8", "<i4": "I32", "|u1": "U8"}
+        header, body = {"__metadata__": metadata} if metadata else {}, b""
+        for name, tensor in tensors.items():
+            stored = tensor
+            if isinstance(tensor, np.ndarray):
+                stored = names[tensor.dtype.str], tensor.shape, tensor.tobytes()
+            dtype, shape, data = stored
+            header[name] = {
+                "dtype": dtype,
+                "shape": list(shape),
+                "data_offsets": [len(body), len(body) + len(data)],
+            }
+            body += data
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def refusal():
+    """The one line in which something is refused as bad input."""
+
+    def line(function, *arguments, **options):
+        with pytest.raises(BadInput) as caught:
+            function(*arguments, **options)
+        assert 1 == len(str(caught.value).splitlines())
+        return str(caught.value)
+
+    return line
+
+
+@pytest.fixture
+def superweight(monkeypatch):
+    """Run the command in the repository, where the committed baselines are."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("CI", raising=False)
+    return lambda *arguments: CliRunner().invoke(main, arguments)

@@ -20,7 +20,7 @@ from harness.expectations import (
     hold_to_paper,
     hold_to_registry,
 )
-from harness.loading import Subject, load
+from harness.loading import Subject, free, load
 from harness.records import record
 from harness.registry import resolve
 from harness.scanning import scan
@@ -53,12 +53,18 @@ def check_model(
     Raises `BadInput` for a model, base or corpus that cannot be used.
     """
     judges = CLAIMS | _zero_shot(request)
+    origin = resolve(request.model).tuned_from
+    base_scan = None
+    if origin is not None and request.base is None:
+        progress(f"scanning {origin}, from which it is tuned")
+        tuned_from = request.load(origin)
+        base_scan = scan(tuned_from, default_prompt())
+        free(tuned_from)  # there may be room for one model only
     progress(f"loading {request.model}")
     subject = request.load(request.model)
     base = Evidence(request.load(request.base), request.corpus) if request.base else None
-    base_scan = base.scan if base else None
-    if base_scan is None and subject.entry.tuned_from:
-        base_scan = scan(request.load(subject.entry.tuned_from), default_prompt())
+    if base is not None:
+        base_scan = base.scan
     evidence = Evidence(subject, request.corpus, base_scan)
     outcomes = []
     for claim, judge in judges.items():

@@ -10,6 +10,7 @@ import click
 
 from harness import __version__
 from harness.coordinates import Coordinate
+from harness.environment import in_ci
 from harness.errors import BadInput, HarnessError
 from harness.options import (
     EXIT_BAD_INPUT,
@@ -20,7 +21,7 @@ from harness.options import (
     write,
 )
 from harness.quantization.command import sweep
-from harness.registry import load_registry, resolve
+from harness.registry import ModelEntry, load_registry, resolve
 from harness.release.command import compare
 
 if TYPE_CHECKING:
@@ -66,17 +67,22 @@ def scan(model: str, json_file: str | None, device: str, dtype: str, trust: tupl
 
     Example: superweight scan smollm2-135m-instruct-q4_1
     """
+    from harness.claims.location import held_readings
     from harness.corpus import default_prompt
     from harness.loading import load
     from harness.scanning import as_dict
     from harness.scanning import scan as scan_subject
 
     subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
-    result = as_dict(subject, scan_subject(subject, default_prompt()))
+    found = scan_subject(subject, default_prompt())
+    result = as_dict(subject, found)
     if json_file is not None:
         write(json_file, json.dumps(result, indent=2) + "\n")
     if json_file != "-":
         _print_scan(result)
+        if subject.entry.other_readings:
+            for held in held_readings(subject, found):
+                click.echo(f"published by {held}")
 
 
 def _print_scan(result: dict[str, Any]) -> None:
@@ -264,19 +270,69 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
 
 
 @main.command()
-def models() -> None:
-    """List the registry: every known model, its source and its super weights.
+@click.argument("names", nargs=-1, metavar="[MODEL]...")
+@click.option("--verify", is_flag=True, help="Hold what is published to the files of each model.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(allow_dash=True),
+    help="Write what was verified there; - is stdout. With --verify.",
+)
+def models(names: tuple[str, ...], verify: bool, json_file: str | None) -> None:
+    """List the registry, or the MODELs named: source, memory need, super weights.
 
-    Example: superweight models
+    With --verify their scalars are read from the files, here or on the hub, range by range: no
+    model is loaded. What cannot be reached is said. Exit code 0: all that was reached agrees; 1: a
+    published value is not in the files; 4: nothing was reached, or, under CI, not everything.
+
+    Example: superweight models --verify
     """
+    entries = [resolve(name) for name in names] or list(load_registry().values())
+    if verify:
+        _verify(entries, json_file)
+    elif json_file is not None:
+        raise BadInput("--json writes what was verified; give --verify as well")
+    else:
+        _print_models(entries)
+
+
+def _print_models(entries: list[ModelEntry]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Known models")
     table.add_column("model", no_wrap=True)  # a name is there to be copied
-    for column in ("needs", "super weights", "cited"):
+    for column in ("needs", "weights"):
+        table.add_column(column, no_wrap=True)
+    for column in ("super weights", "cited"):
         table.add_column(column, overflow="fold")
-    for entry in load_registry().values():
+    for entry in entries:
         places = ", ".join(str(scalar.coordinate) for scalar in entry.super_weights)
-        table.add_row(entry.name, entry.tier, _literal(places) or "-", entry.cited or "-")
+        needs = entry.tier + (", gated" if entry.gated else "")
+        weights = entry.weight_bytes()
+        size = "-" if weights is None else f"{weights / 2**30:.3g} GiB"
+        cited = " or ".join(dict.fromkeys(str(reading.cited) for reading in entry.readings))
+        table.add_row(entry.name, needs, size, _literal(places) or "-", cited or entry.cited or "-")
     Console().print(table)
+
+
+def _verify(entries: list[ModelEntry], json_file: str | None) -> None:
+    from harness.verifying import AGREES, DISAGREES, NOTHING, UNREACHABLE
+    from harness.verifying import verify as verify_entry
+
+    done = []
+    for entry in entries:
+        done.append(verify_entry(entry))
+        # Written as they come: a hub that does not answer takes its time.
+        for line in done[-1].lines():
+            click.echo(line, err=json_file == "-")
+    if json_file is not None:
+        write(json_file, json.dumps([item.as_dict() for item in done], indent=2) + "\n")
+    counts = {name: sum(item.status == name for item in done) for name in (AGREES, DISAGREES, NOTHING)}
+    missed = sum(item.status == UNREACHABLE for item in done)
+    summary = ", ".join(f"{name}: {count}" for name, count in [*counts.items(), (UNREACHABLE, missed)])
+    click.echo(f"{len(done)} models; {summary}", err=json_file == "-")
+    if counts[DISAGREES]:
+        raise SystemExit(EXIT_NOT_AS_EXPECTED)
+    if missed == len(done) or (missed and in_ci()):
+        raise SystemExit(EXIT_BAD_INPUT)

@@ -9,6 +9,14 @@ class BadInput(HarnessError):
     """A model, file, option or registry entry that cannot be used as given (exit code 4)."""
 
 
+class Unavailable(BadInput):
+    """A model whose files cannot be had here: not on this machine, not reachable, gated."""
+
+
+class TooLarge(Unavailable):
+    """A model that the memory at hand does not hold."""
+
+
 class UnknownAnatomy(BadInput):
     """A model in which no decoder blocks with an MLP output projection were recognised."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.baselines import differences
 from harness.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
+from harness.environment import in_ci
 from harness.registry import ModelEntry
 
 AUTO, PAPER = "auto", "paper"
@@ -31,11 +31,6 @@ class Outcome:
     @property
     def as_expected(self) -> bool:
         return not self.gaps
-
-
-def in_ci() -> bool:
-    """Tell whether the run is a gate, by the variable that CI services set."""
-    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def hold_to_base(verdict: Verdict, base: Verdict) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from harness import __version__
 from harness.anatomy import Anatomy, describe
 from harness.cache import sha256
 from harness.conversion import converted_copy, original_sha256
-from harness.errors import BadInput, UnknownAnatomy
+from harness.devices import present, settle
+from harness.errors import BadInput, TooLarge, UnknownAnatomy
+from harness.placement import place, stored_bytes
 from harness.projections import execution_device
 from harness.registry import ModelEntry
 from harness.sources import LocalModel, fetch
@@ -42,6 +45,7 @@ class Provenance:
     torch: str
     transformers: str
     accelerate: str
+    hardware: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,14 +84,19 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     trust: Collection[str] = (),
+    offload: bool = True,
 ) -> Subject:
     """Load the model of ``entry``.
 
     ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
-    CUDA where there is one. ``trust`` may name "pickle" or "remote-code", both refused otherwise.
-    Raises `BadInput` in one line when the files cannot be used.
+    CUDA where there is one. What does not fit on one GPU is spread over all, and with ``offload``
+    the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
+    otherwise. Raises `BadInput` in one line when the files cannot be used, `TooLarge` when there
+    is too little memory.
     """
-    place = _device(device)
+    where = _device(device)
+    if where.type == "cuda":
+        settle()
     local = fetch(entry, allow_pickle="pickle" in trust)
     directory = converted_copy(local.path) if local.is_gguf else local.path
     remote_code = "remote-code" in trust
@@ -99,8 +108,8 @@ def load(
         )
         model = _model_class(config, remote_code=remote_code).from_pretrained(
             directory,
-            dtype=_dtype(dtype, place, config),
-            device_map={"": place} if place.type == "cuda" else None,
+            dtype=_dtype(dtype, where, config),
+            **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
             use_safetensors=None if "pickle" in trust else True,
             trust_remote_code=remote_code,
             local_files_only=True,
@@ -111,6 +120,8 @@ def load(
         )
     except UnknownAnatomy as error:
         raise UnknownAnatomy(f"{local.path}: {error}") from None
+    except TooLarge:
+        raise
     # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
     except Exception as error:
         raise BadInput(f"{local.path} does not load: {_first_line(error)}") from error
@@ -135,6 +146,25 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def _layout(where: torch.device, weights: float, *, offload: bool) -> dict[str, Any]:
+    """Return what ``from_pretrained`` must be told about where weights of so many bytes go."""
+    if where.type == "cpu":
+        return {"device_map": None}
+    main_memory = int(accelerate.utils.get_max_memory()["cpu"]) if offload else 0
+    placement = place(int(weights), [device.free for device in present()], beside=main_memory)
+    if placement.max_memory is None:
+        return {"device_map": {"": where}}
+    return {"device_map": "auto", "max_memory": dict(placement.max_memory)}
+
+
+def _widening(name: str, config: PreTrainedConfig) -> float:
+    """Return by how much weights grow from the dtype they are stored in to the one asked for."""
+    stored = getattr(config, "dtype", None)
+    if name not in DTYPES or not isinstance(stored, torch.dtype):
+        return 1.0
+    return DTYPES[name].itemsize / stored.itemsize
 
 
 def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
@@ -204,14 +234,37 @@ def _provenance(
         torch=torch.__version__,
         transformers=transformers.__version__,
         accelerate=accelerate.__version__,
+        hardware=_hardware(model),
     )
+
+
+def _hardware(model: PreTrainedModel) -> str | None:
+    """Return the names of the GPUs that hold parts of a model, or None."""
+    indices = {parameter.device.index for parameter in model.parameters() if parameter.is_cuda}
+    return ", ".join(torch.cuda.get_device_name(index) for index in sorted(indices)) or None
+
+
+def free(subject: Subject) -> None:
+    """Give the memory of a subject's weights back, whoever still holds on to the subject.
+
+    A failed test's traceback holds it, and the next model needs the room.
+    """
+    for module in subject.model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            # Packed tensors refuse this; they go when nobody holds them any more.
+            if tensor is not None and type(tensor) in (torch.Tensor, torch.nn.Parameter):
+                tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _weights_sha256(directory: Path) -> str:
     """Return the SHA-256 of the weights file, or one over the digests of all shards."""
     import hashlib
 
-    digests = [sha256(path) for path in sorted(directory.glob("*.safetensors"))]
+    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
+    digests = [sha256(path) for path in files]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

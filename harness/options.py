@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from harness.errors import BadInput
+from harness.resources import DEFAULT_BASELINES
 
 EXIT_NOT_AS_EXPECTED = 1
 EXIT_BAD_INPUT = 4
-DEFAULT_BASELINES = Path("tests/claims/baselines")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

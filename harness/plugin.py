@@ -6,8 +6,6 @@ Nothing heavy is imported here: a project that does not use the harness pays not
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness import collecting, sharing
+from harness.environment import in_ci
 from harness.errors import BadInput
+from harness.obtaining import obtain
 from harness.registry import ModelEntry, load_registry, resolve
 from harness.summary import PROPERTY, Verdicts
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from harness.evidence import Evidence
     from harness.loading import Subject
     from harness.release import Comparison
+    from harness.scanning import Scan
 
 _MARKERS = (
     "gpu: needs CUDA; run them with -m gpu",
@@ -83,10 +85,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "Default: no report.",
     )
     group.addoption(
+        "--sw-summary",
+        type=Path,
+        metavar="FILE",
+        help="Append the verdicts there as a Markdown table, for example to $GITHUB_STEP_SUMMARY. "
+        "Default: no summary.",
+    )
+    group.addoption(
         "--sw-baselines",
         type=Path,
         metavar="DIR",
-        help="Where baselines are kept. Default: the folder 'baselines' beside the test file.",
+        help="Where baselines are kept. Default: the folder 'baselines' beside the test file; for the "
+        "claims that ship with the harness, tests/claims/baselines of the project.",
     )
     group.addoption(
         "--sw-trust",
@@ -98,16 +108,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    sharing.prepare(config)
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(Verdicts(config), "superweight-verdicts")
+    config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic implementation")
     _entries(config)  # a name that cannot be right is refused before anything is collected
-    if _asks_for_gpu(config) and not config.option.collectonly:
-        _require_cuda()
+    config.args = collecting.arguments(config)
 
 
-def _asks_for_gpu(config: pytest.Config) -> bool:
-    return re.search(r"(?<!not )\bgpu\b", config.option.markexpr or "") is not None
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell xdist's workers which GPUs are theirs."""
+    sharing.tell(node)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return sharing.header(config)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -119,30 +136,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs CUDA, and torch sees no such device here")
 
 
-def _require_cuda() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise pytest.UsageError("-m gpu asks for tests on a GPU, but torch sees no CUDA device here")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "sw_entry" in metafunc.fixturenames:
         metafunc.parametrize("sw_entry", _parameters(metafunc.config), indirect=True, scope="session")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the comparison with a base where none is given: there is nothing to compare."""
+    sharing.keep_together(items)  # before xdist looks at the groups
     if config.option.sw_base is None:
         items[:] = [item for item in items if "comparison" not in getattr(item, "fixturenames", ())]
 
 
 def _parameters(config: pytest.Config) -> list[Any]:
     """Return the selected entries; what is not selected does not even show as deselected."""
-    gpu = _asks_for_gpu(config)
-    named = _entries(config)
-    entries = named or [entry for entry in load_registry().values() if gpu or entry.tier != "gpu"]
-    return [pytest.param(entry, id=entry.name, marks=_marks(entry, bool(named) and gpu)) for entry in entries]
+    gpu = sharing.asks_for_gpu(config)
+    entries = _entries(config) or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
+    return [pytest.param(entry, id=entry.name, marks=_marks(config, entry, gpu)) for entry in entries]
 
 
 def _entries(config: pytest.Config) -> list[ModelEntry]:
@@ -152,9 +163,9 @@ def _entries(config: pytest.Config) -> list[ModelEntry]:
         raise pytest.UsageError(str(error)) from error
 
 
-def _marks(entry: ModelEntry, on_gpu: bool) -> list[pytest.MarkDecorator]:
+def _marks(config: pytest.Config, entry: ModelEntry, on_gpu: bool) -> list[pytest.MarkDecorator]:
     # One worker loads a model once, under xdist's --dist loadgroup.
-    marks = [pytest.mark.xdist_group(entry.name)]
+    marks = [pytest.mark.xdist_group(sharing.group(config, entry.name, on_gpu=on_gpu))]
     if entry.tier != "hermetic":
         marks.append(pytest.mark.checkpoint)
     if entry.tier == "gpu" or on_gpu:
@@ -169,35 +180,38 @@ def sw_entry(request: pytest.FixtureRequest) -> ModelEntry:
     return entry
 
 
-def _share_cores() -> None:
-    """Divide the cores among xdist's workers: more threads than cores wait for each other."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        import torch
+@pytest.fixture(scope="session")
+def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan | None:
+    """What a scan finds in the model that the one under test was tuned from, if the registry names it.
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    It is scanned and gone before the other is loaded: there may be room for one only.
+    """
+    from harness.corpus import default_prompt
+    from harness.loading import free
+    from harness.scanning import scan
 
-
-def _load(config: pytest.Config, entry: ModelEntry) -> Subject:
-    from harness.loading import load
-
-    option = config.option
-    _share_cores()
+    if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
+        return None
+    origin = obtain(pytestconfig, resolve(sw_entry.tuned_from), on_behalf_of=sw_entry)
     try:
-        return load(entry, device=option.sw_device, dtype=option.sw_dtype, trust=option.sw_trust)
-    except BadInput as error:
-        # The whole run was asked for something that is not there: exit code 4, like a bad option.
-        pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        return scan(origin, default_prompt())
+    finally:
+        free(origin)
 
 
 @pytest.fixture(scope="session")
-def subject(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Iterator[Subject]:
-    """The loaded model under test; leaving it edited is an error."""
+def subject(
+    sw_entry: ModelEntry, tuned_from_scan: Scan | None, pytestconfig: pytest.Config
+) -> Iterator[Subject]:
+    """The loaded model under test; leaving it edited is an error. Its memory is given back at the end."""
     from harness.editing import active_edits
+    from harness.loading import free
 
-    loaded = _load(pytestconfig, sw_entry)
+    loaded = obtain(pytestconfig, sw_entry)
     yield loaded
-    assert not active_edits(loaded), f"edits were left on {loaded.name}: {active_edits(loaded)}"
+    left = active_edits(loaded)
+    free(loaded)
+    assert not left, f"edits were left on {loaded.name}: {left}"
 
 
 @pytest.fixture(scope="session")
@@ -208,21 +222,20 @@ def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     spec = pytestconfig.option.sw_base
     if spec is None:
         return None
-    return Evidence(_load(pytestconfig, resolve(spec)), pytestconfig.option.sw_corpus)
+    return Evidence(obtain(pytestconfig, resolve(spec)), pytestconfig.option.sw_corpus)
 
 
 @pytest.fixture(scope="session")
 def evidence(
-    subject: Subject, sw_entry: ModelEntry, base_evidence: Evidence | None, pytestconfig: pytest.Config
+    subject: Subject,
+    tuned_from_scan: Scan | None,
+    base_evidence: Evidence | None,
+    pytestconfig: pytest.Config,
 ) -> Evidence:
     """Everything the claims need to know about the model under test, measured once."""
-    from harness.corpus import default_prompt
     from harness.evidence import Evidence
-    from harness.scanning import scan
 
-    base = base_evidence.scan if base_evidence is not None else None
-    if base is None and sw_entry.tuned_from is not None:
-        base = scan(_load(pytestconfig, resolve(sw_entry.tuned_from)), default_prompt())
+    base = base_evidence.scan if base_evidence is not None else tuned_from_scan
     try:
         measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
         _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
@@ -265,7 +278,7 @@ def comparison(
         base=option.sw_base,
         release=_spec(request.config, sw_entry),
         limits=read_limits(settings if settings.is_file() else None),
-        baselines=option.sw_baselines or request.path.parent / "baselines",
+        baselines=collecting.baselines(request),
     )
     return compare_loaded(asked, base_evidence, evidence)
 
@@ -288,14 +301,14 @@ def _outcome(
         return expectations.hold_to_paper(verdict)
     if base_evidence is not None:
         return expectations.hold_to_base(verdict, judge(base_evidence))
-    root = config.option.sw_baselines or request.path.parent / "baselines"
+    root = collecting.baselines(request)
     provenance = subject.provenance
     path = baselines.baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
     recorded = record(subject.name, verdict, provenance.as_dict())
     stored = baselines.read(path)
     if stored is None and not config.option.update_snapshots:
         outcome = expectations.hold_to_registry(verdict, subject.entry)
-        if expectations.in_ci() and outcome.as_expected:
+        if in_ci() and outcome.as_expected:
             gap = f"CI is set, and there is no baseline {path.name} for {path.parent.name}"
             return replace(outcome, source=None, gaps=(gap,))
         return outcome

@@ -50,12 +50,12 @@ class Readings:
 def known_entry(spec: str) -> ModelEntry:
     """Turn what a person typed into an entry, with what is published of the repository it names."""
     entry = resolve(spec)
-    if entry.super_weights:
+    if entry.readings:
         return entry
     source = entry.source
     repository = source.partition("@")[0] if is_hub_id(source) else hub_repository(source)
     published = load_registry().get(repository or "")
-    return entry if published is None else replace(published, name=entry.name, source=source)
+    return entry if published is None else replace(published, name=entry.name, source=source, revision=None)
 
 
 def open_model(entry: ModelEntry) -> Checkpoint:
@@ -64,12 +64,12 @@ def open_model(entry: ModelEntry) -> Checkpoint:
     A hub id is read from the hub's cache, else from the hub itself, range by range. Raises
     `BadInput` as `open_checkpoint` and `sources.fetch` do.
     """
-    source = entry.source
+    source = entry.address
     if is_remote(source):
         return open_checkpoint(source)
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
-    path = entry.root / source
+    path = entry.root / entry.source
     if path.exists() or not is_hub_id(source):
         return open_checkpoint(path if path.exists() else fetch(entry).path)
     snapshot = cached_snapshot(source)
@@ -84,13 +84,17 @@ def open_model(entry: ModelEntry) -> Checkpoint:
 def read(spec: str, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:
     """Read scalars of a model; with ``directory``, all that are published of it as well.
 
+    Where published sets conflict, those are the scalars of every set.
+
     Raises `BadInput` when there is nothing to read, and as `open_model` and `locate` do.
     """
     entry = known_entry(spec)
-    published = {scalar.coordinate: scalar for scalar in entry.super_weights}
+    # Of a scalar in several sets, what the first says: the one that is held to be right.
+    every = [scalar for reading in entry.readings for scalar in reading.super_weights]
+    published = {scalar.coordinate: scalar for scalar in reversed(every)}
     if directory and not published:
         raise BadInput(f"no coordinates of {spec} are published in the registry; name some with --at")
-    wanted = list(dict.fromkeys([*coordinates, *(published if directory else ())]))
+    wanted = list(dict.fromkeys([*coordinates, *(item.coordinate for item in every if directory)]))
     if not wanted:
         raise BadInput("nothing to read: give --at LAYER,ROW,COL, or --directory for all that is published")
     checkpoint = open_model(entry)

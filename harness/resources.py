@@ -1,8 +1,11 @@
-"""Where the data that ships with the harness lies, in a checkout and in an installed wheel."""
+"""Where the data and the claims that ship with the harness lie, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+# Where a project keeps the baselines of the claims.
+DEFAULT_BASELINES = Path("tests/claims/baselines")
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -14,3 +17,9 @@ def fixtures_directory() -> Path:
     """
     installed = _PACKAGE / "fixtures"
     return installed if installed.is_dir() else _PACKAGE.parent / "fixtures"
+
+
+def suite_directory() -> Path:
+    """Return the folder of the claims as tests, laid out like `fixtures_directory`."""
+    installed = _PACKAGE / "suite"
+    return installed if installed.is_dir() else _PACKAGE.parent / "tests" / "claims"

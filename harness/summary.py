@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +26,14 @@ class Verdicts:
         callspecs = [getattr(item, "callspec", None) for item in items]
         entries = [spec.params["sw_entry"] for spec in callspecs if spec and "sw_entry" in spec.params]
         names = list(dict.fromkeys(entry.name for entry in entries))
+        option = self._config.option
+        if not names and option.sw_model:
+            return [
+                "super weights: no collected test looks at --sw-model; "
+                "--pyargs harness.suite collects the claims that ship with the harness"
+            ]
         if not names:
             return []
-        option = self._config.option
         expected = f"the base {option.sw_base}" if option.sw_base else option.sw_expect
         return [
             f"super weights: {', '.join(names)}",
@@ -63,10 +70,16 @@ class Verdicts:
 
     @pytest.hookimpl
     def pytest_sessionfinish(self) -> None:
-        directory = self._config.option.sw_report
         # Workers hand their verdicts to the controller, which writes for all of them.
-        if directory is None or not self._rows or hasattr(self._config, "workerinput"):
+        if not self._rows or hasattr(self._config, "workerinput"):
             return
+        if self._config.option.sw_summary is not None:
+            with self._config.option.sw_summary.open("a", encoding="utf-8") as file:
+                file.write(markdown(self._rows))
+        if self._config.option.sw_report is not None:
+            self._write_reports(self._config.option.sw_report)
+
+    def _write_reports(self, directory: Path) -> None:
         from harness.report import write_report
 
         for model, rows in self._rows.items():
@@ -74,3 +87,22 @@ class Verdicts:
             provenance = rows[0]["provenance"]
             kept = [{k: v for k, v in row.items() if k not in ("model", "provenance")} for row in rows]
             write_report(where, model, provenance, kept)
+
+
+def markdown(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return the verdicts of each model as a Markdown table under its name."""
+    parts = []
+    for model, verdicts in rows.items():
+        parts += [f"### {model}", "", "| | claim | verdict | expected | measured |", "|---|---|---|---|---|"]
+        for row in verdicts:
+            expected = f"{row['expected']} ({row['expected_by']})" if row["expected"] else "nothing"
+            cells = (
+                "" if row["as_expected"] else "**!**",
+                row["claim"],
+                row["status"],
+                expected,
+                row["reason"].replace("|", r"\|"),
+            )
+            parts.append(f"| {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts) + "\n"

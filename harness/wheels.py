@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from harness.cache import cache_directory, publish, sha256
-from harness.errors import BadInput
+from harness.errors import BadInput, Unavailable
 
 _REQUIREMENT = re.compile(r"(?P<project>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
 
@@ -50,7 +50,7 @@ def _download(requirement: str, into: Path) -> Path:
     if finished.returncode != 0 or len(wheels) != 1:
         errors = [line for line in finished.stderr.splitlines() if "ERROR" in line or "No module" in line]
         reason = errors[-1] if errors else "no wheel came back"
-        raise BadInput(f"cannot download {requirement} with pip: {reason}; check the package index")
+        raise Unavailable(f"cannot download {requirement} with pip: {reason}; check the package index")
     return wheels[0]
 
 

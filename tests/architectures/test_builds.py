@@ -121,12 +121,14 @@ def torchao_config(name):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", list(QUANTISED))
-def test_a_quantised_build_is_read_by_probe_and_edited_by_hook(name, release, record_property):
+def test_a_quantised_build_is_read_by_probe_and_edited_by_hook(name, device, release, record_property):
     """Its packed weight is not writable, and the scalar is the one its kernel computes with."""
-    record_property("build", name)
+    record_property("build", name if device == "cpu" else f"{name}, on CUDA")
     options, within = QUANTISED[name]
-    subject = release.reopened(**options())
+    subject = release.reopened(**options(), **({} if device == "cpu" else {"device_map": {"": device}}))
+    assert device == subject.device.type
     assert not subject.anatomy.projection(release.place).writable
     assert_measurable(subject, release, within=within)
 

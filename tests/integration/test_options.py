@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from harness import loading
+from harness.registry import load_registry
 from harness.resources import fixtures_directory
 
 PLACE = "known_place"
@@ -84,6 +87,25 @@ def test_sw_dtype_has_baselines_of_its_own(run):
     result.stdout.fnmatch_lines(["*(expected: supported, registry)*"])
 
 
+def test_another_device_has_baselines_of_its_own(run, project, monkeypatch):
+    """What a CPU measured never stands in for a GPU: locally the registry is asked, a gate fails."""
+    original = loading._provenance
+    monkeypatch.setattr(
+        loading, "_provenance", lambda *arguments: replace(original(*arguments), device="cuda")
+    )
+    result = run("--sw-model", "tiny-planted", claims=PLACE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*(expected: supported, registry)*"])
+    monkeypatch.setenv("CI", "true")
+    result = run("--sw-model", "tiny-planted", claims=PLACE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*there is no baseline C1.json for cuda-float32*"])
+    monkeypatch.delenv("CI")
+    run("--sw-model", "tiny-planted", "--snapshot-update", claims=PLACE).assert_outcomes(passed=1)
+    kept = Path(project.path, "baselines", "tiny-planted")
+    assert ["C1.json"] == [path.name for path in (kept / "cuda-float32").iterdir()]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what happens without CUDA")
 def test_sw_device_cuda_without_cuda_is_a_usage_error(run):
     """A device that is not there is refused, not replaced."""
@@ -100,9 +122,9 @@ def test_m_gpu_without_cuda_is_an_error(run):
 
 
 def test_m_gpu_lists_the_models_of_the_paper(run):
-    """Collecting needs no GPU and names every model by its id."""
+    """Collecting needs no GPU and names every model of the registry by its id."""
     result = run("-m", "gpu", "--collect-only", "-q", claims=PLACE)
-    result.stdout.fnmatch_lines(["*known_place?mistralai/Mistral-7B-v0.1?"])
+    result.stdout.fnmatch_lines([f"*known_place?{name}?" for name in load_registry()])
 
 
 def test_sw_corpus_reads_a_folder(run, tmp_path):
@@ -136,6 +158,40 @@ def test_sw_report_writes_json_and_a_page(run, tmp_path):
     keys = {"claim", "status", "expected", "statistic", "interval", "threshold", "evidence"}
     assert all(keys <= row.keys() for row in document["verdicts"])
     assert "<h1>Super weights of tiny-planted</h1>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_sw_summary_appends_a_markdown_table(run, tmp_path):
+    """What was there stays; each verdict is a row under the model's name."""
+    file = tmp_path / "summary.md"
+    file.write_text("before\n")
+    run("--sw-model", "tiny-planted", "--sw-summary", str(file), claims="known_place or perplexity")
+    lines = file.read_text().splitlines()
+    assert ["before", "### tiny-planted"] == lines[:2]
+    assert ["C1", "C3"] == [line.split(" | ")[1] for line in lines if line.startswith("|  |")]
+
+
+def test_sw_model_that_no_test_looks_at_is_said(run, pytester):
+    """A run that compared nothing says how to collect what would."""
+    pytester.makepyfile(test_other="def test_other(): pass")
+    result = run("--sw-model", "tiny-planted", "test_other.py")
+    result.stdout.fnmatch_lines(
+        ["super weights: no collected test looks at --sw-model; --pyargs harness.suite*"]
+    )
+
+
+@pytest.mark.usefixtures("_imported")
+def test_sw_model_alone_runs_the_claims_that_ship(pytester, monkeypatch):
+    """In a directory without tests, --sw-model is enough; its baselines are kept in the project."""
+    monkeypatch.delenv("CI", raising=False)
+    options = ("-p", "no:cacheprovider", "--sw-model", "tiny-planted", "-k", PLACE)
+    pytester.runpytest_inprocess(*options, "--snapshot-update").assert_outcomes(passed=1)
+    kept = pytester.path / "tests" / "claims" / "baselines" / "tiny-planted" / "cpu-float32" / "C1.json"
+    assert kept.is_file()
+    # Now that there is a folder of tests, the claims are asked for by name.
+    assert pytest.ExitCode.NO_TESTS_COLLECTED == pytester.runpytest_inprocess(*options).ret
+    result = pytester.runpytest_inprocess(*options, "--pyargs", "harness.suite")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*(expected: supported, baseline)*"])
 
 
 def test_update_keeps_the_baselines_of_models_that_did_not_run(run, project):
@@ -183,5 +239,16 @@ def test_under_xdist_the_verdicts_are_the_same(project):
 def test_every_option_states_its_default(run):
     """The help of each option ends with its default."""
     text = " ".join(run("--help").stdout.str().split())
-    for option in ("model", "base", "expect", "device", "dtype", "corpus", "report", "baselines", "trust"):
+    for option in (
+        "model",
+        "base",
+        "expect",
+        "device",
+        "dtype",
+        "corpus",
+        "report",
+        "summary",
+        "baselines",
+        "trust",
+    ):
         assert "Default:" in text.split(f"--sw-{option}", 1)[1].split("--sw-")[0]

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from harness.claims.pruning import PERPLEXITY_RATIO
 from harness.coordinates import Coordinate
 from harness.errors import BadInput
 from harness.registry import ModelEntry, PublishedScalar, load_registry, resolve
@@ -57,8 +58,18 @@ def test_values_keep_the_digits_they_were_published_with(registry_of):
         ("[models.m]\nsuper_weights = [[1, 2, 3]]\nvalues = [nan]", "not a finite number"),
         ("[models.m]\nsuper_weights = [[1, 2, 3]]\nvalues = [-inf]", "not a finite number"),
         ("[models.m]\nsuper_activation = { channel = 1, colour = 2 }", "colour"),
-        ("[models.m]\nsuper_activation = { onset = 1 }", "channel"),
+        ("[models.m]\nsuper_activation = { token = 1 }", "neither channel nor onset"),
         ("[models.m]\nsuper_activation = { channel = 1, magnitude = 'big' }", "big"),
+        ("[models.m]\nstored_as = 'int3'", "stored_as 'int3' is none of"),
+        ("[models.m]\nvalues_read_as = 'int3'", "values_read_as 'int3' is none of"),
+        ("[models.m]\nparameters = 'many'", "parameters 'many' is no number"),
+        ("[models.m]\ngated = 'yes'", "gated 'yes' is neither true nor false"),
+        ("[models.m]\nsource = 'o/n@x'\nrevision = 'y'", "a revision is given twice"),
+        ("[[models.m.other_readings]]\ncited = 'x'", "lists no super_weights"),
+        ("[[models.m.other_readings]]\nsuper_weights = [[1, 2, 3]]", "cited"),
+        ("[models.m]\neffects = [{ pruned = 'all', ratio = [], text = 't', by = 'b' }]", "is no list of"),
+        ("[models.m]\neffects = [{ pruned = 'all', ratio = [nan], text = 't', by = 'b' }]", "is no list of"),
+        ("[models.m]\neffects = [{ pruned = 'some', ratio = [2], text = 't', by = 'b' }]", "pruned 'some'"),
         ("[models.m]\ntuned_from = 'nobody'", "'m' is tuned from unknown 'nobody'"),
         ("models.m = 3", "model 'm'"),
         ("", "lists no models"),
@@ -78,6 +89,16 @@ def test_values_keep_the_digits_they_were_published_with(registry_of):
         "unknown part of an activation",
         "activation without channel",
         "magnitude",
+        "stored dtype",
+        "read dtype",
+        "parameters",
+        "gated",
+        "two revisions",
+        "empty reading",
+        "reading without a source",
+        "no ratio",
+        "nan ratio",
+        "pruned",
         "unknown base",
         "not a table",
         "empty",
@@ -188,3 +209,74 @@ def test_resolve_takes_anything_else_for_a_source(registry_of, spec):
     entry = resolve(spec, registry_of("[models.m]"))
     assert ModelEntry(name=spec, source=spec) == entry
     assert entry.expected("C1") is None
+
+
+def test_a_value_read_in_a_coarser_dtype_is_held_to_that(registry_of):
+    """What was read in float16 was rounded to its grid before it was rounded to its digits."""
+    text = "[models.{}]\nsuper_weights = [[1, 2, 3]]\nvalues = [1.31445]\n"
+    registry = registry_of(text.format("a") + text.format("b") + "values_read_as = 'float16'")
+    (exact,), (rounded,) = registry["a"].super_weights, registry["b"].super_weights
+    assert (False, True) == tuple(each.agrees_with(1.3140, 2.0**-23) for each in (exact, rounded))
+    assert not rounded.agrees_with(1.3130, 2.0**-23)
+
+
+def test_conflicting_readings_are_both_kept(registry_of):
+    """The one that is held to be right comes first; the others keep who said so."""
+    entry = registry_of(
+        "[models.m]\ncited = 'code'\nsuper_weights = [[2, 3, 4]]\n"
+        "[[models.m.other_readings]]\ncited = 'table'\nnote = 'printed so'\nsuper_weights = [[1, 3, 4]]"
+    )["m"]
+    assert [("code", {Coordinate(2, 3, 4)}), ("table", {Coordinate(1, 3, 4)})] == [
+        (reading.cited, reading.coordinates) for reading in entry.readings
+    ]
+
+
+def test_a_revision_is_part_of_the_address(registry_of):
+    """A pinned revision is asked for, until the files lie elsewhere."""
+    registry = registry_of("[models.'o/n']\nrevision = 'abc'")
+    assert "o/n@abc" == registry["o/n"].address
+    assert "/here" == resolve("o/n=/here", registry).address
+
+
+def test_the_shipped_registry_is_complete():
+    """Every model for a GPU says what memory it needs, who is cited, and has something to be held to."""
+    on_gpu = [entry for entry in load_registry().values() if entry.tier == "gpu"]
+    assert 18 == len(on_gpu)
+    for entry in on_gpu:
+        assert entry.weight_bytes(), entry.name
+        assert entry.cited, entry.name
+        assert entry.super_weights or entry.super_activation, entry.name
+        assert set(entry.expect) <= {f"C{number}" for number in range(1, 17)}, entry.name
+    first = ["mistralai/Mistral-7B-v0.1", "deepseek-ai/deepseek-llm-7b-base"]
+    assert first == [entry.name for entry in on_gpu][:2]
+
+
+def test_what_is_expected_of_c3_is_what_the_published_spread_supports():
+    """All published ratios of a pruned set lie on one side of C3's threshold, and that is expected."""
+    judged = 0
+    for entry in load_registry().values():
+        spread = [effect for effect in entry.effects if effect.pruned == "all"]
+        if spread:
+            low, high = min(each.low for each in spread), max(each.high for each in spread)
+            status = (
+                "supported" if low >= PERPLEXITY_RATIO else "refuted" if high < PERPLEXITY_RATIO else None
+            )
+            assert status == entry.expected("C3"), entry.name
+            judged += 1
+    assert 10 == judged
+
+
+def test_known_conflicts_are_data():
+    """The misprinted layer, the unsettled column, the sibling, and the untrustworthy notebook."""
+    registry = load_registry()
+    conflicts = {
+        "allenai/OLMo-1B-0724-hf": {Coordinate(1, 1764, 1710), Coordinate(1, 1764, 8041)},
+        "meta-llama/Llama-2-13b-hf": {Coordinate(3, 4743, 8811)},
+        "meta-llama/Llama-2-7b-hf": {Coordinate(1, 2533, 7890), Coordinate(1, 1415, 7890)},
+        "deepseek-ai/deepseek-llm-7b-base": {Coordinate(1, 655, 6138)},
+    }
+    assert conflicts == {
+        name: set(entry.other_readings[0].coordinates)
+        for name, entry in registry.items()
+        if entry.other_readings
+    }

@@ -1,11 +1,13 @@
 """Where a model's files come from: a directory, a GGUF file, a wheel, or the hub."""
 
+import json
 import time
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 
-from harness.errors import BadInput
+from harness.errors import BadInput, Unavailable
 from harness.registry import ModelEntry, load_registry
 from harness.sources import LocalModel, fetch
 
@@ -219,10 +221,10 @@ def test_a_cached_snapshot_of_pickles_is_refused_until_trusted(cached, hub):
 
 def test_what_comes_from_the_hub_is_checked_like_a_directory(cached, hub, monkeypatch):
     """A repository that turns out to hold no weights is refused after the download, by its path."""
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **options: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=[]))
     offered = []
 
-    def download(repo, *, revision=None, local_files_only=False, allow_patterns=None):
+    def download(repo, *, revision=None, local_files_only=False, allow_patterns=None, ignore_patterns=None):
         offered.append(allow_patterns)
         return str(cached)
 
@@ -230,3 +232,73 @@ def test_what_comes_from_the_hub_is_checked_like_a_directory(cached, hub, monkey
     assert "holds no .safetensors file" in refused(entry("org/name"))
     assert "*.safetensors" in offered[-1]
     assert "*.bin" not in offered[-1]
+
+
+def hub_error(kind):
+    """An error of the hub's client as its HTTP layer raises it."""
+    import httpx2 as httpx
+
+    address = "https://huggingface.co/api/models/org/name"
+    response = httpx.Response(403, request=httpx.Request("GET", address))
+    return kind("what the hub said", response=response)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("GatedRepoError", "org/name is gated: accept its licence at https://huggingface.co/org/name, then"),
+        ("RepositoryNotFoundError", "the hub has no org/name, or keeps it from you"),
+        ("RevisionNotFoundError", "org/name has no revision 'v9' on the hub"),
+    ],
+)
+def test_the_hubs_refusals_say_what_to_do(hub, monkeypatch, kind, said):
+    """A gated model, a missing one and a missing revision are told apart, and are all unavailable."""
+
+    def refuse(self, repo, **options):
+        raise hub_error(getattr(huggingface_hub.errors, kind))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    with pytest.raises(Unavailable) as caught:
+        fetch(entry("org/name@v9"))
+    assert said in str(caught.value)
+
+
+def test_offline_mode_is_named(hub, monkeypatch):
+    """HF_HUB_OFFLINE is the hub client's own switch, and the reason that is given."""
+
+    def refuse(self, repo, **options):
+        raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    with pytest.raises(Unavailable, match="HF_HUB_OFFLINE is set"):
+        fetch(entry("org/name"))
+
+
+def test_a_repository_of_pickles_is_refused_before_it_is_downloaded(hub, monkeypatch):
+    """It is named, with the ways out; nothing of it is fetched."""
+    files = ["config.json", "pytorch_model-00001-of-00002.bin"]
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **options: info)
+    with pytest.raises(
+        Unavailable, match=r"only pickled weights on the hub \(pytorch_model-00001.*--trust pickle"
+    ):
+        fetch(entry("org/name"))
+
+
+def test_a_pinned_revision_is_asked_for(hub):
+    """The registry's revision reaches the hub, unless the source names one itself."""
+    refused(entry("org/name", revision="abc"))
+    refused(entry("org/name@def"))
+    assert ["abc", "def"] == [options["revision"] for _, options in hub]
+
+
+def test_a_sharded_checkpoint_must_be_complete(checkpoint):
+    """A shard that the index names and nobody has is named, not met in the middle of loading."""
+    index = {"weight_map": {"x": "model-00001-of-00002.safetensors", "y": "model-00002-of-00002.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    (checkpoint / "model-00001-of-00002.safetensors").write_bytes(b"")
+    assert "lacks model-00002-of-00002.safetensors" in refused(entry(checkpoint))
+    (checkpoint / "model-00002-of-00002.safetensors").write_bytes(b"")
+    assert checkpoint == fetch(entry(checkpoint)).path
+    (checkpoint / "model.safetensors.index.json").write_text("[]")
+    assert "is no index of a checkpoint" in refused(entry(checkpoint))

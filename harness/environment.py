@@ -1,0 +1,10 @@
+"""What the environment of a run says about it."""
+
+from __future__ import annotations
+
+import os
+
+
+def in_ci() -> bool:
+    """Tell whether the run is a gate, by the variable that CI services set."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")

@@ -1,0 +1,50 @@
+"""The models at hand on CUDA: same coordinates, same verdicts, and the numbers of the CPU's baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.baselines import baseline_path, differences, read
+from harness.claims import CLAIMS
+from harness.evidence import Evidence
+from harness.loading import free, load
+from harness.records import record
+from harness.registry import resolve
+
+BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
+GPU = [pytest.mark.gpu, pytest.mark.slow]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("tiny-planted", "cpu"), id="tiny-planted-cpu"),
+        pytest.param(("tiny-planted", "cuda"), id="tiny-planted-cuda", marks=GPU),
+        pytest.param(("tiny-plain", "cuda"), id="tiny-plain-cuda", marks=GPU),
+        pytest.param(
+            ("smollm2-135m-instruct-q4_1", "cuda"),
+            id="smollm2-135m-instruct-q4_1-cuda",
+            marks=[*GPU, pytest.mark.checkpoint],
+        ),
+    ],
+)
+def evidence(request):
+    name, device = request.param
+    subject = load(resolve(name), device=device, dtype="float32")
+    assert device == subject.provenance.device
+    yield Evidence(subject, "builtin")
+    free(subject)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_a_claim_is_judged_as_on_the_cpu(evidence, claim):
+    """Status and criteria are those of the CPU's baseline, within its tolerances."""
+    name = evidence.subject.name
+    stored = read(baseline_path(BASELINES, name, "cpu", "float32", claim.id))
+    new = record(name, CLAIMS[claim](evidence), {})
+    assert stored["status"] == new["status"]
+    assert [] == differences(stored["criteria"], new["criteria"])
+    if claim.id == "C1":
+        assert [] == differences(stored["evidence"], new["evidence"])

@@ -1,0 +1,79 @@
+"""The workflows: valid, without the weaknesses that zizmor knows, and pinned to the commit."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
+TOOLS = Path(sys.executable).parent
+
+
+def passes(tool, *arguments):
+    """Whether a tool of this environment exits 0."""
+    command = [str(TOOLS / tool), *map(str, arguments)]
+    return 0 == subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def valid(path):
+    return passes("check-jsonschema", "--builtin-schema", "vendor.github-workflows", path)
+
+
+def sound(path):
+    return passes("zizmor", "--offline", path)
+
+
+def test_there_are_three_workflows():
+    """One for every push, one for GPUs, one for releases."""
+    assert ["ci.yml", "gpu.yml", "release.yml"] == [path.name for path in WORKFLOWS]
+
+
+def test_the_workflows_are_valid_and_sound():
+    """As `make lint` checks them; the action beside them too."""
+    assert passes("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+    assert passes("check-jsonschema", "--builtin-schema", "vendor.github-actions", REPOSITORY / "action.yml")
+    assert sound(REPOSITORY / ".github")
+    assert sound(REPOSITORY / "action.yml")
+
+
+@pytest.mark.parametrize(
+    ("check", "was", "broken"),
+    [
+        (valid, "runs-on: ubuntu-24.04", "runs_on: ubuntu-24.04"),
+        (sound, "@08c6903cd8c0fde910a37f88322edcfb5dd907a8", "@v5"),
+        (sound, "make lint", "echo ${{ github.event.pull_request.title }}"),
+    ],
+    ids=["misspelt", "unpinned", "injection"],
+)
+def test_the_checks_can_fail(tmp_path, check, was, broken):
+    """A misspelt key, an action without a commit, a title pasted into a script."""
+    shutil.copytree(REPOSITORY / ".github", tmp_path / ".github")
+    path = tmp_path / ".github" / "workflows" / "ci.yml"
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, broken, 1))
+    assert not check(path)
+
+
+def test_every_action_is_pinned_to_a_commit_and_says_its_version():
+    """A tag can be moved; a commit cannot. The same action has the same commit everywhere."""
+    pins = {}
+    for path in [*WORKFLOWS, REPOSITORY / "action.yml"]:
+        for line in re.findall(r"uses: .*", path.read_text(encoding="utf-8")):
+            match = re.fullmatch(r"uses: ([\w./-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)", line)
+            assert match, f"{path.name}: {line}"
+            pins.setdefault(match[1], set()).add((match[2], match[3]))
+    assert 5 == len(pins)
+    assert all(1 == len(commits) for commits in pins.values())
+
+
+def test_only_what_writes_may_write():
+    """No workflow has rights of its own; the jobs that need some name them."""
+    for path in WORKFLOWS:
+        assert "\npermissions: {}\n" in path.read_text(encoding="utf-8"), path.name
