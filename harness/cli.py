@@ -17,13 +17,16 @@ from harness.options import (
     judging_options,
     loading_options,
     progress,
+    typed,
     write,
 )
 from harness.registry import load_registry, resolve
 from harness.release.command import compare
 
 if TYPE_CHECKING:
+    from harness.checking import Checked
     from harness.reading import Readings
+    from harness.report.run import Stages
 
 
 class _Group(click.Group):
@@ -164,7 +167,7 @@ def _print_readings(result: Readings) -> None:
 @main.command()
 @click.argument("model")
 @click.option("--base", metavar="MODEL", help="Expect the verdicts of this model.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write report.json and report.html there.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there.")
 @click.option(
     "--expect",
     type=click.Choice(["auto", "paper"]),
@@ -192,8 +195,10 @@ def check(
     Example: superweight check smollm2-135m-instruct-q4_1 --report out
     """
     from harness.checking import Request, check_model
+    from harness.report.run import Stages
 
-    outcomes, provenance = check_model(
+    stages = Stages(progress)
+    checked = check_model(
         Request(
             model=model,
             base=base,
@@ -204,16 +209,45 @@ def check(
             dtype=dtype,
             trust=trust,
         ),
-        progress=progress,
+        progress=stages,
     )
+    outcomes = list(checked.outcomes)
     _print_check(model, outcomes)
     if report is not None:
-        from harness.report import verdict_row, write_report
-
-        write_report(report, resolve(model).name, provenance, [verdict_row(outcome) for outcome in outcomes])
-        click.echo(f"report: {report / 'report.html'}", err=True)
+        _report_check(report, checked, stages, corpus)
     if not all(outcome.as_expected for outcome in outcomes):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
+
+
+def _report_check(directory: Path, checked: Checked, stages: Stages, corpus: str) -> None:
+    from harness.report import write_report
+    from harness.report.gathering import document_of
+    from harness.report.run import run_of
+
+    stages("gathering what the report shows")
+    document = document_of(checked.evidence, checked.outcomes)
+    if checked.base is not None:
+        document["base"] = document_of(checked.base)
+    document["run"] = run_of(typed(click.get_current_context()), corpus, stages.seconds())
+    write_report(directory, document)
+    click.echo(f"report: {directory / 'report.html'}", err=True)
+
+
+@main.command("report")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Write there; by default beside FILE.")
+def render(file: Path, output: Path | None) -> None:
+    """Make the page and the figures of a report again, from its report.json alone.
+
+    Example: superweight report out/report.json --output page
+    """
+    from harness.report import read_document, write_report
+
+    directory = output or file.parent
+    # FILE itself is left as it is.
+    here = directory.resolve() == file.parent.resolve()
+    write_report(directory, read_document(file), with_json=not here)
+    click.echo(f"report: {directory / 'report.html'}", err=True)
 
 
 def _print_check(model: str, outcomes: list[Any]) -> None:

@@ -75,3 +75,18 @@ def write(target: str, text: str) -> None:
 def progress(step: str) -> None:
     """Say on stderr what is being done."""
     click.echo(f"  {step}", err=True)
+
+
+def typed(context: click.Context) -> list[str]:
+    """Return the words that call this command again: its arguments, and the options not left alone."""
+    words = ["superweight", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif value != parameter.get_default(context) and value not in (None, ()):
+            values = value if isinstance(value, tuple) else (value,)
+            flag = isinstance(parameter, click.Option) and parameter.is_flag
+            for item in values:
+                words += [parameter.opts[0]] if flag else [parameter.opts[0], str(item)]
+    return words

@@ -15,7 +15,8 @@ Values = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 2000
-_SEED = 20241111
+# Of every random choice: resampled windows here, control weights in `harness.controls`.
+SEED = 20241111
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def bootstrap(
     """
     if len(windows) < 2:
         raise HarnessError(f"an interval over {len(windows)} windows says nothing")
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(SEED)
     # How often each window is drawn; a product with it is the mean of every resample at once.
     draws = generator.multinomial(len(windows), np.full(len(windows), 1 / len(windows)), RESAMPLES)
     means = draws @ windows.reshape(len(windows), -1) / len(windows)
