@@ -167,7 +167,9 @@ def _print_readings(result: Readings) -> None:
 @main.command()
 @click.argument("model")
 @click.option("--base", metavar="MODEL", help="Expect the verdicts of this model.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
+)
 @click.option(
     "--expect",
     type=click.Choice(["auto", "paper"]),

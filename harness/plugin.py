@@ -17,7 +17,7 @@ import pytest
 
 from harness.errors import BadInput
 from harness.registry import ModelEntry, load_registry, resolve
-from harness.summary import PROPERTY, Verdicts
+from harness.summary import OBSERVED, PROPERTY, Verdicts
 
 if TYPE_CHECKING:
     from harness.claims.verdict import Verdict
@@ -79,8 +79,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sw-report",
         type=Path,
         metavar="DIR",
-        help="Write report.json and report.html there, one folder a model if there are several. "
-        "Default: no report.",
+        help="Write report.json, report.html and figures there, one page for all models. Default: no report.",
     )
     group.addoption(
         "--sw-baselines",
@@ -214,7 +213,7 @@ def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
 @pytest.fixture(scope="session")
 def evidence(
     subject: Subject, sw_entry: ModelEntry, base_evidence: Evidence | None, pytestconfig: pytest.Config
-) -> Evidence:
+) -> Iterator[Evidence]:
     """Everything the claims need to know about the model under test, measured once."""
     from harness.corpus import default_prompt
     from harness.evidence import Evidence
@@ -228,7 +227,19 @@ def evidence(
         _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
     except BadInput as error:
         pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-    return measured
+    yield measured
+    if pytestconfig.option.sw_report is not None:
+        _observe(pytestconfig, measured, base_evidence)
+
+
+def _observe(config: pytest.Config, evidence: Evidence, base: Evidence | None) -> None:
+    """Keep what the report shows of a model beside its verdicts, while it is still loaded."""
+    from harness.report.gathering import document_of, gathered
+
+    shown: dict[str, Any] = {"observed": gathered(evidence)}
+    if base is not None:
+        shown["base"] = document_of(base)
+    config.stash.setdefault(OBSERVED, {})[evidence.subject.name] = shown
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a figure draws, apart from how it is drawn: curves, bars, labelled points, and all of it as a table."""
+"""What a figure draws, apart from how it is drawn: curves, bars, labelled points, and the table of it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def numbered(values: Sequence[float]) -> tuple[float, ...]:
+def numbered(values: Sequence[object]) -> tuple[float, ...]:
     """Return the places 0, 1, 2, ... of values along an axis."""
     return tuple(float(place) for place in range(len(values)))
 
@@ -69,6 +69,4 @@ def numbered(values: Sequence[float]) -> tuple[float, ...]:
 def visible(token: str) -> str:
     """Write a token so that every character of it can be seen: a space as ␣, a line end as ↵."""
     shown = token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
-    return "".join(
-        character if character.isprintable() else f"U+{ord(character):04X}" for character in shown
-    )
+    return "".join(character if character.isprintable() else f"U+{ord(character):04X}" for character in shown)

@@ -21,7 +21,9 @@ def charts(subject: Mapping[str, Any]) -> list[Chart]:
         "scaling": (scaling, observed.get("scaling")),
         "sweep": (sweep, subject.get("sweep")),
     }
-    return [make(data) for key, (make, data) in makers.items() if data and (key in observed or key == "sweep")]
+    return [
+        make(data) for key, (make, data) in makers.items() if data and (key in observed or key == "sweep")
+    ]
 
 
 def magnitudes(observed: Observed) -> Chart:
@@ -116,8 +118,7 @@ def next_token(found: Mapping[str, Any]) -> Chart:
         (Panel("Next token", "probability", "", _pair(top), categories=names),),
         ("token", INTACT, PRUNED),
         tuple(
-            (name, number(item[INTACT]), number(item[PRUNED]))
-            for name, item in zip(names, top, strict=True)
+            (name, number(item[INTACT]), number(item[PRUNED])) for name, item in zip(names, top, strict=True)
         ),
     )
 

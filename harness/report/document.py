@@ -110,7 +110,9 @@ def _refuse_inconsistent(path: Path, document: Document) -> None:
         layers = [item["layer"] for item in observed["super_weights"] + observed["cancellers"]]
         layers += [activation[end] for end in ("onset", "last") if end in activation]
         if any(len(values) != blocks for values in series) or not all(0 <= at < blocks for at in layers):
-            raise BadInput(f"{path} is no report: {subject['model']} has {blocks} blocks, its data other ones")
+            raise BadInput(
+                f"{path} is no report: {subject['model']} has {blocks} blocks, its data other ones"
+            )
         if "activation" in observed and "intact" not in {c["condition"] for c in activation["courses"]}:
             raise BadInput(f"{path} is no report: {subject['model']} has no intact course of its activation")
 

@@ -31,7 +31,7 @@ _OTHERS = (
 )
 # Stands for the page's text colour, which light and dark change.
 _INK = "#010203"
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read out, found and enlarged
     "text.parse_math": False,  # a token may hold dollar signs
     "axes.unicode_minus": True,
@@ -71,10 +71,10 @@ def drawn(chart: Chart, key: str) -> Picture:
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = plotted(chart)
         svg, png = io.BytesIO(), io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
-        figure.set_facecolor("white")
-        figure.set_dpi(_DOTS)
-        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+        FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None, "Creator": None})
+        FigureCanvasAgg(figure).print_figure(
+            png, format="png", dpi=_DOTS, facecolor="white", metadata={"Software": None}
+        )
     text = svg.getvalue().decode()
     file = ElementTree.tostring(_cleaned(text, "black"), encoding="unicode", xml_declaration=False)
     return Picture(file.encode(), png.getvalue(), _inline(text, key))
@@ -85,7 +85,9 @@ def plotted(chart: Chart) -> Figure:
     bars = max((len(panel.categories) for panel in chart.panels), default=0)
     height = max(_HEIGHT, 0.6 + 0.24 * bars) * len(chart.panels)
     figure = Figure(figsize=(_WIDTH, height + 0.3), layout="constrained", facecolor="none")
-    for axes, panel in zip(figure.subplots(len(chart.panels), squeeze=False)[:, 0], chart.panels, strict=True):
+    for axes, panel in zip(
+        figure.subplots(len(chart.panels), squeeze=False)[:, 0], chart.panels, strict=True
+    ):
         (_bars if panel.categories else _curves)(axes, panel)
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label, facecolor="none")
     labels = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))

@@ -152,14 +152,15 @@ def _probabilities(evidence: Evidence, ids: torch.Tensor) -> torch.Tensor:
 
 def _measured(evidence: Evidence) -> Mapping[str, Measurement]:
     """Return the measurements on the corpus that some claim has asked for; none are made here."""
-    return vars(evidence).get("measurements", {})
+    return evidence.measurements if "measurements" in vars(evidence) else {}
 
 
 def _from_predictions(evidence: Evidence) -> Json:
     measurements = _measured(evidence)
     if PRUNED not in measurements:
         return {}
-    return {"scaling": _scaling(measurements), "words": _words(evidence, measurements)}
+    words = {"words": _words(evidence, measurements)} if evidence.vocabulary.knows_words else {}
+    return {"scaling": _scaling(measurements)} | words
 
 
 def _scaling(measurements: Mapping[str, Measurement]) -> list[Json]:

@@ -124,4 +124,4 @@ def bar(row: Document) -> Bar | None:
     places = [math.log(value) if curved else value for value in values]
     start, span = min(places), max(places) - min(places)
     shares = [8 + 84 * (place - start) / span if span else 50.0 for place in places]
-    return Bar(*shares, words + number(threshold))
+    return Bar(shares[0], shares[1], shares[2], shares[3], words + number(threshold))

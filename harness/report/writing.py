@@ -35,7 +35,8 @@ def write_report(directory: Path, document: Mapping[str, Any], *, with_json: boo
 
 def rendered(document: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that a document gives, by their path in the report's folder."""
-    contents, pictures = {}, {}
+    contents: dict[str, bytes] = {}
+    pictures: dict[str, str] = {}
     for place, subject in enumerate(subjects(document)):
         for chart in charts(subject):
             key = f"{place + 1}-{chart.key}"

@@ -1,4 +1,4 @@
-"""What a pruned model writes once its super activation is put back (Figure 1's question, Table 1's answer)."""
+"""What a pruned model writes once its super activation is put back (Figure 1, Table 1)."""
 
 from __future__ import annotations
 
