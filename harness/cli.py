@@ -222,9 +222,9 @@ def check(
 
 
 def _report_check(directory: Path, checked: Checked, stages: Stages, corpus: str) -> None:
-    from harness.report import write_report
     from harness.report.gathering import document_of
     from harness.report.run import run_of
+    from harness.report.writing import write_report
 
     stages("gathering what the report shows")
     document = document_of(checked.evidence, checked.outcomes)
@@ -243,7 +243,8 @@ def render(file: Path, output: Path | None) -> None:
 
     Example: superweight report out/report.json --output page
     """
-    from harness.report import read_document, write_report
+    from harness.report.document import read_document
+    from harness.report.writing import write_report
 
     directory = output or file.parent
     # FILE itself is left as it is.

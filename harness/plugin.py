@@ -250,7 +250,7 @@ def as_expected(
 ) -> Callable[[Judge], None]:
     """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
     from harness.expectations import explain
-    from harness.report import verdict_row
+    from harness.report.document import verdict_row
 
     def check(judge: Judge) -> None:
         outcome = _outcome(request, evidence, base_evidence, judge)

@@ -87,8 +87,9 @@ class Verdicts:
         self._take(observed)
         if directory is None or not self._rows:
             return
-        from harness.report import of_model, of_models, write_report
+        from harness.report.document import of_model, of_models
         from harness.report.run import run_of
+        from harness.report.writing import write_report
 
         documents = []
         for model, rows in self._rows.items():

@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from harness.report.chart import INTACT, PRUNED, Chart, Curve, Panel
 
@@ -106,6 +108,7 @@ def _curves(axes: Axes, panel: Panel) -> None:
     if panel.logarithmic:
         # Not every value need be positive: an untouched block may write nothing at all.
         axes.set_yscale("log" if all(y > 0 for curve in panel.curves for y in curve.y) else "symlog")
+        _label_decades(axes.yaxis)
     if panel.level is not None:
         axes.axhline(panel.level, color=_INK, lw=0.7, ls=":")
     for mark in panel.marks:
@@ -136,8 +139,15 @@ def _bars(axes: Axes, panel: Panel) -> None:
     axes.grid(visible=False, axis="y")
     if panel.logarithmic:
         axes.set_xscale("log")
+        _label_decades(axes.xaxis)
     if panel.level is not None:
         axes.axvline(panel.level, color=_INK, lw=0.7, ls=":")
+
+
+def _label_decades(axis: Axis) -> None:
+    """Write powers of ten as plain numbers: matplotlib's own labels are in the markup that is off."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _least(panel: Panel) -> float:

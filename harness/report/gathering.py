@@ -17,6 +17,7 @@ from harness.conditions import INTACT, PRUNED, SCALES, controls, scaled
 from harness.corpus import default_prompt
 from harness.detection import SuperActivation
 from harness.editing import edited
+from harness.errors import BadInput
 from harness.evidence import Evidence
 from harness.expectations import Outcome
 from harness.measuring import Measurement, Values
@@ -39,6 +40,14 @@ def document_of(evidence: Evidence, outcomes: Sequence[Outcome] = ()) -> Documen
     subject = evidence.subject
     rows = [verdict_row(outcome) for outcome in outcomes]
     return of_model(subject.name, subject.provenance.as_dict(), rows, observed=gathered(evidence))
+
+
+def document_if_measurable(evidence: Evidence) -> Document:
+    """Return the same, without observations where the model cannot be measured: an overflow, say."""
+    try:
+        return document_of(evidence)
+    except BadInput:
+        return of_model(evidence.subject.name, evidence.subject.provenance.as_dict(), [])
 
 
 def gathered(evidence: Evidence) -> Json:
