@@ -72,6 +72,8 @@ def drawn(chart: Chart, key: str) -> Picture:
         # A token may hold characters that the font lacks; the table has them.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = plotted(chart)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, for both files
         svg, png = io.BytesIO(), io.BytesIO()
         FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None, "Creator": None})
         FigureCanvasAgg(figure).print_figure(
@@ -111,14 +113,15 @@ def _curves(axes: Axes, panel: Panel) -> None:
         _label_decades(axes.yaxis)
     if panel.level is not None:
         axes.axhline(panel.level, color=_INK, lw=0.7, ls=":")
-    for mark in panel.marks:
+    for place, mark in enumerate(panel.marks):
         axes.plot([mark.x], [mark.y], marker="o", ms=9, mfc="none", mec=_INK, ls="none")
         middle = (panel.curves[0].x[0] + panel.curves[0].x[-1]) / 2
         side: Any = "left" if mark.x <= middle else "right"
         axes.annotate(
             mark.label,
             (mark.x, mark.y),
-            xytext=(8 if side == "left" else -8, 5),
+            # Above and below in turn: blocks side by side would write over each other.
+            xytext=(8 if side == "left" else -8, -14 if place % 2 else 5),
             textcoords="offset points",
             ha=side,
         )

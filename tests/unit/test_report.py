@@ -9,7 +9,7 @@ import pytest
 from harness.claims.verdict import AT_LEAST, AT_MOST, Claim, Criterion, Measured, judged, not_applicable
 from harness.errors import BadInput
 from harness.expectations import Outcome
-from harness.report.document import of_model, read_document, schema, verdict_row
+from harness.report.document import of_model, verdict_row
 from harness.report.page import page
 from harness.report.writing import write_report
 from harness.statistics import Interval
