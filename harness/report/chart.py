@@ -66,6 +66,11 @@ def numbered(values: Sequence[object]) -> tuple[float, ...]:
     return tuple(float(place) for place in range(len(values)))
 
 
+def brief(label: str, most: int = 28) -> str:
+    """Cut a label to what fits beside an axis; the table has all of it."""
+    return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
 def visible(token: str) -> str:
     """Write a token so that every character of it can be seen: a space as ␣, a line end as ↵."""
     shown = token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")

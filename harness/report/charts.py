@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.report.chart import INTACT, PRUNED, Chart, Curve, Mark, Panel, number, numbered, visible
+from harness.report.chart import INTACT, PRUNED, Chart, Curve, Mark, Panel, brief, number, numbered, visible
 
 Observed = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ def magnitudes(observed: Observed) -> Chart:
             for condition, values in conditions.items()
         )
         marks = tuple(
-            Mark(weight["layer"], conditions[INTACT][what][weight["layer"]], weight["at"])
+            Mark(weight["layer"], conditions[INTACT][what][weight["layer"]], brief(weight["at"]))
             for weight in _one_a_block(observed["super_weights"])
         )
         panels.append(
@@ -115,7 +115,7 @@ def next_token(found: Mapping[str, Any]) -> Chart:
         "Likeliest next tokens",
         f"After “{found['context']}” the likeliest next token is {visible(best[INTACT])!r} intact and "
         f"{visible(best[PRUNED])!r} with the super weights pruned.",
-        (Panel("Next token", "probability", "", _pair(top), categories=names),),
+        (Panel("Next token", "probability", "", _pair(top), categories=tuple(map(brief, names))),),
         ("token", INTACT, PRUNED),
         tuple(
             (name, number(item[INTACT]), number(item[PRUNED])) for name, item in zip(names, top, strict=True)
@@ -132,7 +132,16 @@ def words(found: Sequence[Mapping[str, Any]]) -> Chart:
         "Stopwords, punctuation and content words",
         f"Mean next-token probability over the corpus. Pruning makes {len(likelier)} of {len(found)} "
         f"likelier{': ' + ', '.join(map(visible, likelier)) if likelier else ''}.",
-        (Panel("Mean probability", "probability", "", _pair(found), categories=names, logarithmic=True),),
+        (
+            Panel(
+                "Mean probability",
+                "probability",
+                "",
+                _pair(found),
+                categories=tuple(map(brief, names)),
+                logarithmic=True,
+            ),
+        ),
         ("word", INTACT, PRUNED, "ratio"),
         tuple(
             (name, number(item[INTACT]), number(item[PRUNED]), number(item[PRUNED] / item[INTACT]))
@@ -191,7 +200,16 @@ def sweep(found: Sequence[Mapping[str, Any]]) -> Chart:
     text = "; ".join(
         f"{name}: {number(row['perplexity_ratio'])}" for name, row in zip(names, found, strict=True)
     )
-    panel = Panel("Quantised", "perplexity / intact", "", (curve,), (), names, logarithmic=True, level=1.0)
+    panel = Panel(
+        "Quantised",
+        "perplexity / intact",
+        "",
+        (curve,),
+        (),
+        tuple(map(brief, names)),
+        logarithmic=True,
+        level=1.0,
+    )
     return Chart(
         "sweep",
         "Quantisation, with and without the super weights held out",
