@@ -13,13 +13,14 @@ from harness.coordinates import Coordinate
 from harness.errors import BadInput, HarnessError
 from harness.options import (
     EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
     EXIT_NOT_AS_EXPECTED,
     judging_options,
     loading_options,
-    progress,
     typed,
     write,
 )
+from harness.progress import CHECK, SCAN, progressing
 from harness.registry import load_registry, resolve
 from harness.release.command import compare
 
@@ -35,6 +36,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("superweight: interrupted; no file was left half-written", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
         except HarnessError as error:
             click.echo(f"superweight: {error}", err=True)
             ctx.exit(EXIT_BAD_INPUT if isinstance(error, BadInput) else EXIT_NOT_AS_EXPECTED)
@@ -50,6 +54,8 @@ def main() -> None:
 
     MODEL is a registry name (see "superweight models"), NAME=PATH for a registry model whose files
     lie at PATH, org/name[@revision] on the hub, a directory, or a .gguf file.
+
+    Example: superweight check smollm2-135m-instruct-q4_1 --report out
     """
 
 
@@ -72,8 +78,11 @@ def scan(model: str, json_file: str | None, device: str, dtype: str, trust: tupl
     from harness.scanning import as_dict
     from harness.scanning import scan as scan_subject
 
-    subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
-    result = as_dict(subject, scan_subject(subject, default_prompt()))
+    with progressing(SCAN) as progress:
+        progress(f"loading {model}")
+        subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
+        progress("scanning")
+        result = as_dict(subject, scan_subject(subject, default_prompt()))
     if json_file is not None:
         write(json_file, json.dumps(result, indent=2) + "\n")
     if json_file != "-":
@@ -199,24 +208,27 @@ def check(
     from harness.checking import Request, check_model
     from harness.report.run import Stages
 
-    stages = Stages(progress)
-    checked = check_model(
-        Request(
-            model=model,
-            base=base,
-            expect=expect,
-            corpus=corpus,
-            baselines=baselines,
-            device=device,
-            dtype=dtype,
-            trust=trust,
-        ),
-        progress=stages,
-    )
+    with progressing(CHECK) as progress:
+        stages = Stages(progress)
+        checked = check_model(
+            Request(
+                model=model,
+                base=base,
+                expect=expect,
+                corpus=corpus,
+                baselines=baselines,
+                device=device,
+                dtype=dtype,
+                trust=trust,
+            ),
+            progress=stages,
+        )
+        if report is not None:
+            _report_check(report, checked, stages, corpus)
     outcomes = list(checked.outcomes)
     _print_check(model, outcomes)
     if report is not None:
-        _report_check(report, checked, stages, corpus)
+        click.echo(f"report: {report / 'report.html'}", err=True)
     if not all(outcome.as_expected for outcome in outcomes):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
 
@@ -232,7 +244,6 @@ def _report_check(directory: Path, checked: Checked, stages: Stages, corpus: str
         document["base"] = document_of(checked.base)
     document["run"] = run_of(typed(click.get_current_context()), corpus, stages.seconds())
     write_report(directory, document)
-    click.echo(f"report: {directory / 'report.html'}", err=True)
 
 
 @main.command("report")

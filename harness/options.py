@@ -12,6 +12,7 @@ from harness.errors import BadInput
 
 EXIT_NOT_AS_EXPECTED = 1
 EXIT_BAD_INPUT = 4
+EXIT_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 DEFAULT_BASELINES = Path("tests/claims/baselines")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -70,11 +71,6 @@ def write(target: str, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise BadInput(f"cannot write {target}: {error.strerror}") from error
-
-
-def progress(step: str) -> None:
-    """Say on stderr what is being done."""
-    click.echo(f"  {step}", err=True)
 
 
 def typed(context: click.Context) -> list[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_options, progress, typed, write
+from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_options, typed, write
+from harness.progress import COMPARE, progressing
 
 if TYPE_CHECKING:
     from harness.evidence import Evidence
@@ -74,29 +75,32 @@ def compare(
     from harness.release.limits import read_limits
     from harness.report.run import Stages
 
-    stages = Stages(progress)
-    models: list[Evidence] = []
-    result = compare_models(
-        Request(
-            base=base,
-            release=release,
-            depths=DEPTHS if depth == "all" else (depth,),
-            limits=read_limits(limits_file),
-            corpus=corpus,
-            baselines=baselines,
-            device=device,
-            dtype=dtype,
-            trust=trust,
-        ),
-        progress=stages,
-        keep=models.append,
-    )
-    if report is not None:
-        _report_comparison(report, result, models, stages, corpus)
+    with progressing(COMPARE) as progress:
+        stages = Stages(progress)
+        models: list[Evidence] = []
+        result = compare_models(
+            Request(
+                base=base,
+                release=release,
+                depths=DEPTHS if depth == "all" else (depth,),
+                limits=read_limits(limits_file),
+                corpus=corpus,
+                baselines=baselines,
+                device=device,
+                dtype=dtype,
+                trust=trust,
+            ),
+            progress=stages,
+            keep=models.append,
+        )
+        if report is not None:
+            _report_comparison(report, result, models, stages, corpus)
     if json_file is not None:
         write(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
     if json_file != "-":
         click.echo(as_markdown(result) if layout == "markdown" else as_text(result), nl=False)
+    if report is not None:
+        click.echo(f"report: {report / 'report.html'}", err=True)
     if result.verdict != KEPT:
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
 
@@ -117,4 +121,3 @@ def _report_comparison(
         documents.append(document_if_measurable(evidence))
     run = run_of(typed(click.get_current_context()), corpus, stages.seconds())
     write_report(directory, of_comparison(result.as_dict(), documents, run))
-    click.echo(f"report: {directory / 'report.html'}", err=True)
