@@ -21,9 +21,10 @@ lint: install
 
 install: $(VENV)/.installed
 
-# What the tests of quantised builds read them with; `make check` does without.
+# What the tests of quantised builds read them with, and what drives a browser over the report's page;
+# `make check` does without. Where there is no browser (Debian: apt-get install chromium) they skip.
 $(VENV)/.builds: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds,browser]"
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

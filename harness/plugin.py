@@ -250,13 +250,14 @@ def as_expected(
 ) -> Callable[[Judge], None]:
     """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
     from harness.expectations import explain
-    from harness.report.document import verdict_row
+    from harness.report.document import statistics, verdict_row
 
     def check(judge: Judge) -> None:
         outcome = _outcome(request, evidence, base_evidence, judge)
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
+        request.node.user_properties.extend(statistics(outcome.verdict))
         if not outcome.as_expected:
             pytest.fail(explain(evidence.subject.name, outcome), pytrace=False)
 

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from harness.claims.verdict import Verdict
 from harness.errors import BadInput
 from harness.expectations import Outcome
 from harness.records import record
@@ -39,6 +40,17 @@ def verdict_row(outcome: Outcome) -> dict[str, Any]:
         "criteria": row["criteria"],
         "evidence": row["evidence"],
     }
+
+
+def statistics(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return the status and every criterion's numbers as named properties, for JUnit XML."""
+    rows = [(f"{verdict.claim.id} status", verdict.status)]
+    for criterion in verdict.criteria:
+        name, interval = f"{verdict.claim.id} {criterion.name}", criterion.interval
+        numbers = {"": criterion.statistic.value, " low": interval.low, " high": interval.high}
+        rows += [(name + end, repr(value)) for end, value in numbers.items()]
+        rows.append((f"{name} supported when", f"{criterion.direction} {criterion.threshold!r}"))
+    return rows
 
 
 def of_model(

@@ -121,7 +121,7 @@ def _curves(axes: Axes, panel: Panel) -> None:
             mark.label,
             (mark.x, mark.y),
             # Above and below in turn: blocks side by side would write over each other.
-            xytext=(8 if side == "left" else -8, -14 if place % 2 else 5),
+            xytext=(8 if side == "left" else -8, -14 if place and place % 2 == 0 else 5),
             textcoords="offset points",
             ha=side,
         )
