@@ -40,9 +40,20 @@ def compared(tmp_path_factory):
     return folder / "report.html"
 
 
-@pytest.fixture(params=["report", "compared"])
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """The report of the real model, as the documentation shows it."""
+    folder = tmp_path_factory.mktemp("real")
+    command("check", "smollm2-135m-instruct-q4_1", "--report", folder)
+    return folder / "report.html"
+
+
+REAL = pytest.param("real", marks=[pytest.mark.checkpoint, pytest.mark.slow])
+
+
+@pytest.fixture(params=["report", "compared", REAL])
 def path(request):
-    """Either page."""
+    """Each of the pages."""
     return request.getfixturevalue(request.param)
 
 
