@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.baselines import baseline_path, read
 from harness.claims import CLAIMS
@@ -45,10 +44,17 @@ class Request:
         return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust)
 
 
-def check_model(
-    request: Request, progress: Callable[[str], None] = lambda step: None
-) -> tuple[list[Outcome], Mapping[str, Any]]:
-    """Return the outcome of every claim, in the paper's order, and the subject's provenance.
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of every claim, in the paper's order, and what they rest on."""
+
+    outcomes: tuple[Outcome, ...]
+    evidence: Evidence
+    base: Evidence | None
+
+
+def check_model(request: Request, progress: Callable[[str], None] = lambda step: None) -> Checked:
+    """Judge every claim of a model and hold the verdicts to what is expected.
 
     Raises `BadInput` for a model, base or corpus that cannot be used.
     """
@@ -71,7 +77,7 @@ def check_model(
         progress(f"{claim.id}: {claim.sentence}")
         verdict = judge(evidence)
         outcomes.append(_hold(request, evidence, verdict, judge(base) if base else None))
-    return outcomes, subject.provenance.as_dict()
+    return Checked(tuple(outcomes), evidence, base)
 
 
 def _zero_shot(request: Request) -> dict[Claim, Callable[[Evidence], Verdict]]:

@@ -14,18 +14,22 @@ from harness.environment import in_ci
 from harness.errors import BadInput, HarnessError
 from harness.options import (
     EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
     EXIT_NOT_AS_EXPECTED,
     judging_options,
     loading_options,
-    progress,
+    typed,
     write,
 )
+from harness.progress import CHECK, SCAN, progressing
 from harness.quantization.command import sweep
 from harness.registry import ModelEntry, load_registry, resolve
 from harness.release.command import compare
 
 if TYPE_CHECKING:
+    from harness.checking import Checked
     from harness.reading import Readings
+    from harness.report.run import Stages
 
 
 class _Group(click.Group):
@@ -34,6 +38,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("superweight: interrupted; no file was left half-written", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
         except HarnessError as error:
             click.echo(f"superweight: {error}", err=True)
             ctx.exit(EXIT_BAD_INPUT if isinstance(error, BadInput) else EXIT_NOT_AS_EXPECTED)
@@ -49,6 +56,8 @@ def main() -> None:
 
     MODEL is a registry name (see "superweight models"), NAME=PATH for a registry model whose files
     lie at PATH, org/name[@revision] on the hub, a directory, or a .gguf file.
+
+    Example: superweight check smollm2-135m-instruct-q4_1 --report out
     """
 
 
@@ -73,8 +82,11 @@ def scan(model: str, json_file: str | None, device: str, dtype: str, trust: tupl
     from harness.scanning import as_dict
     from harness.scanning import scan as scan_subject
 
-    subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
-    found = scan_subject(subject, default_prompt())
+    with progressing(SCAN) as progress:
+        progress(f"loading {model}")
+        subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
+        progress("scanning")
+        found = scan_subject(subject, default_prompt())
     result = as_dict(subject, found)
     if json_file is not None:
         write(json_file, json.dumps(result, indent=2) + "\n")
@@ -172,7 +184,9 @@ def _print_readings(result: Readings) -> None:
 @main.command()
 @click.argument("model")
 @click.option("--base", metavar="MODEL", help="Expect the verdicts of this model.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write report.json and report.html there.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
+)
 @click.option(
     "--expect",
     type=click.Choice(["auto", "paper"]),
@@ -205,33 +219,67 @@ def check(
     """
     from harness.accuracy_table import accuracy_lines
     from harness.checking import Request, check_model
+    from harness.report.run import Stages
 
-    outcomes, provenance = check_model(
-        Request(
-            model=model,
-            base=base,
-            expect=expect,
-            corpus=corpus,
-            baselines=baselines,
-            device=device,
-            dtype=dtype,
-            trust=trust,
-            tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
-            limit=limit,
-        ),
-        progress=progress,
-    )
+    with progressing(CHECK) as progress:
+        stages = Stages(progress)
+        checked = check_model(
+            Request(
+                model=model,
+                base=base,
+                expect=expect,
+                corpus=corpus,
+                baselines=baselines,
+                device=device,
+                dtype=dtype,
+                trust=trust,
+                tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+                limit=limit,
+            ),
+            progress=stages,
+        )
+        if report is not None:
+            _report_check(report, checked, stages, corpus)
+    outcomes = list(checked.outcomes)
     _print_check(model, outcomes)
     for outcome in outcomes:
         for line in accuracy_lines(outcome.verdict):
             click.echo(line)
     if report is not None:
-        from harness.report import verdict_row, write_report
-
-        write_report(report, resolve(model).name, provenance, [verdict_row(outcome) for outcome in outcomes])
         click.echo(f"report: {report / 'report.html'}", err=True)
     if not all(outcome.as_expected for outcome in outcomes):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
+
+
+def _report_check(directory: Path, checked: Checked, stages: Stages, corpus: str) -> None:
+    from harness.report.gathering import document_of
+    from harness.report.run import run_of
+    from harness.report.writing import write_report
+
+    stages("gathering what the report shows")
+    document = document_of(checked.evidence, checked.outcomes)
+    if checked.base is not None:
+        document["base"] = document_of(checked.base)
+    document["run"] = run_of(typed(click.get_current_context()), corpus, stages.seconds())
+    write_report(directory, document)
+
+
+@main.command("report")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Write there; by default beside FILE.")
+def render(file: Path, output: Path | None) -> None:
+    """Make the page and the figures of a report again, from its report.json alone.
+
+    Example: superweight report out/report.json --output page
+    """
+    from harness.report.document import read_document
+    from harness.report.writing import write_report
+
+    directory = output or file.parent
+    # FILE itself is left as it is.
+    here = directory.resolve() == file.parent.resolve()
+    write_report(directory, read_document(file), with_json=not here)
+    click.echo(f"report: {directory / 'report.html'}", err=True)
 
 
 def _print_check(model: str, outcomes: list[Any]) -> None:

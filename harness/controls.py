@@ -12,10 +12,10 @@ from harness.coordinates import Coordinate
 from harness.errors import HarnessError
 from harness.loading import Subject
 from harness.projections import Projection
+from harness.statistics import SEED
 
 # The paper's code prunes the top 1e-6 of each matrix: about 7,000 weights of Llama-7B.
 PAPER_SHARE = 1e-6
-_SEED = 20241111
 
 
 def largest_of_each_matrix(
@@ -45,7 +45,7 @@ def random_of_same_matrices(
     subject: Subject, treated: Collection[Coordinate], per_weight: int
 ) -> tuple[Coordinate, ...]:
     """Return seeded random weights, ``per_weight`` for each treated one, from its own matrix."""
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(SEED)
     chosen: set[Coordinate] = set()
     for coordinate in sorted(treated):
         projection = subject.anatomy.projection(coordinate)

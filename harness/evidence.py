@@ -69,6 +69,11 @@ class Evidence:
     def pruned_writing(self) -> tuple[Continuation, ...]:
         return self._writing[PRUNED]
 
+    @property
+    def has_written(self) -> bool:
+        """Whether some claim has asked for what the models write."""
+        return "_writing" in vars(self)
+
     @cached_property
     def _writing(self) -> dict[str, tuple[Continuation, ...]]:
         conditions = [Condition(PRUNED, self.pruned_set)] if self.pruned_set else []

@@ -12,9 +12,7 @@ from harness.conditions import INTACT, Condition
 from harness.corpus import Windows
 from harness.loading import Subject
 from harness.measuring import Measurement, Values, joined, measure
-from harness.statistics import looks
-
-_SEED = 20241111
+from harness.statistics import SEED, looks
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Looking:
     ) -> None:
         self._subject = subject
         # Documents lie sorted, kind by kind; the first look must be a sample of them all.
-        order = np.random.default_rng(_SEED).permutation(len(windows.ids))
+        order = np.random.default_rng(SEED).permutation(len(windows.ids))
         self._windows = Windows(windows.ids[order], windows.corpus)
         self._conditions = conditions
         self._tracked_ids = tracked_ids

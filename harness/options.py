@@ -13,6 +13,7 @@ from harness.resources import DEFAULT_BASELINES
 
 EXIT_NOT_AS_EXPECTED = 1
 EXIT_BAD_INPUT = 4
+EXIT_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -72,6 +73,16 @@ def write(target: str, text: str) -> None:
         raise BadInput(f"cannot write {target}: {error.strerror}") from error
 
 
-def progress(step: str) -> None:
-    """Say on stderr what is being done."""
-    click.echo(f"  {step}", err=True)
+def typed(context: click.Context) -> list[str]:
+    """Return the words that call this command again: its arguments, and the options not left alone."""
+    words = ["superweight", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif value != parameter.get_default(context) and value not in (None, ()):
+            values = value if isinstance(value, tuple) else (value,)
+            flag = isinstance(parameter, click.Option) and parameter.is_flag
+            for item in values:
+                words += [parameter.opts[0]] if flag else [parameter.opts[0], str(item)]
+    return words

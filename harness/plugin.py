@@ -18,7 +18,7 @@ from harness.environment import in_ci
 from harness.errors import BadInput
 from harness.obtaining import obtain
 from harness.registry import ModelEntry, load_registry, resolve
-from harness.summary import PROPERTY, Verdicts
+from harness.summary import OBSERVED, PROPERTY, Verdicts
 
 if TYPE_CHECKING:
     from harness.claims.verdict import Verdict
@@ -81,8 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sw-report",
         type=Path,
         metavar="DIR",
-        help="Write report.json and report.html there, one folder a model if there are several. "
-        "Default: no report.",
+        help="Write report.json, report.html and figures there, one page for all models. Default: no report.",
     )
     group.addoption(
         "--sw-summary",
@@ -231,7 +230,7 @@ def evidence(
     tuned_from_scan: Scan | None,
     base_evidence: Evidence | None,
     pytestconfig: pytest.Config,
-) -> Evidence:
+) -> Iterator[Evidence]:
     """Everything the claims need to know about the model under test, measured once."""
     from harness.evidence import Evidence
 
@@ -241,7 +240,19 @@ def evidence(
         _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
     except BadInput as error:
         pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-    return measured
+    yield measured
+    if pytestconfig.option.sw_report is not None:
+        _observe(pytestconfig, measured, base_evidence)
+
+
+def _observe(config: pytest.Config, evidence: Evidence, base: Evidence | None) -> None:
+    """Keep what the report shows of a model beside its verdicts, while it is still loaded."""
+    from harness.report.gathering import document_of, gathered
+
+    shown: dict[str, Any] = {"observed": gathered(evidence)}
+    if base is not None:
+        shown["base"] = document_of(base)
+    config.stash.setdefault(OBSERVED, {})[evidence.subject.name] = shown
 
 
 @pytest.fixture
@@ -252,13 +263,14 @@ def as_expected(
 ) -> Callable[[Judge], None]:
     """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
     from harness.expectations import explain
-    from harness.report import verdict_row
+    from harness.report.document import statistics, verdict_row
 
     def check(judge: Judge) -> None:
         outcome = _outcome(request, evidence, base_evidence, judge)
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
+        request.node.user_properties.extend(statistics(outcome.verdict))
         if not outcome.as_expected:
             pytest.fail(explain(evidence.subject.name, outcome), pytrace=False)
 

@@ -24,7 +24,8 @@ ERROR = 0.05
 # (tests/unit/test_statistics.py simulates it), so that not all of the error is given out.
 _GIVEN_OUT = 0.03
 LOOK_LEVEL = 1 - _GIVEN_OUT / len(LOOKS)
-_SEED = 20241111
+# Of every random choice: resampled windows here, control weights in `harness.controls`.
+SEED = 20241111
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def bootstrap(
     """
     if len(windows) < 2:
         raise HarnessError(f"an interval over {len(windows)} windows says nothing")
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(SEED)
     # How often each window is drawn; a product with it is the mean of every resample at once.
     draws = generator.multinomial(len(windows), np.full(len(windows), 1 / len(windows)), RESAMPLES)
     means = draws @ windows.reshape(len(windows), -1) / len(windows)

@@ -12,6 +12,8 @@ import pytest
 
 # Under this name a test hands over its verdict, which xdist carries to the controller.
 PROPERTY = "superweight"
+# What each model of this process showed, for the report: "observed" and "base" of its document.
+OBSERVED = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
 class Verdicts:
@@ -20,6 +22,8 @@ class Verdicts:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._observed: dict[str, dict[str, Any]] = {}
+        self._stages: list[dict[str, Any]] = []
 
     @pytest.hookimpl
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
@@ -48,6 +52,7 @@ class Verdicts:
                 if name == PROPERTY:
                     row = json.loads(str(value))
                     self._rows[row["model"]].append(row)
+                    self._stages.append({"stage": report.nodeid, "seconds": round(report.duration, 3)})
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -68,25 +73,45 @@ class Verdicts:
                     "--snapshot-update keeps this as its baseline."
                 )
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker of xdist has observed; a worker that crashed has nothing to hand over."""
+        self._take(getattr(node, "workeroutput", {}).get(PROPERTY))
+
+    def _take(self, observed: str | None) -> None:
+        if observed is not None:
+            for model, document in json.loads(observed).items():
+                self._observed.setdefault(model, document)
+
     @pytest.hookimpl
     def pytest_sessionfinish(self) -> None:
-        # Workers hand their verdicts to the controller, which writes for all of them.
-        if not self._rows or hasattr(self._config, "workerinput"):
+        observed = json.dumps(self._config.stash.get(OBSERVED, {}))
+        # Workers hand what they know to the controller, which writes for all of them.
+        if hasattr(self._config, "workerinput"):
+            vars(self._config)["workeroutput"][PROPERTY] = observed  # xdist puts it there
+            return
+        self._take(observed)
+        if not self._rows:
             return
         if self._config.option.sw_summary is not None:
             with self._config.option.sw_summary.open("a", encoding="utf-8") as file:
                 file.write(markdown(self._rows))
         if self._config.option.sw_report is not None:
-            self._write_reports(self._config.option.sw_report)
+            self._write_report(self._config.option.sw_report)
 
-    def _write_reports(self, directory: Path) -> None:
-        from harness.report import write_report
+    def _write_report(self, directory: Path) -> None:
+        from harness.report.document import of_model, of_models
+        from harness.report.run import run_of
+        from harness.report.writing import write_report
 
+        documents = []
         for model, rows in self._rows.items():
-            where = directory if len(self._rows) == 1 else directory / model.replace("/", "--")
-            provenance = rows[0]["provenance"]
             kept = [{k: v for k, v in row.items() if k not in ("model", "provenance")} for row in rows]
-            write_report(where, model, provenance, kept)
+            documents.append(of_model(model, rows[0]["provenance"], kept, **self._observed.get(model, {})))
+        invocation = self._config.invocation_params
+        command = ["pytest", *map(str, invocation.args)]
+        run = run_of(command, self._config.option.sw_corpus, self._stages)
+        write_report(directory, of_models(documents, run))
 
 
 def markdown(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from harness.options import loading_options, progress, write
+from harness.options import loading_options, write
+from harness.progress import SWEEP, progressing
 
 
 @click.command()
@@ -53,8 +54,9 @@ def sweep(
     windows = cut(subject, documents(corpus), corpus, count=WINDOWS + CALIBRATION)
     text = split(windows, WINDOWS)
     found = scan(subject, default_prompt())
-    losses = sweep_subject(subject, found, text, progress)
-    quantised = real_sweep(subject, found, text, progress=progress) if real else ()
+    with progressing(SWEEP) as progress:
+        losses = sweep_subject(subject, found, text, progress)
+        quantised = real_sweep(subject, found, text, progress=progress) if real else ()
     document = as_document(subject, losses, quantised)
     if page is not None:
         write_page(page, document)

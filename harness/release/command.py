@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_options, progress, write
+from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_options, typed, write
+from harness.progress import COMPARE, progressing
+
+if TYPE_CHECKING:
+    from harness.evidence import Evidence
+    from harness.release.comparison import Comparison
+    from harness.report.run import Stages
 
 
 @click.command()
@@ -37,6 +44,9 @@ from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_optio
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
+)
 @judging_options
 @loading_options
 def compare(
@@ -46,6 +56,7 @@ def compare(
     limits_file: Path | None,
     layout: str,
     json_file: str | None,
+    report: Path | None,
     corpus: str,
     baselines: Path,
     device: str,
@@ -62,24 +73,51 @@ def compare(
     from harness.release.comparing import compare as compare_models
     from harness.release.comparison import DEPTHS, KEPT, as_markdown, as_text
     from harness.release.limits import read_limits
+    from harness.report.run import Stages
 
-    result = compare_models(
-        Request(
-            base=base,
-            release=release,
-            depths=DEPTHS if depth == "all" else (depth,),
-            limits=read_limits(limits_file),
-            corpus=corpus,
-            baselines=baselines,
-            device=device,
-            dtype=dtype,
-            trust=trust,
-        ),
-        progress=progress,
-    )
+    with progressing(COMPARE) as progress:
+        stages = Stages(progress)
+        models: list[Evidence] = []
+        result = compare_models(
+            Request(
+                base=base,
+                release=release,
+                depths=DEPTHS if depth == "all" else (depth,),
+                limits=read_limits(limits_file),
+                corpus=corpus,
+                baselines=baselines,
+                device=device,
+                dtype=dtype,
+                trust=trust,
+            ),
+            progress=stages,
+            keep=models.append,
+        )
+        if report is not None:
+            _report_comparison(report, result, models, stages, corpus)
     if json_file is not None:
         write(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
     if json_file != "-":
         click.echo(as_markdown(result) if layout == "markdown" else as_text(result), nl=False)
+    if report is not None:
+        click.echo(f"report: {report / 'report.html'}", err=True)
     if result.verdict != KEPT:
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
+
+
+def _report_comparison(
+    directory: Path, result: Comparison, models: list[Evidence], stages: Stages, corpus: str
+) -> None:
+    from harness.report.document import of_comparison
+    from harness.report.run import run_of
+    from harness.report.writing import write_report
+
+    stages("gathering what the report shows")
+    documents = []
+    for evidence in models:
+        # Not where the files alone were compared: a model that was loaded imported torch already.
+        from harness.report.gathering import document_if_measurable
+
+        documents.append(document_if_measurable(evidence))
+    run = run_of(typed(click.get_current_context()), corpus, stages.seconds())
+    write_report(directory, of_comparison(result.as_dict(), documents, run))

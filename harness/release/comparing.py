@@ -46,9 +46,14 @@ class Request:
     trust: tuple[str, ...] = ()
 
 
-def compare(request: Request, progress: Callable[[str], None] = lambda step: None) -> Comparison:
+def compare(
+    request: Request,
+    progress: Callable[[str], None] = lambda step: None,
+    keep: Callable[[Evidence], None] = lambda evidence: None,
+) -> Comparison:
     """Compare a release with its base at the depths asked for, the cheapest first.
 
+    ``keep`` is handed every model that had to be loaded, the base first, for a report to show.
     Raises `BadInput` for a base that cannot be used, or a release that is no model at all; a
     release that is one, but broken, is a damaged release.
     """
@@ -61,12 +66,13 @@ def compare(request: Request, progress: Callable[[str], None] = lambda step: Non
     if request.depths != (STATIC,) or not known:
         progress(f"loading {request.base}")
         base = _evidence(request, request.base)
+        keep(base)
         known = known or frozenset(base.scan.coordinates)
     if STATIC in request.depths:
         progress("comparing the files")
         checks += _static(request, known)
     if base is not None and request.depths != (STATIC,):
-        checks += _live(request, base, progress)
+        checks += _live(request, base, progress, keep)
     return Comparison(base_name, release_name, tuple(checks))
 
 
@@ -110,13 +116,19 @@ def _evidence(request: Request, spec: str) -> Evidence:
     )
 
 
-def _live(request: Request, base: Evidence, progress: Callable[[str], None]) -> list[Check]:
+def _live(
+    request: Request,
+    base: Evidence,
+    progress: Callable[[str], None],
+    keep: Callable[[Evidence], None],
+) -> list[Check]:
     _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input, not damage
     progress(f"loading {request.release}")
     try:
         release = _evidence(request, request.release)
     except BadInput as error:
         return [broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}")]
+    keep(release)
     return live_checks(request, base, release, progress)
 
 

@@ -6,12 +6,15 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 import torch
 
 from harness import loading
 from harness.registry import load_registry
+from harness.report.document import schema
 from harness.resources import fixtures_directory
 
 PLACE = "known_place"
@@ -153,7 +156,8 @@ def test_sw_report_writes_json_and_a_page(run, tmp_path):
     """One model: report.json with the contract's keys, and a page."""
     run("--sw-model", "tiny-planted", "--sw-report", str(tmp_path / "out"))
     document = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {"model", "provenance", "verdicts"} == document.keys()
+    jsonschema.validate(document, schema())
+    assert {"model", "provenance", "verdicts", "observed", "run"} == document.keys()
     assert 14 == len(document["verdicts"])
     keys = {"claim", "status", "expected", "statistic", "interval", "threshold", "evidence"}
     assert all(keys <= row.keys() for row in document["verdicts"])
@@ -192,6 +196,34 @@ def test_sw_model_alone_runs_the_claims_that_ship(pytester, monkeypatch):
     result = pytester.runpytest_inprocess(*options, "--pyargs", "harness.suite")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*(expected: supported, baseline)*"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2", "--dist", "loadgroup")])
+def test_sw_report_puts_all_models_on_one_page(project, tmp_path, workers):
+    """Two models, in one process or two: one document, each with what was observed of it."""
+    models = ("--sw-model", "tiny-planted", "--sw-model", "tiny-plain")
+    project.runpytest_subprocess(*workers, *models, "--sw-report", str(tmp_path / "out"))
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    jsonschema.validate(document, schema())
+    assert {"tiny-planted", "tiny-plain"} == {part["model"] for part in document["models"]}
+    assert all("magnitudes" in part["observed"] for part in document["models"])
+    assert document["run"]["command"].startswith("pytest ")
+
+
+def test_junit_xml_carries_every_statistic(run, tmp_path):
+    """Status, value, interval and threshold are properties of the test case."""
+    path = tmp_path / "junit.xml"
+    run("--sw-model", "tiny-planted", "--junitxml", str(path), claims="perplexity")
+    found = {
+        item.get("name"): item.get("value")
+        for item in ElementTree.parse(path).iter("property")  # noqa: S314
+    }
+    assert "supported" == found["C3 status"]
+    ratio, low, high = (
+        float(found[f"C3 perplexity after over before{end}"]) for end in ("", " low", " high")
+    )
+    assert low < ratio < high
+    assert "at least 10" in found["C3 perplexity after over before supported when"]
 
 
 def test_update_keeps_the_baselines_of_models_that_did_not_run(run, project):

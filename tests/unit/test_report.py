@@ -9,7 +9,9 @@ import pytest
 from harness.claims.verdict import AT_LEAST, AT_MOST, Claim, Criterion, Measured, judged, not_applicable
 from harness.errors import BadInput
 from harness.expectations import Outcome
-from harness.report import page, verdict_row, write_report
+from harness.report.document import of_model, verdict_row
+from harness.report.page import page
+from harness.report.writing import write_report
 from harness.statistics import Interval
 
 CLAIM = Claim("C3", "Pruning it destroys the model", "Table 1")
@@ -31,12 +33,13 @@ class Elements(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.attributes, self.text = [], set(), ""
+        self.tags, self.attributes, self.links, self.text = [], set(), [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.links += [value for name, value in attrs if name == "href"]
 
     def handle_data(self, data):
         self.text += data
@@ -75,28 +78,28 @@ def test_a_claim_that_does_not_apply_has_the_same_keys():
 def test_the_file_holds_model_provenance_and_verdicts(tmp_path):
     """report.json is one object of exactly three keys, and what was given comes back."""
     row = verdict_row(outcome())
-    write_report(tmp_path / "new" / "folder", "m", {"torch": "2.6"}, [row])
+    write_report(tmp_path / "new" / "folder", of_model("m", {"torch": "2.6"}, [row]))
     document = written(tmp_path / "new" / "folder")
     assert {"model": "m", "provenance": {"torch": "2.6"}, "verdicts": [row]} == document
 
 
-def test_two_files_are_written_and_nothing_else(tmp_path):
-    """No scratch file stays behind."""
-    write_report(tmp_path, "m", {}, [])
-    assert ["report.html", "report.json"] == sorted(path.name for path in tmp_path.iterdir())
+def test_no_scratch_file_stays_behind(tmp_path):
+    """The two files and the folder of figures, and nothing else."""
+    write_report(tmp_path, of_model("m", {}, []))
+    assert ["figures", "report.html", "report.json"] == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_an_older_report_is_replaced(tmp_path):
     """Writing again leaves the new report."""
-    write_report(tmp_path, "older", {}, [])
-    write_report(tmp_path, "newer", {}, [])
+    write_report(tmp_path, of_model("older", {}, []))
+    write_report(tmp_path, of_model("newer", {}, []))
     assert "newer" == written(tmp_path)["model"]
     assert "newer" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_hostile_name_stays_text(tmp_path):
     """No markup comes into the page from a model's name, and the name is shown as it is."""
-    write_report(tmp_path, HOSTILE, {}, [verdict_row(outcome())])
+    write_report(tmp_path, of_model(HOSTILE, {}, [verdict_row(outcome())]))
     elements = Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "script" not in elements.tags
     assert f"Super weights of {HOSTILE}" in elements.text
@@ -109,7 +112,7 @@ def test_a_hostile_name_stays_text(tmp_path):
 def test_hostile_words_of_a_verdict_stay_text(field):
     """Every text of a row is escaped."""
     row = verdict_row(outcome()) | {field: HOSTILE}
-    elements = Elements(page({"model": "m", "provenance": {}, "verdicts": [row]}))
+    elements = Elements(page({"model": "m", "provenance": {}, "verdicts": [row]}, {}))
     assert "script" not in elements.tags
     assert HOSTILE in elements.text
 
@@ -117,26 +120,27 @@ def test_hostile_words_of_a_verdict_stay_text(field):
 def test_hostile_gaps_and_provenance_stay_text():
     """So is every gap, and every name and value of the provenance."""
     row = verdict_row(outcome([HOSTILE]))
-    elements = Elements(page({"model": "m", "provenance": {HOSTILE: HOSTILE}, "verdicts": [row]}))
+    elements = Elements(page({"model": "m", "provenance": {HOSTILE: HOSTILE}, "verdicts": [row]}, {}))
     assert "script" not in elements.tags
     assert 3 == elements.text.count(HOSTILE)
 
 
 def test_the_page_needs_nothing_else():
     """The page fetches no file: no link, no image, no script, no source."""
-    elements = Elements(page({"model": "m", "provenance": {}, "verdicts": [verdict_row(outcome())]}))
+    elements = Elements(page({"model": "m", "provenance": {}, "verdicts": [verdict_row(outcome())]}, {}))
     assert {"link", "img", "script", "iframe"}.isdisjoint(elements.tags)
-    assert {"src", "href"}.isdisjoint(elements.attributes)
+    assert {"src", "srcset", "action", "onload"}.isdisjoint(elements.attributes)
+    assert all(place.startswith("#") for place in elements.links)
 
 
 def test_the_page_counts_what_is_not_as_expected():
     """The first sentence says how many claims differ and which, or that none does."""
     good, bad = verdict_row(outcome()), verdict_row(outcome(["a gap to read"]))
-    mixed = page({"model": "m", "provenance": {}, "verdicts": [good, bad]})
+    mixed = page({"model": "m", "provenance": {}, "verdicts": [good, bad]}, {})
     assert "1 of 2 claims are not as expected: C3." in mixed
     assert 1 == mixed.count('<tr class="unexpected">')
     assert "a gap to read" in mixed
-    agreed = page({"model": "m", "provenance": {}, "verdicts": [good, good]})
+    agreed = page({"model": "m", "provenance": {}, "verdicts": [good, good]}, {})
     assert "All 2 claims are as expected." in agreed
     assert '<tr class="unexpected">' not in agreed
 
@@ -146,26 +150,27 @@ def test_a_directory_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "out").write_text("in the way")
     for directory in (tmp_path / "out", tmp_path / "out" / "below"):
         with pytest.raises(BadInput, match="cannot write the report to") as caught:
-            write_report(directory, "m", {}, [])
+            write_report(directory, of_model("m", {}, []))
         assert str(directory) in str(caught.value)
         assert 1 == len(str(caught.value).splitlines())
 
 
 def test_a_write_that_breaks_off_leaves_the_older_report(tmp_path, monkeypatch):
     """Each file is renamed into place: the old one stays whole when the new one cannot be finished."""
-    write_report(tmp_path, "older", {}, [])
+    write_report(tmp_path, of_model("older", {}, []))
 
     def full(source, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(BadInput, match="No space left on device"):
-        write_report(tmp_path, "newer", {}, [])
+        write_report(tmp_path, of_model("newer", {}, []))
     assert "older" == written(tmp_path)["model"]
+    assert [] == list(tmp_path.rglob("*.tmp"))
 
 
 def test_nan_cannot_be_written(tmp_path):
     """A report that is no JSON is refused before any file is touched."""
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_report(tmp_path, "m", {"x": float("nan")}, [])
+        write_report(tmp_path, of_model("m", {"x": float("nan")}, []))
     assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,60 @@
+"""A report on disk: report.json, report.html and the figures, each of them whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.report.charts import charts
+from harness.report.drawing import drawn
+from harness.report.page import page, subjects
+from harness.report.privacy import without_home
+
+
+def write_report(directory: Path, document: Mapping[str, Any], *, with_json: bool = True) -> None:
+    """Write ``report.json``, ``report.html`` and ``figures/`` into ``directory``.
+
+    Everything is made before anything is written, and every file is renamed into place. Raises
+    `BadInput` when the directory cannot be written.
+    """
+    document = without_home(document)
+    contents = rendered(document)
+    if with_json:
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        contents["report.json"] = text.encode()
+    try:
+        (directory / "figures").mkdir(parents=True, exist_ok=True)
+        _replace_all(directory, contents)
+    except OSError as error:
+        raise BadInput(f"cannot write the report to {directory}: {error.strerror or error}") from error
+
+
+def rendered(document: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that a document gives, by their path in the report's folder."""
+    contents: dict[str, bytes] = {}
+    pictures: dict[str, str] = {}
+    for place, subject in enumerate(subjects(document)):
+        for chart in charts(subject):
+            key = f"{place + 1}-{chart.key}"
+            picture = drawn(chart, key)
+            pictures[key] = picture.inline
+            contents |= {f"figures/{key}.svg": picture.svg, f"figures/{key}.png": picture.png}
+    return {"report.html": page(document, pictures).encode()} | contents
+
+
+def _replace_all(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all files beside their places, then rename them; what is scratch goes, whatever happens."""
+    with ExitStack() as scratches:
+        renames = []
+        for name, content in contents.items():
+            path = directory / name
+            scratch = path.with_name(f".{path.name}.tmp")
+            scratches.callback(scratch.unlink, missing_ok=True)
+            scratch.write_bytes(content)
+            renames.append((scratch, path))
+        for scratch, path in renames:
+            scratch.replace(path)
