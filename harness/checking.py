@@ -56,6 +56,7 @@ def check_model(
     if base_scan is None and subject.entry.tuned_from:
         base_scan = scan(request.load(subject.entry.tuned_from), default_prompt())
     evidence = Evidence(subject, request.corpus, base_scan)
+    _ = evidence.windows  # a corpus that cannot be used is refused even where no claim would read it
     outcomes = []
     for claim, judge in CLAIMS.items():
         progress(f"{claim.id}: {claim.sentence}")

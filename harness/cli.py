@@ -10,7 +10,7 @@ import click
 
 from harness import __version__
 from harness.coordinates import Coordinate
-from harness.errors import BadInput, HarnessError
+from harness.errors import BadInput, HarnessError, one_line
 from harness.options import (
     DEFAULT_BASELINES,
     EXIT_BAD_INPUT,
@@ -33,7 +33,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except HarnessError as error:
-            click.echo(f"superweight: {error}", err=True)
+            click.echo(f"superweight: {one_line(error)}", err=True)
             ctx.exit(EXIT_BAD_INPUT if isinstance(error, BadInput) else EXIT_NOT_AS_EXPECTED)
         except click.UsageError as error:
             click.echo(f"superweight: {error.format_message()}; see superweight --help", err=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import BadInput
+from harness.errors import BadInput, one_line
 from harness.registry import ModelEntry, load_registry, resolve
 from harness.summary import PROPERTY, Verdicts
 
@@ -149,7 +149,7 @@ def _entries(config: pytest.Config) -> list[ModelEntry]:
     try:
         return [resolve(spec) for spec in config.option.sw_model]
     except BadInput as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(one_line(error)) from error
 
 
 def _marks(entry: ModelEntry, on_gpu: bool) -> list[pytest.MarkDecorator]:
@@ -187,7 +187,7 @@ def _load(config: pytest.Config, entry: ModelEntry) -> Subject:
         return load(entry, device=option.sw_device, dtype=option.sw_dtype, trust=option.sw_trust)
     except BadInput as error:
         # The whole run was asked for something that is not there: exit code 4, like a bad option.
-        pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 @pytest.fixture(scope="session")
@@ -227,7 +227,7 @@ def evidence(
         measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
         _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
     except BadInput as error:
-        pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
     return measured
 
 
