@@ -41,7 +41,8 @@ def shown() -> list[Shown]:
     for page in PAGES:
         for line in code(page.read_text(encoding="utf-8")):
             match = _COMMAND.fullmatch(line.strip())
-            if match is None:
+            # How a shell is told of completion is click's to test.
+            if match is None or "_SUPERWEIGHT_COMPLETE=" in line:
                 continue
             synopsis = _PLACEHOLDER.search(match["rest"]) is not None
             # Behind two spaces a synopsis says what it does.

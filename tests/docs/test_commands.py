@@ -58,9 +58,17 @@ def of(program):
     return [command for command in COMMANDS if command.program == program]
 
 
+def marks(command):
+    """Mark what reads the real model; what judges or sweeps all of it takes minutes."""
+    if REAL not in str(command):
+        return []
+    long = command.arguments[0] in ("check", "sweep")
+    return [pytest.mark.checkpoint, *([pytest.mark.slow] if long else [])]
+
+
 def runnable(program):
     return [
-        pytest.param(command, id=str(command), marks=[pytest.mark.checkpoint] if REAL in str(command) else [])
+        pytest.param(command, id=str(command), marks=marks(command))
         for command in of(program)
         if needs(command) is None
     ]

@@ -13,7 +13,7 @@ from harness.corpus import cut, documents
 from harness.editing import Prune, Scale, edited
 from harness.errors import NotFinite
 from harness.loading import free
-from harness.measuring import INTACT, Condition, log_probabilities, measure
+from harness.measuring import INTACT, Condition, measure, predicted
 from harness.placement import need
 from harness.scanning import SUPPRESSED, head_room, scan
 from harness.trace import trace
@@ -102,7 +102,7 @@ def test_conditions_measured_together_are_those_measured_alone(subject, size, wi
         alone = []
         with edited(subject, condition.scales):
             for batch in ids.split(8):
-                chosen = log_probabilities(subject, batch).gather(-1, batch[:, 1:, None])[..., 0]
+                chosen = predicted(subject, batch).gather(-1, batch[:, 1:, None])[..., 0]
                 alone.append(-chosen.double().cpu().numpy())
         # Logits are rounded to the dtype; none of these is larger than 64.
         assert np.concatenate(alone) == pytest.approx(

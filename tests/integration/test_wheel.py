@@ -74,7 +74,7 @@ def test_it_holds_the_data_and_the_claims(wheel):
     }
     assert fixtures <= inside
     assert {"harness/suite/test_paper.py", "harness/suite/test_release.py"} <= inside
-    assert "harness/templates/report.html.jinja" in inside
+    assert "harness/report/templates/claims.html.jinja" in inside
     assert not any(name.startswith(("tests/", "docs/")) for name in inside)
 
 
