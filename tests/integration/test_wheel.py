@@ -74,7 +74,7 @@ def test_it_holds_the_data_and_the_claims(wheel):
     }
     assert fixtures <= inside
     assert {"harness/suite/test_paper.py", "harness/suite/test_release.py"} <= inside
-    assert "harness/report/templates/claims.html.jinja" in inside
+    assert "harness/report/templates/page.html.jinja" in inside
     assert not any(name.startswith(("tests/", "docs/")) for name in inside)
 
 
@@ -88,6 +88,6 @@ def test_the_command_and_pytest_work_there(elsewhere):
     )
     code, said = elsewhere("-c", script)
     assert 0 == code, said
-    assert "as expected: 12 of 12 claims" in said
+    assert "as expected: 14 of 14 claims" in said
     assert "1 passed" in said
     assert "C1  supported       (expected: supported, registry)" in said

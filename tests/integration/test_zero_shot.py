@@ -32,6 +32,7 @@ def _offline(monkeypatch):
     import datasets
     import huggingface_hub.constants
 
+    monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
