@@ -127,6 +127,8 @@ def describe(model: PreTrainedModel) -> Anatomy:
             f"{name} does not say its num_hidden_layers and hidden_size, "
             "so it is no decoder this harness can read"
         )
+    if count < 1:
+        raise UnknownAnatomy(f"{name}: config.json has {count} blocks (num_hidden_layers), and one is needed")
     blocks = _blocks(model, count)
     if blocks is None:
         raise UnknownAnatomy(f"{name}: looked for one list of {count} blocks near the token embedding")

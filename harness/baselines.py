@@ -6,6 +6,7 @@ Provenance is recorded and not compared. Nothing here needs torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -13,11 +14,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.errors import BadInput
+
 _NUMBER = {"value", "within"}
 _NOT_COMPARED = "provenance"
 # A stored tolerance scales with its value, so it may differ a little; one that was widened by
 # hand to let a number pass may not.
 _WIDENED = 2.0
+# In bytes; file systems take a name of 255.
+_LONGEST_FOLDER = 200
 
 
 def dump(recorded: Mapping[str, Any]) -> str:
@@ -93,15 +98,26 @@ def merged(stored: Any, new: Any) -> Any:
 def baseline_path(root: Path, model: str, device: str, dtype: str, claim: str) -> Path:
     """Return where the baseline of a claim lies; each device and dtype has its own."""
     folder = re.sub(r"[^\w.-]+", "--", model).strip("-.") or "model"
+    if len(folder.encode()) > _LONGEST_FOLDER:
+        # The end of a path says more than its beginning; the digest keeps two of them apart.
+        digest = hashlib.sha256(folder.encode()).hexdigest()[:16]
+        end = folder.encode()[-_LONGEST_FOLDER // 2 :].decode(errors="ignore")
+        folder = f"{end.strip('-.')}-{digest}"
     return root / folder / f"{device}-{dtype}" / f"{claim}.json"
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return the baseline at ``path``; None if there is none, an empty record if it is unreadable."""
+    """Return the baseline at ``path``; None if there is none, an empty record if it is unreadable.
+
+    Raises `BadInput` where the place itself cannot be read: what is not known to be absent must
+    not count as absent.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
         return {}
+    except OSError as error:
+        raise BadInput(f"cannot read the baseline {path}: {error.strerror}") from error
     return parse(text) or {}

@@ -72,6 +72,7 @@ def check_model(request: Request, progress: Callable[[str], None] = lambda step:
     if base is not None:
         base_scan = base.scan
     evidence = Evidence(subject, request.corpus, base_scan)
+    _ = evidence.windows  # a corpus that cannot be used is refused even where no claim would read it
     outcomes = []
     for claim, judge in judges.items():
         progress(f"{claim.id}: {claim.sentence}")

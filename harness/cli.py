@@ -12,7 +12,7 @@ from harness import __version__
 from harness.completion import complete_model
 from harness.coordinates import Coordinate
 from harness.environment import in_ci
-from harness.errors import BadInput, HarnessError
+from harness.errors import BadInput, HarnessError, one_line
 from harness.options import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -44,7 +44,7 @@ class _Group(click.Group):
             click.echo("superweight: interrupted; no file was left half-written", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except HarnessError as error:
-            click.echo(f"superweight: {error}", err=True)
+            click.echo(f"superweight: {one_line(error)}", err=True)
             ctx.exit(EXIT_BAD_INPUT if isinstance(error, BadInput) else EXIT_NOT_AS_EXPECTED)
         except click.UsageError as error:
             click.echo(f"superweight: {error.format_message()}; see superweight --help", err=True)

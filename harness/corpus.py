@@ -84,10 +84,10 @@ def documents(name: str) -> list[str]:
     if name == WIKITEXT2:
         return _wikitext2()
     path = fixtures_directory() / "corpus" if name == BUILTIN else Path(name)
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    if not files:
-        raise BadInput(f"corpus {path} holds no .txt file")
     try:
+        files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+        if not files:
+            raise BadInput(f"corpus {path} holds no .txt file")
         return [file.read_text(encoding="utf-8") for file in files]
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(

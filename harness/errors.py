@@ -1,5 +1,14 @@
 """The errors that a person is meant to read: one line, what is wrong, what to do."""
 
+# What a terminal shows at a glance; a name of ten thousand characters is not read to its end.
+_LONGEST = 600
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says, in one line of bearable length."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+
 
 class HarnessError(Exception):
     """Anything this harness refuses or cannot vouch for."""

@@ -18,10 +18,16 @@ from harness.anatomy import Anatomy, describe
 from harness.cache import sha256
 from harness.conversion import converted_copy, original_sha256
 from harness.devices import present, settle
-from harness.errors import BadInput, TooLarge, UnknownAnatomy
+from harness.errors import BadInput, UnknownAnatomy
 from harness.placement import place, stored_bytes
 from harness.projections import execution_device
 from harness.registry import ModelEntry
+from harness.soundness import (
+    quiet_transformers,
+    refuse_broken_numbers,
+    refuse_gaps,
+    refuse_unsound_files,
+)
 from harness.sources import LocalModel, fetch
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -98,42 +104,51 @@ def load(
     if where.type == "cuda":
         settle()
     local = fetch(entry, allow_pickle="pickle" in trust)
+    if local.is_gguf:
+        refuse_unsound_files(local.path, quantised=True)
     directory = converted_copy(local.path) if local.is_gguf else local.path
     remote_code = "remote-code" in trust
-    # Reading is quick and its progress bars would stand between a test's dots.
-    transformers.utils.logging.disable_progress_bar()
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            directory, trust_remote_code=remote_code, local_files_only=True
-        )
-        model = _model_class(config, remote_code=remote_code).from_pretrained(
-            directory,
-            dtype=_dtype(dtype, where, config),
-            **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
-            use_safetensors=None if "pickle" in trust else True,
-            trust_remote_code=remote_code,
-            local_files_only=True,
-            **_quantization(config),
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            directory, trust_remote_code=remote_code, local_files_only=True
-        )
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(
+                directory, trust_remote_code=remote_code, local_files_only=True
+            )
+            if any(directory.glob("*.safetensors")):
+                quantised = getattr(config, "quantization_config", None) is not None
+                refuse_unsound_files(directory, quantised=quantised)
+            model, report = _model_class(config, remote_code=remote_code).from_pretrained(
+                directory,
+                dtype=_dtype(dtype, where, config),
+                **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
+                use_safetensors=None if "pickle" in trust else True,
+                trust_remote_code=remote_code,
+                local_files_only=True,
+                # Reported, and refused below in words of our own.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **_quantization(config),
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                directory, trust_remote_code=remote_code, local_files_only=True
+            )
+        refuse_gaps(model, report, local.path)
+        anatomy = describe(model)
     except UnknownAnatomy as error:
         raise UnknownAnatomy(f"{local.path}: {error}") from None
-    except TooLarge:
+    except BadInput:
         raise
     # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
     except Exception as error:
         raise BadInput(f"{local.path} does not load: {_first_line(error)}") from error
     model.eval()
     model.requires_grad_(False)
-    _refuse_broken_weights(model, local.path)
+    refuse_broken_numbers(model, local.path)
     return Subject(
         name=entry.name,
         entry=entry,
         model=model,
         tokenizer=tokenizer,
-        anatomy=describe(model),
+        anatomy=anatomy,
         provenance=_provenance(entry, local, directory, model, tokenizer),
     )
 
@@ -198,12 +213,6 @@ def _quantization(config: PreTrainedConfig) -> dict[str, Any]:
         # Left compressed, its modules have no weight to compute with until a first full pass.
         return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
     return {}
-
-
-def _refuse_broken_weights(model: PreTrainedModel, path: Path) -> None:
-    for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
-            raise BadInput(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
 
 
 def _first_line(error: Exception) -> str:

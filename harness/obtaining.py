@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.environment import in_ci
-from harness.errors import BadInput, TooLarge, Unavailable
+from harness.errors import BadInput, TooLarge, Unavailable, one_line
 from harness.registry import STORED, ModelEntry, resolve
 from harness.sharing import share_cores
 
@@ -35,7 +35,7 @@ def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry
         )
     except BadInput as error:
         if named:
-            pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+            pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
         if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and not in_ci()):
             pytest.skip(f"{entry.name}: {error}")
         pytest.fail(f"{entry.name}: {error}", pytrace=False)

@@ -15,7 +15,7 @@ import pytest
 
 from harness import collecting, sharing
 from harness.environment import in_ci
-from harness.errors import BadInput
+from harness.errors import BadInput, one_line
 from harness.obtaining import obtain
 from harness.registry import ModelEntry, load_registry, resolve
 from harness.summary import OBSERVED, PROPERTY, Verdicts
@@ -159,7 +159,7 @@ def _entries(config: pytest.Config) -> list[ModelEntry]:
     try:
         return [resolve(spec) for spec in config.option.sw_model]
     except BadInput as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(one_line(error)) from error
 
 
 def _marks(config: pytest.Config, entry: ModelEntry, on_gpu: bool) -> list[pytest.MarkDecorator]:
@@ -239,7 +239,7 @@ def evidence(
         measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
         _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
     except BadInput as error:
-        pytest.exit(f"error: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
     yield measured
     if pytestconfig.option.sw_report is not None:
         _observe(pytestconfig, measured, base_evidence)

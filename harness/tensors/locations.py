@@ -201,7 +201,15 @@ def _no_such_expert(coordinate: Coordinate, block: Mapping[int | None, _Named]) 
 def _location(checkpoint: Checkpoint, named: _Named, layer: int, expert: int | None) -> Location:
     info = _info(checkpoint, named)
     leading = (expert,) if named.fused and expert is not None else ()
-    return Location(info, layer, expert, leading, _transposed(checkpoint, named, info))
+    location = Location(info, layer, expert, leading, _transposed(checkpoint, named, info))
+    # Of a remote checkpoint the config would be one more request.
+    hidden = _hidden_size(checkpoint) if checkpoint.received is None else None
+    if hidden is not None and location.shape[0] != hidden:
+        raise BadInput(
+            f"{info.file.name}: {info.name} of shape {list(info.shape)} does not write to the {hidden} "
+            "channels that config.json names; one of the two is wrong"
+        )
+    return location
 
 
 def _info(checkpoint: Checkpoint, named: _Named) -> TensorInfo:
@@ -218,12 +226,11 @@ def _transposed(checkpoint: Checkpoint, named: _Named, info: TensorInfo) -> bool
     """Tell which way round a matrix is stored, where families differ: by model type, else by shape."""
     if checkpoint.is_gguf or not (named.fused or named.stem.endswith("c_proj")):
         return False
-    text_config = checkpoint.config.get("text_config")
-    config = text_config if isinstance(text_config, dict) else checkpoint.config
+    config = _text_config(checkpoint)
     families = _TRANSPOSED_FUSED if named.fused else _TRANSPOSED_DENSE
     if config.get("model_type") in families or checkpoint.config.get("model_type") in families:
         return True
-    hidden = next((config[key] for key in _HIDDEN_SIZES if isinstance(config.get(key), int)), None)
+    hidden = _hidden_size(checkpoint)
     if hidden is None:
         hidden = _length_of_bias(checkpoint, named)
     first, second = info.shape[-2:]
@@ -233,6 +240,18 @@ def _transposed(checkpoint: Checkpoint, named: _Named, info: TensorInfo) -> bool
             "cannot be told; put its config.json beside it"
         )
     return first != hidden
+
+
+def _text_config(checkpoint: Checkpoint) -> Mapping[str, object]:
+    text_config = checkpoint.config.get("text_config")
+    return text_config if isinstance(text_config, dict) else checkpoint.config
+
+
+def _hidden_size(checkpoint: Checkpoint) -> int | None:
+    """Return how many channels the residual stream has by config.json, where that says so."""
+    config = _text_config(checkpoint)
+    sizes = (config.get(key) for key in _HIDDEN_SIZES)
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _length_of_bias(checkpoint: Checkpoint, named: _Named) -> int | None:
