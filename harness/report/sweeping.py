@@ -17,15 +17,14 @@ def sweep_rows(result: Sweep) -> list[Row]:
     """Return one row a scheme: perplexity over the intact model's, with an interval over windows."""
     intact, rows = result.intact, []
     for block in result.blocks:
-        rows.append(_row(intact, "INT4", f"blocks of {block.size:,}", "as it is", block.plain))
-        rows.append(_row(intact, "INT4", f"blocks of {block.size:,}", "held out", block.held_out))
+        rows.append(_row(intact, "INT4", block.size, False, block.plain))
+        rows.append(_row(intact, "INT4", block.size, True, block.held_out))
     for name, losses in result.activations.items():
-        held = "held out" if name == HELD_OUT else "as it is"
-        rows.append(_row(intact, f"W8A8, {name}", "one step a matrix", held, losses))
+        rows.append(_row(intact, f"W8A8, {name}", None, name == HELD_OUT, losses))
     return rows
 
 
-def _row(intact: Values, scheme: str, block: str, held_out: str, losses: Values) -> Row:
+def _row(intact: Values, scheme: str, block: int | None, held_out: bool, losses: Values) -> Row:
     rise = losses - intact
     interval = bootstrap(rise)
     ratio, low, high = (float(np.exp(value)) for value in (rise.mean(), interval.low, interval.high))

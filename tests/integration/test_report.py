@@ -50,8 +50,7 @@ def test_the_figures_hold_the_numbers_of_the_claims(superweight, tmp_path):
         assert low <= point["perplexity_ratio"] <= high
     intact = evidence["C13"]["intact_perplexity"]["value"]
     for row in document["sweep"]:
-        size = row["block"].removeprefix("blocks of ")
-        judged = evidence["C13"]["blocks"][size]["held_out" if row["held_out"] == "held out" else "plain"]
+        judged = evidence["C13"]["blocks"][f"{row['block']:,}"]["held_out" if row["held_out"] else "plain"]
         assert judged["value"] == pytest.approx(row["perplexity_ratio"] * intact, rel=1e-4)
 
 
