@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
+from harness.completion import complete_model
 from harness.coordinates import Coordinate
 from harness.environment import in_ci
 from harness.errors import BadInput, HarnessError, one_line
@@ -29,6 +30,7 @@ from harness.release.command import compare
 if TYPE_CHECKING:
     from harness.checking import Checked
     from harness.reading import Readings
+    from harness.report.document import Document
     from harness.report.run import Stages
 
 
@@ -66,7 +68,7 @@ main.add_command(sweep)
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
@@ -137,7 +139,7 @@ def _place(item: dict[str, Any]) -> str:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--at",
     "places",
@@ -182,10 +184,15 @@ def _print_readings(result: Readings) -> None:
 
 
 @main.command()
-@click.argument("model")
-@click.option("--base", metavar="MODEL", help="Expect the verdicts of this model.")
+@click.argument("model", shell_complete=complete_model)
+@click.option(
+    "--base", metavar="MODEL", shell_complete=complete_model, help="Expect the verdicts of this model."
+)
 @click.option(
     "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
+)
+@click.option(
+    "--json", "json_file", type=click.Path(allow_dash=True), help="Write report.json there; - is stdout."
 )
 @click.option(
     "--expect",
@@ -202,6 +209,7 @@ def check(
     model: str,
     base: str | None,
     report: Path | None,
+    json_file: str | None,
     expect: str,
     corpus: str,
     baselines: Path,
@@ -238,30 +246,43 @@ def check(
             ),
             progress=stages,
         )
-        if report is not None:
-            _report_check(report, checked, stages, corpus)
+        if report is not None or json_file is not None:
+            document = _document(checked, stages, corpus)
+            _write_document(document, report, json_file)
     outcomes = list(checked.outcomes)
-    _print_check(model, outcomes)
-    for outcome in outcomes:
-        for line in accuracy_lines(outcome.verdict):
-            click.echo(line)
+    if json_file != "-":
+        _print_check(model, outcomes)
+        for outcome in outcomes:
+            for line in accuracy_lines(outcome.verdict):
+                click.echo(line)
     if report is not None:
         click.echo(f"report: {report / 'report.html'}", err=True)
     if not all(outcome.as_expected for outcome in outcomes):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
 
 
-def _report_check(directory: Path, checked: Checked, stages: Stages, corpus: str) -> None:
+def _document(checked: Checked, stages: Stages, corpus: str) -> Document:
     from harness.report.gathering import document_of
     from harness.report.run import run_of
-    from harness.report.writing import write_report
 
     stages("gathering what the report shows")
     document = document_of(checked.evidence, checked.outcomes)
     if checked.base is not None:
         document["base"] = document_of(checked.base)
     document["run"] = run_of(typed(click.get_current_context()), corpus, stages.seconds())
-    write_report(directory, document)
+    return document
+
+
+def _write_document(document: Document, directory: Path | None, json_file: str | None) -> None:
+    if json_file is not None:
+        from harness.report.document import dumped
+
+        write(json_file, dumped(document))
+    if directory is not None:
+        # Draws with matplotlib, which JSON alone does without.
+        from harness.report.writing import write_report
+
+        write_report(directory, document)
 
 
 @main.command("report")
@@ -318,7 +339,7 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
 
 
 @main.command()
-@click.argument("names", nargs=-1, metavar="[MODEL]...")
+@click.argument("names", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model)
 @click.option("--verify", is_flag=True, help="Hold what is published to the files of each model.")
 @click.option(
     "--json",

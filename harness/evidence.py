@@ -12,9 +12,16 @@ from harness.editing import Scale, edited
 from harness.generation import Continuation, continue_greedily, nll_of
 from harness.loading import Subject
 from harness.looking import Looking
+from harness.quantization.measuring import nll, split
+from harness.quantization.sweep import Sweep, weight_sweep
 from harness.scanning import Scan, scan
 from harness.trace import Trace, trace_batch
 from harness.vocabulary import Vocabulary, classify
+
+# What practice uses, and the paper's largest; `superweight sweep` has all six in between.
+BLOCK_SIZES = (64, 1024**2)
+# Every scheme is a forward pass with everything rounded; a third of the text keeps a check quick.
+ROUNDED_WINDOWS, CALIBRATION_WINDOWS = 16, 4
 
 
 class Evidence:
@@ -60,6 +67,16 @@ class Evidence:
         """The intact model and every condition that some claim needs, on as many windows as are needed."""
         conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
         return Looking(self.subject, self.windows, conditions, self.vocabulary.tracked)
+
+    @cached_property
+    def rounded_weights(self) -> Sweep:
+        """What INT4 weights lose in the smallest and in the largest blocks.
+
+        Raises `BadInput` where there is too little text.
+        """
+        text = split(self.windows, ROUNDED_WINDOWS, CALIBRATION_WINDOWS)
+        blocks = weight_sweep(self.subject, self.scan, text, BLOCK_SIZES, unrestored=False)
+        return Sweep(nll(self.subject, text.measured), blocks, {})
 
     @property
     def intact_writing(self) -> tuple[Continuation, ...]:

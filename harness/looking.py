@@ -63,6 +63,15 @@ class Looking:
             parts = {name: self._parts[name] for name in [INTACT, *(item.name for item in wanted)]}
             yield Look(windows, {name: joined(part[: stage + 1]) for name, part in parts.items()})
 
+    def measured(self, names: Collection[str]) -> Look | None:
+        """Return the widest look that has been had at all of ``names``, or None; nothing is measured."""
+        parts = {name: self._parts.get(name, []) for name in {INTACT, *names}}
+        stages = min(map(len, parts.values()))
+        if stages == 0:
+            return None
+        _, windows = self._stretches[stages - 1]
+        return Look(windows, {name: joined(part[:stages]) for name, part in parts.items()})
+
     def _measure(self, stage: int, wanted: Sequence[Condition]) -> None:
         missing = [item for item in wanted if len(self._parts.get(item.name, [])) <= stage]
         if not missing and len(self._parts.get(INTACT, [])) > stage:

@@ -247,12 +247,12 @@ def evidence(
 
 def _observe(config: pytest.Config, evidence: Evidence, base: Evidence | None) -> None:
     """Keep what the report shows of a model beside its verdicts, while it is still loaded."""
-    from harness.report.gathering import document_of, gathered
+    from harness.report.gathering import document_of, shown
 
-    shown: dict[str, Any] = {"observed": gathered(evidence)}
+    parts = shown(evidence)
     if base is not None:
-        shown["base"] = document_of(base)
-    config.stash.setdefault(OBSERVED, {})[evidence.subject.name] = shown
+        parts["base"] = document_of(base)
+    config.stash.setdefault(OBSERVED, {})[evidence.subject.name] = parts
 
 
 @pytest.fixture

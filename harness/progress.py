@@ -4,51 +4,107 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
-# Seconds that each stage took of SmolLM2-135M on one busy core (`superweight check`, its report's
-# table of stages). Only their proportions matter: what is done so far says how fast this machine is.
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# Seconds that each stage takes of SmolLM2-135M on one busy core (the report's table of stages). The
+# first estimate rests on them; from then on, what is done so far says how fast this machine is.
 CHECK: Mapping[str, float] = {
     "loading": 2,
-    "C1": 0.5,
+    "C1": 1,
     "C2": 2,
-    "C3": 200,
+    "C3": 35,
     "C5": 1,
     "C7": 1,
+    "C10": 15,
     "C11": 14,
+    "C12": 30,
+    "C13": 40,
     "gathering": 5,
 }
-COMPARE: Mapping[str, float] = {"loading": 2, "comparing": 30, "gathering": 5}
-SWEEP: Mapping[str, float] = {"INT4": 10, "W8A8": 5}
+COMPARE: Mapping[str, float] = {"loading": 4, "comparing": 30, "gathering": 5}
 SCAN: Mapping[str, float] = {"loading": 2, "scanning": 1}
-# Of a stage that is not named above.
-_SHORT = 0.1
+SWEEP: Mapping[str, float] = {"loading": 2, "scanning": 1, "intact": 5, "INT4": 400, "W8A8": 60}
+
+
+class Estimate:
+    """How much of some stages is left, by what they usually take and by how fast it has gone so far.
+
+    ``usual`` gives seconds by a step's first word; steps in a row that share it are one stage.
+    """
+
+    def __init__(self, usual: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._ahead = dict(usual)
+        self._clock = clock
+        self._start = self._begun = clock()
+        self._stage, self._expected, self._done = "", 0.0, 0.0
+
+    def begin(self, step: str) -> None:
+        """Note that a step begins, which ends the one before it."""
+        stage = step.split()[0].rstrip(":,")
+        if stage != self._stage:
+            self._done += self._expected
+            self._stage, self._expected = stage, self._ahead.pop(stage, 0.0)
+            self._begun = self._clock()
+
+    @property
+    def left(self) -> float:
+        """Seconds until the last stage ends, not below zero."""
+        # A first stage of moments says nothing about the rest.
+        pace = (self._begun - self._start) / self._done if self._done > 1 else 1.0
+        here = pace * self._expected - (self._clock() - self._begun)
+        return max(0.0, here) + pace * sum(self._ahead.values())
+
+    @property
+    def share(self) -> float:
+        """The share of the whole time that is over, 0 to 1."""
+        gone = self._clock() - self._start
+        return gone / (gone + self.left) if gone else 0.0
 
 
 @contextmanager
-def progressing(stages: Mapping[str, float]) -> Iterator[Callable[[str], None]]:
+def progressing(usual: Mapping[str, float]) -> Iterator[Callable[[str], None]]:
     """Yield a function to call with each step as it begins; all that is shown goes to stderr.
 
-    ``stages`` gives the relative length of steps by their first word.
+    ``usual`` is as in `Estimate`.
     """
     if not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         yield lambda step: click.echo(f"  {step}", err=True)
         return
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    columns = (SpinnerColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("", total=sum(stages.values()))
-        running = 0.0
+    estimate = Estimate(usual)
+    with _bar(estimate) as shown:
+        task = shown.add_task("")
 
         def begin(step: str) -> None:
-            nonlocal running
-            shown.update(task, advance=running, description=escape(step))
-            running = stages.get(step.split(":")[0].split()[0], _SHORT)
+            estimate.begin(step)
+            shown.update(task, description=escape(step))
 
         yield begin
+
+
+def _bar(estimate: Estimate) -> Progress:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    class Bar(ProgressColumn):
+        def render(self, task: Task) -> ProgressBar:
+            return ProgressBar(total=1.0, completed=estimate.share, width=24)
+
+    class Left(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"about {timedelta(seconds=round(estimate.left))} left", style="progress.remaining")
+
+    columns = (SpinnerColumn(), Bar(), Left(), TextColumn("{task.description}"))
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -18,8 +18,7 @@ from harness.claims.verdict import (
 from harness.errors import BadInput
 from harness.evidence import Evidence
 from harness.measuring import Values
-from harness.quantization.measuring import nll, split
-from harness.quantization.sweep import BlockSize, weight_sweep
+from harness.quantization.sweep import BlockSize
 from harness.statistics import bootstrap
 
 CLAIM = Claim(
@@ -31,10 +30,6 @@ CLAIM = Claim(
 # A hundredth of a nat, one per cent of perplexity, is what windows resolve (C10's reason): less is
 # no gain, and a hold-out that changes nothing must not pass.
 GAIN = 0.01
-# What practice uses, and the paper's largest; `superweight sweep` has all six in between.
-SIZES = (64, 1024**2)
-# Every scheme is a forward pass with everything rounded; a third of the text keeps a check quick.
-WINDOWS, CALIBRATION = 16, 4
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -42,11 +37,10 @@ def judge(evidence: Evidence) -> Verdict:
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
     try:
-        text = split(evidence.windows, WINDOWS, CALIBRATION)
-        blocks = weight_sweep(evidence.subject, evidence.scan, text, SIZES, unrestored=False)
+        rounded = evidence.rounded_weights
     except BadInput as error:
         return not_applicable(CLAIM, str(error))
-    return verdict_on(nll(evidence.subject, text.measured), blocks)
+    return verdict_on(rounded.intact, rounded.blocks)
 
 
 def verdict_on(intact: Values, blocks: Sequence[BlockSize]) -> Verdict:

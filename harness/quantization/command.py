@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.options import loading_options, write
+from harness.completion import complete_model
+from harness.options import loading_options, typed, write
 from harness.progress import SWEEP, progressing
+
+if TYPE_CHECKING:
+    from harness.evidence import Evidence
+    from harness.quantization.sweep import Sweep
+    from harness.report.run import Stages
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
@@ -19,6 +26,9 @@ from harness.progress import SWEEP, progressing
     "--page",
     type=click.Path(path_type=Path),
     help="Rewrite the tables between the marks of this page, and the .svg beside it.",
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
 )
 @click.option("--real", is_flag=True, help="Measure torchao and bitsandbytes as well, where they run.")
 @click.option(
@@ -29,6 +39,7 @@ def sweep(
     model: str,
     json_file: str | None,
     page: Path | None,
+    report: Path | None,
     real: bool,
     corpus: str,
     device: str,
@@ -41,22 +52,29 @@ def sweep(
 
     Example: superweight sweep smollm2-135m-instruct-q4_1
     """
-    from harness.corpus import WINDOWS, cut, default_prompt, documents
+    from harness.corpus import WINDOWS, cut, documents
+    from harness.evidence import Evidence
     from harness.loading import load
     from harness.quantization.measuring import CALIBRATION, split
     from harness.quantization.page import as_document, dumped, table, write_page
     from harness.quantization.real_sweep import real_sweep
     from harness.quantization.sweep import sweep as sweep_subject
     from harness.registry import resolve
-    from harness.scanning import scan
+    from harness.report.run import Stages
 
-    subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
-    windows = cut(subject, documents(corpus), corpus, count=WINDOWS + CALIBRATION)
-    text = split(windows, WINDOWS)
-    found = scan(subject, default_prompt())
-    with progressing(SWEEP) as progress:
-        losses = sweep_subject(subject, found, text, progress)
-        quantised = real_sweep(subject, found, text, progress=progress) if real else ()
+    with progressing(SWEEP) as shown:
+        stages = Stages(shown)
+        stages(f"loading {model}")
+        subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
+        windows = cut(subject, documents(corpus), corpus, count=WINDOWS + CALIBRATION)
+        text = split(windows, WINDOWS)
+        evidence = Evidence(subject, corpus)
+        stages("scanning")
+        found = evidence.scan
+        losses = sweep_subject(subject, found, text, stages)
+        quantised = real_sweep(subject, found, text, progress=stages) if real else ()
+        if report is not None:
+            _write_report(report, evidence, losses, stages)
     document = as_document(subject, losses, quantised)
     if page is not None:
         write_page(page, document)
@@ -64,3 +82,17 @@ def sweep(
         write(json_file, dumped(document))
     if json_file != "-":
         click.echo(table(document), nl=False)
+    if report is not None:
+        click.echo(f"report: {report / 'report.html'}", err=True)
+
+
+def _write_report(directory: Path, evidence: Evidence, losses: Sweep, stages: Stages) -> None:
+    from harness.report.gathering import document_of
+    from harness.report.run import run_of
+    from harness.report.sweeping import sweep_rows
+    from harness.report.writing import write_report
+
+    stages("gathering what the report shows")
+    document = document_of(evidence) | {"sweep": sweep_rows(losses)}
+    document["run"] = run_of(typed(click.get_current_context()), evidence.corpus, stages.seconds())
+    write_report(directory, document)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.completion import complete_model
 from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_options, typed, write
 from harness.progress import COMPARE, progressing
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("base")
-@click.argument("release")
+@click.argument("base", shell_complete=complete_model)
+@click.argument("release", shell_complete=complete_model)
 @click.option(
     "--depth",
     type=click.Choice(["static", "activations", "quality", "all"]),

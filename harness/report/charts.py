@@ -224,7 +224,7 @@ def sweep(found: Sequence[Mapping[str, Any]]) -> Chart:
 
 
 def _block(size: int | str | None) -> str:
-    return "whole tensor" if size is None else f"blocks of {size}" if isinstance(size, int) else size
+    return "whole tensor" if size is None else f"by {size:,}" if isinstance(size, int) else size
 
 
 def _held_out(value: bool | int | str) -> str:

@@ -15,6 +15,7 @@ from harness.claims.verdict import Verdict
 from harness.errors import BadInput
 from harness.expectations import Outcome
 from harness.records import record
+from harness.report.privacy import without_home
 
 Document = dict[str, Any]
 
@@ -59,13 +60,15 @@ def of_model(
     verdicts: Sequence[Mapping[str, Any]],
     *,
     observed: Mapping[str, Any] | None = None,
+    sweep: Sequence[Mapping[str, Any]] = (),
     base: Document | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> Document:
     """Return the document of one model; ``base`` is that of the model it is held to."""
     document: Document = {"model": model, "provenance": dict(provenance), "verdicts": list(verdicts)}
     further = {"observed": observed, "base": base, "run": run}
-    return document | {name: dict(part) for name, part in further.items() if part}
+    document |= {name: dict(part) for name, part in further.items() if part}
+    return document | ({"sweep": list(sweep)} if sweep else {})
 
 
 def of_models(documents: Sequence[Document], run: Mapping[str, Any] | None = None) -> Document:
@@ -81,6 +84,11 @@ def of_comparison(
 ) -> Document:
     """Return the document of ``superweight compare``: its contract, and the models that were loaded."""
     return {"comparison": dict(comparison), "models": list(models)} | ({"run": dict(run)} if run else {})
+
+
+def dumped(document: Mapping[str, Any]) -> str:
+    """Return report.json as text. Raises `ValueError` for a number that JSON has not."""
+    return json.dumps(without_home(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def schema() -> Mapping[str, Any]:

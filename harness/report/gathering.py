@@ -20,16 +20,20 @@ from harness.editing import edited
 from harness.errors import BadInput
 from harness.evidence import Evidence
 from harness.expectations import Outcome
-from harness.measuring import Measurement, Values
+from harness.generation import Continuation
+from harness.looking import Look
 from harness.report.document import Document, of_model, verdict_row
+from harness.report.sweeping import sweep_rows
 from harness.report.writings import restored_writing
-from harness.statistics import bootstrap
+from harness.statistics import jackknife
 from harness.trace import Trace, trace
 
 Json = dict[str, Any]
 
 # The paper shows one prompt; four are enough to see that it is no accident.
 WRITINGS = 4
+# Half of what C11 judges by: the restored model writes for the report alone, and takes seconds to.
+WRITTEN_TOKENS = 20
 TOP_TOKENS = 8
 # Content words to show: each a token that the corpus holds, the commonest first.
 CONTENT_WORDS = 8
@@ -39,7 +43,7 @@ def document_of(evidence: Evidence, outcomes: Sequence[Outcome] = ()) -> Documen
     """Return the document of one model: its verdicts, and what is observed of it."""
     subject = evidence.subject
     rows = [verdict_row(outcome) for outcome in outcomes]
-    return of_model(subject.name, subject.provenance.as_dict(), rows, observed=gathered(evidence))
+    return of_model(subject.name, subject.provenance.as_dict(), rows, **shown(evidence))
 
 
 def document_if_measurable(evidence: Evidence) -> Document:
@@ -48,6 +52,12 @@ def document_if_measurable(evidence: Evidence) -> Document:
         return document_of(evidence)
     except BadInput:
         return of_model(evidence.subject.name, evidence.subject.provenance.as_dict(), [])
+
+
+def shown(evidence: Evidence) -> Json:
+    """Return what a report shows of one model beside its verdicts: ``observed``, and the ``sweep`` if any."""
+    rounded = vars(evidence).get("rounded_weights")
+    return {"observed": gathered(evidence), "sweep": sweep_rows(rounded) if rounded else []}
 
 
 def gathered(evidence: Evidence) -> Json:
@@ -159,32 +169,30 @@ def _probabilities(evidence: Evidence, ids: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(logits[0, -1]).float().softmax(-1).cpu()
 
 
-def _measured(evidence: Evidence) -> Mapping[str, Measurement]:
-    """Return the first look at the corpus if some claim has asked for one; none is made here."""
-    return evidence.looking.first().measurements if "looking" in vars(evidence) else {}
-
-
 def _from_predictions(evidence: Evidence) -> Json:
-    measurements = _measured(evidence)
-    if PRUNED not in measurements:
+    """Return what the looks that some claim has had at the corpus show; none is had here."""
+    if "looking" not in vars(evidence):
         return {}
-    words = {"words": _words(evidence, measurements)} if evidence.vocabulary.knows_words else {}
-    return {"scaling": _scaling(measurements)} | words
-
-
-def _scaling(measurements: Mapping[str, Measurement]) -> list[Json]:
-    intact = measurements[INTACT].nll
+    predicted: Json = {}
     curve = {0.0: PRUNED, 1.0: INTACT} | {factor: scaled(factor) for factor in SCALES}
+    if scaling := evidence.looking.measured(curve.values()):
+        predicted["scaling"] = _scaling(scaling, curve)
+    if evidence.vocabulary.knows_words and (words := evidence.looking.measured([PRUNED])):
+        predicted["words"] = _words(evidence, words)
+    return predicted
+
+
+def _scaling(look: Look, curve: Mapping[float, str]) -> list[Json]:
     points = []
     for factor, condition in sorted(curve.items()):
-        rise: Values = (measurements[condition].nll - intact).mean(axis=1)
-        interval = bootstrap(rise)
-        ratio, low, high = (float(np.exp(value)) for value in (rise.mean(), interval.low, interval.high))
+        damage = look.damage(condition)
+        interval = jackknife(damage)
+        ratio, low, high = (float(np.exp(value)) for value in (damage.mean(), interval.low, interval.high))
         points.append({"factor": factor, "perplexity_ratio": ratio, "interval": [low, high]})
     return points
 
 
-def _words(evidence: Evidence, measurements: Mapping[str, Measurement]) -> list[Json]:
+def _words(evidence: Evidence, look: Look) -> list[Json]:
     """Return the mean next-token probability of each word: all its spellings, all positions."""
     vocabulary, tokenizer = evidence.vocabulary, evidence.subject.tokenizer
     column = {token: place for place, token in enumerate(vocabulary.tracked)}
@@ -194,7 +202,7 @@ def _words(evidence: Evidence, measurements: Mapping[str, Measurement]) -> list[
         ("content", str(tokenizer.decode([token])).strip(), (token,))
         for token in vocabulary.content[:CONTENT_WORDS]
     ]
-    means = {name: measurements[name].tracked.mean(axis=0) for name in (INTACT, PRUNED)}
+    means = {name: look.measurements[name].tracked.mean(axis=0) for name in (INTACT, PRUNED)}
     return [
         {"group": group, "word": word}
         | {name: float(mean[[column[token] for token in ids]].sum()) for name, mean in means.items()}
@@ -206,15 +214,21 @@ def _writings(evidence: Evidence) -> Json:
     if not evidence.has_written:
         return {}
     intact, pruned = evidence.intact_writing[:WRITINGS], evidence.pruned_writing[:WRITINGS]
-    restored = restored_writing(evidence.subject, evidence.pruned_set, [item.prompt for item in intact])
+    restored = restored_writing(
+        evidence.subject, evidence.pruned_set, [item.prompt for item in intact], WRITTEN_TOKENS
+    )
     return {
         "writings": [
             {
                 "prompt": before.prompt,
-                "intact": before.text,
-                "pruned": after.text,
+                INTACT: _opening(evidence, before),
+                PRUNED: _opening(evidence, after),
                 "restored": again.text,
             }
             for before, after, again in zip(intact, pruned, restored, strict=True)
         ]
     }
+
+
+def _opening(evidence: Evidence, writing: Continuation) -> str:
+    return str(evidence.subject.tokenizer.decode(list(writing.ids[:WRITTEN_TOKENS])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.report.charts import charts
+from harness.report.document import dumped
 from harness.report.drawing import drawn
 from harness.report.page import page, subjects
 from harness.report.privacy import without_home
@@ -24,8 +24,7 @@ def write_report(directory: Path, document: Mapping[str, Any], *, with_json: boo
     document = without_home(document)
     contents = rendered(document)
     if with_json:
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        contents["report.json"] = text.encode()
+        contents["report.json"] = dumped(document).encode()
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
         _replace_all(directory, contents)

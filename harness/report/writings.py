@@ -14,13 +14,13 @@ from harness.conditions import INTACT
 from harness.detection import SuperActivation, detect
 from harness.editing import Scale, edited
 from harness.errors import EditFailed
-from harness.generation import Continuation, continue_greedily
+from harness.generation import NEW_TOKENS, Continuation, continue_greedily
 from harness.loading import Subject
 from harness.trace import trace_batch
 
 
 def restored_writing(
-    subject: Subject, pruned: Sequence[Scale], prompts: Sequence[str]
+    subject: Subject, pruned: Sequence[Scale], prompts: Sequence[str], tokens: int = NEW_TOKENS
 ) -> tuple[Continuation, ...]:
     """Continue prompts with ``pruned`` scalars at zero and every super activation as it was intact.
 
@@ -36,7 +36,7 @@ def restored_writing(
             value = float(seen.residual[item.onset + 1, item.token, item.channel])
             held.append((item, row, padding + item.token, value))
     with edited(subject, pruned), _put_back(subject, held):
-        return continue_greedily(subject, prompts)[INTACT]
+        return continue_greedily(subject, prompts, tokens=tokens)[INTACT]
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from harness.cli import main
 from harness.resources import fixtures_directory
 
 REPOSITORY = Path(__file__).parents[2]
@@ -80,6 +82,23 @@ def test_models_lists_the_registry_without_torch():
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "Mistral-7B-v0.1" in finished.stdout
     assert "False" == finished.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["check", "tiny-pla"], ["tiny-planted", "tiny-plain"]),
+        (["check", "tiny-tuned", "--base", "tiny-t"], ["tiny-tuned"]),
+        (["compare", "tiny-tuned", "smol"], ["smollm2-135m-instruct-q4_1"]),
+        (["sweep", "./rel"], ["./rel"]),
+    ],
+)
+def test_a_shell_completes_models(words, offered):
+    """Names of the registry; where none begins like that the shell is told to look for files."""
+    completing = ShellComplete(main, {}, "superweight", "_SUPERWEIGHT_COMPLETE")
+    found = completing.get_completions(words[:-1], words[-1])
+    assert set(offered) == {item.value for item in found}
+    assert ("file" if words[-1].startswith(".") else "plain") == found[0].type
 
 
 def test_the_plugin_does_not_import_torch():

@@ -157,7 +157,7 @@ def test_sw_report_writes_json_and_a_page(run, tmp_path):
     run("--sw-model", "tiny-planted", "--sw-report", str(tmp_path / "out"))
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     jsonschema.validate(document, schema())
-    assert {"model", "provenance", "verdicts", "observed", "run"} == document.keys()
+    assert {"model", "provenance", "verdicts", "observed", "sweep", "run"} == document.keys()
     assert 14 == len(document["verdicts"])
     keys = {"claim", "status", "expected", "statistic", "interval", "threshold", "evidence"}
     assert all(keys <= row.keys() for row in document["verdicts"])

@@ -30,11 +30,37 @@ def test_a_check_writes_all_it_has_seen(superweight, tmp_path):
         assert {"activation", "next_token", "scaling", "writings"} <= observed.keys()
         assert {"input", "output"} == observed["magnitudes"]["pruned"].keys()
         assert 4 == len(observed["writings"])
+        assert 4 == len(subject["sweep"])
     command = f"superweight check tiny-tuned --base tiny-planted --report {out}"
     assert command == document["run"]["command"]
     assert ["loading", "gathering"] == [
         document["run"]["stages"][place]["stage"].split()[0] for place in (0, -1)
     ]
+
+
+def test_the_figures_hold_the_numbers_of_the_claims(superweight, tmp_path):
+    """Figures 6 and 7 draw what C10 and C13 were judged by, not another measurement."""
+    superweight("check", "tiny-planted", "--report", str(tmp_path))
+    document = written(tmp_path)
+    evidence = {row["claim"]: row["evidence"] for row in document["verdicts"]}
+    for point in document["observed"]["scaling"]:
+        judged = evidence["C10"]["perplexity_ratios"][f"{point['factor']:g}"]["value"]
+        assert judged == pytest.approx(point["perplexity_ratio"], rel=1e-5)
+        low, high = point["interval"]
+        assert low <= point["perplexity_ratio"] <= high
+    intact = evidence["C13"]["intact_perplexity"]["value"]
+    for row in document["sweep"]:
+        judged = evidence["C13"]["blocks"][f"{row['block']:,}"]["held_out" if row["held_out"] else "plain"]
+        assert judged["value"] == pytest.approx(row["perplexity_ratio"] * intact, rel=1e-4)
+
+
+def test_check_prints_json_alone(superweight, tmp_path):
+    """--json - is report.json on stdout, and the steps are on stderr."""
+    result = superweight("check", "tiny-planted", "--json", "-")
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, schema())
+    assert "tiny-planted" == document["model"]
+    assert "  C1: " in result.stderr
 
 
 def test_restoring_the_activation_restores_what_is_written(superweight, tmp_path):

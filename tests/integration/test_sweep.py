@@ -28,6 +28,7 @@ from harness.quantization.sweep import (
 )
 from harness.quantization.weights import WeightRounding, fake_quantised
 from harness.registry import resolve
+from harness.report.document import read_document
 from harness.scanning import scan
 
 REPOSITORY = Path(__file__).parents[2]
@@ -107,7 +108,11 @@ def test_the_command_writes_the_page_and_the_numbers(page, tmp_path):
     """One command makes the tables, the figure and the JSON from which both can be made again."""
     written = tmp_path / "sweep.json"
     result = CliRunner().invoke(
-        main, ["sweep", "tiny-planted", "--device", "cpu", "--page", str(page), "--json", str(written)]
+        main,
+        [
+            *("sweep", "tiny-planted", "--device", "cpu", "--page", str(page)),
+            *("--json", str(written), "--report", str(tmp_path / "report")),
+        ],
     )
     assert 0 == result.exit_code, result.output
     document = json.loads(written.read_text(encoding="utf-8"))
@@ -115,6 +120,9 @@ def test_the_command_writes_the_page_and_the_numbers(page, tmp_path):
     assert table(document) in page.read_text(encoding="utf-8")
     assert table(document) in result.stdout
     assert figure(document) == page.with_suffix(".svg").read_text(encoding="utf-8")
+    report = read_document(tmp_path / "report" / "report.json")
+    assert 2 * len(document["weights"]) + len(document["activations"]) == len(report["sweep"])
+    assert (tmp_path / "report" / "figures" / "1-sweep.png").is_file()
 
 
 def test_the_documented_tables_are_the_baseline():

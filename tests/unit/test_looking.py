@@ -51,6 +51,18 @@ def test_the_first_look_measures_all_and_later_ones_what_is_asked_for(planted, w
     assert [(8, ["a", "b"]), (8, ["a"]), (8, ["b"]), (16, ["a", "b"]), (16, ["a", "b"])] == measured
 
 
+def test_what_was_measured_is_had_without_measuring(planted, windows, measured):
+    """The widest look at all that is asked for, however far each was followed; none before the first."""
+    looks = Looking(planted, windows, [FIRST, SECOND], ())
+    assert looks.measured(["a"]) is None
+    at_a = looks.at(["a"])
+    next(at_a), next(at_a)
+    before = list(measured)
+    assert [16, 8, 8] == [looks.measured(names).windows for names in (["a"], ["b"], ["a", "b"])]
+    assert looks.measured(["no such condition"]) is None
+    assert before == measured
+
+
 def test_the_last_look_is_what_measuring_all_windows_gives(planted, windows):
     """Stretch by stretch or at once: the same numbers, each window once, in a shuffled order."""
     *_, last = Looking(planted, windows, [FIRST, SECOND], (5, 6)).at(["a"])
