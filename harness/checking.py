@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from harness.baselines import baseline_path, read
+from harness.baselines import read
 from harness.claims import CLAIMS
 from harness.claims.verdict import Claim, Verdict
 from harness.corpus import default_prompt
 from harness.evidence import Evidence
-from harness.expectations import (
-    PAPER,
-    Outcome,
-    hold_to_base,
-    hold_to_baseline,
-    hold_to_paper,
-    hold_to_registry,
-)
-from harness.loading import Subject, free, load
+from harness.expectations import Outcome, baseline_of, hold
+from harness.loading import free
 from harness.records import record
 from harness.registry import resolve
 from harness.scanning import scan
+from harness.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -32,16 +25,9 @@ class Request:
     model: str
     base: str | None
     expect: str
-    corpus: str
-    baselines: Path
-    device: str = "auto"
-    dtype: str = "auto"
-    trust: tuple[str, ...] = ()
+    setting: Setting = field(default_factory=Setting)
     tasks: tuple[str, ...] = ()
     limit: int | None = None
-
-    def load(self, spec: str) -> Subject:
-        return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust)
 
 
 @dataclass(frozen=True)
@@ -63,15 +49,15 @@ def check_model(request: Request, progress: Callable[[str], None] = lambda step:
     base_scan = None
     if origin is not None and request.base is None:
         progress(f"scanning {origin}, from which it is tuned")
-        tuned_from = request.load(origin)
+        tuned_from = request.setting.load(origin)
         base_scan = scan(tuned_from, default_prompt())
         free(tuned_from)  # there may be room for one model only
     progress(f"loading {request.model}")
-    subject = request.load(request.model)
-    base = Evidence(request.load(request.base), request.corpus) if request.base else None
+    subject = request.setting.load(request.model)
+    base = request.setting.evidence(request.base) if request.base else None
     if base is not None:
         base_scan = base.scan
-    evidence = Evidence(subject, request.corpus, base_scan)
+    evidence = Evidence(subject, request.setting.corpus, base_scan)
     _ = evidence.windows  # a corpus that cannot be used is refused even where no claim would read it
     outcomes = []
     for claim, judge in judges.items():
@@ -93,14 +79,7 @@ def _zero_shot(request: Request) -> dict[Claim, Callable[[Evidence], Verdict]]:
 
 
 def _hold(request: Request, evidence: Evidence, verdict: Verdict, base: Verdict | None) -> Outcome:
-    subject, provenance = evidence.subject, evidence.subject.provenance
-    if request.expect == PAPER:
-        return hold_to_paper(verdict)
-    if base is not None:
-        return hold_to_base(verdict, base)
-    stored = read(
-        baseline_path(request.baselines, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
-    )
-    if stored is not None:
-        return hold_to_baseline(verdict, record(subject.name, verdict, provenance.as_dict()), stored)
-    return hold_to_registry(verdict, subject.entry)
+    subject = evidence.subject
+    path = baseline_of(request.setting.baselines, subject, verdict)
+    recorded = record(subject.name, verdict, subject.provenance.as_dict())
+    return hold(verdict, recorded, read(path), base=base, expect=request.expect, entry=subject.entry)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from harness.errors import BadInput
 from harness.loading import Subject
 from harness.resources import fixtures_directory
+from harness.statistics import SEED
 
 BUILTIN = "builtin"
 WIKITEXT2 = "wikitext2"
@@ -40,6 +41,14 @@ class Windows:
 
     ids: NDArray[np.int64]
     corpus: str
+
+    def shuffled(self) -> Windows:
+        """Return the same windows in a seeded order, of which the first few are a sample of all.
+
+        Documents lie sorted, kind by kind.
+        """
+        order = np.random.default_rng(SEED).permutation(len(self.ids))
+        return Windows(self.ids[order], self.corpus)
 
 
 def cut(

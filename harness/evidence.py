@@ -74,7 +74,7 @@ class Evidence:
 
         Raises `BadInput` where there is too little text.
         """
-        text = split(self.windows, ROUNDED_WINDOWS, CALIBRATION_WINDOWS)
+        text = split(self.windows.shuffled(), ROUNDED_WINDOWS, CALIBRATION_WINDOWS)
         blocks = weight_sweep(self.subject, self.scan, text, BLOCK_SIZES, unrestored=False)
         return Sweep(nll(self.subject, text.measured), blocks, {})
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness.baselines import differences
+from harness.baselines import baseline_path, differences
 from harness.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
 from harness.environment import in_ci
 from harness.registry import ModelEntry
+
+if TYPE_CHECKING:
+    from harness.loading import Subject
 
 AUTO, PAPER = "auto", "paper"
 EXPECTATIONS = (AUTO, PAPER)
@@ -31,6 +35,35 @@ class Outcome:
     @property
     def as_expected(self) -> bool:
         return not self.gaps
+
+
+def hold(
+    verdict: Verdict,
+    recorded: Mapping[str, Any],
+    stored: Mapping[str, Any] | None,
+    *,
+    base: Verdict | None,
+    expect: str,
+    entry: ModelEntry,
+) -> Outcome:
+    """Hold a verdict to what is expected of it: the paper if that was asked for, else the base, else
+    the committed baseline, else the registry.
+
+    ``recorded`` is the verdict's own record, ``stored`` the baseline or None where there is none.
+    """
+    if expect == PAPER:
+        return hold_to_paper(verdict)
+    if base is not None:
+        return hold_to_base(verdict, base)
+    if stored is not None:
+        return hold_to_baseline(verdict, recorded, stored)
+    return hold_to_registry(verdict, entry)
+
+
+def baseline_of(root: Path, subject: Subject, verdict: Verdict) -> Path:
+    """Return where the baseline of a verdict on a subject lies."""
+    provenance = subject.provenance
+    return baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
 
 
 def hold_to_base(verdict: Verdict, base: Verdict) -> Outcome:

@@ -12,7 +12,7 @@ from harness.conditions import INTACT, Condition
 from harness.corpus import Windows
 from harness.loading import Subject
 from harness.measuring import Measurement, Values, joined, measure
-from harness.statistics import SEED, looks
+from harness.statistics import looks
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Looking:
         tracked_ids: Sequence[int],
     ) -> None:
         self._subject = subject
-        # Documents lie sorted, kind by kind; the first look must be a sample of them all.
-        order = np.random.default_rng(SEED).permutation(len(windows.ids))
-        self._windows = Windows(windows.ids[order], windows.corpus)
+        self._windows = windows.shuffled()
         self._conditions = conditions
         self._tracked_ids = tracked_ids
         self._stretches = tuple(pairwise((0, *looks(len(windows.ids)))))

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness import collecting, sharing
-from harness.environment import in_ci
 from harness.errors import BadInput, one_line
 from harness.obtaining import obtain
 from harness.registry import ModelEntry, load_registry, resolve
-from harness.summary import OBSERVED, PROPERTY, Verdicts
+from harness.summary import PROPERTY, Verdicts
 
 if TYPE_CHECKING:
     from harness.claims.verdict import Verdict
@@ -233,6 +231,7 @@ def evidence(
 ) -> Iterator[Evidence]:
     """Everything the claims need to know about the model under test, measured once."""
     from harness.evidence import Evidence
+    from harness.outcomes import observe
 
     base = base_evidence.scan if base_evidence is not None else tuned_from_scan
     try:
@@ -242,17 +241,7 @@ def evidence(
         pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
     yield measured
     if pytestconfig.option.sw_report is not None:
-        _observe(pytestconfig, measured, base_evidence)
-
-
-def _observe(config: pytest.Config, evidence: Evidence, base: Evidence | None) -> None:
-    """Keep what the report shows of a model beside its verdicts, while it is still loaded."""
-    from harness.report.gathering import document_of, shown
-
-    parts = shown(evidence)
-    if base is not None:
-        parts["base"] = document_of(base)
-    config.stash.setdefault(OBSERVED, {})[evidence.subject.name] = parts
+        observe(pytestconfig, measured, base_evidence)
 
 
 @pytest.fixture
@@ -263,10 +252,11 @@ def as_expected(
 ) -> Callable[[Judge], None]:
     """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
     from harness.expectations import explain
+    from harness.outcomes import judged
     from harness.report.document import statistics, verdict_row
 
     def check(judge: Judge) -> None:
-        outcome = _outcome(request, evidence, base_evidence, judge)
+        outcome = judged(request, evidence, base_evidence, judge)
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
@@ -284,13 +274,14 @@ def comparison(
     """The model under test against its base, at every depth; see docs/compare.md."""
     from harness.release.comparing import Request, compare_loaded
     from harness.release.limits import read_limits
+    from harness.setting import Setting
 
     option, settings = request.config.option, request.config.rootpath / "pyproject.toml"
     asked = Request(
         base=option.sw_base,
         release=_spec(request.config, sw_entry),
         limits=read_limits(settings if settings.is_file() else None),
-        baselines=collecting.baselines(request),
+        setting=Setting(baselines=collecting.baselines(request)),
     )
     return compare_loaded(asked, base_evidence, evidence)
 
@@ -298,35 +289,3 @@ def comparison(
 def _spec(config: pytest.Config, entry: ModelEntry) -> str:
     """Return what was typed for an entry; a registry name stands for itself."""
     return next((spec for spec in config.option.sw_model if resolve(spec) == entry), entry.name)
-
-
-def _outcome(
-    request: pytest.FixtureRequest, evidence: Evidence, base_evidence: Evidence | None, judge: Judge
-) -> Any:
-    from harness import baselines, expectations
-    from harness.records import record
-    from harness.snapshots import bound_to
-
-    config, subject = request.config, evidence.subject
-    verdict = judge(evidence)
-    if config.option.sw_expect == expectations.PAPER:
-        return expectations.hold_to_paper(verdict)
-    if base_evidence is not None:
-        return expectations.hold_to_base(verdict, judge(base_evidence))
-    root = collecting.baselines(request)
-    provenance = subject.provenance
-    path = baselines.baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
-    recorded = record(subject.name, verdict, provenance.as_dict())
-    stored = baselines.read(path)
-    if stored is None and not config.option.update_snapshots:
-        outcome = expectations.hold_to_registry(verdict, subject.entry)
-        if in_ci() and outcome.as_expected:
-            gap = f"CI is set, and there is no baseline {path.name} for {path.parent.name}"
-            return replace(outcome, source=None, gaps=(gap,))
-        return outcome
-    snapshot = request.getfixturevalue("snapshot").use_extension(bound_to(path))
-    if snapshot == recorded:
-        return expectations.Outcome(verdict, verdict.status, "baseline")
-    outcome = expectations.hold_to_baseline(verdict, recorded, stored or {})
-    # syrupy has the last word: a mismatch that the comparison below cannot name is still one.
-    return outcome if outcome.gaps else replace(outcome, gaps=("the baseline does not match",))

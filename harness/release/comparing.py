@@ -22,6 +22,7 @@ from harness.release.comparison import (
     broken,
 )
 from harness.release.limits import Limits
+from harness.setting import Setting
 from harness.sources import fetch, is_hub_id, local_path
 from harness.tensors import locations
 from harness.tensors.opening import is_remote
@@ -39,11 +40,7 @@ class Request:
     release: str
     depths: tuple[str, ...] = DEPTHS
     limits: Limits = field(default_factory=Limits)
-    corpus: str = "builtin"
-    baselines: Path = Path("tests/claims/baselines")
-    device: str = "auto"
-    dtype: str = "auto"
-    trust: tuple[str, ...] = ()
+    setting: Setting = field(default_factory=Setting)
 
 
 def compare(
@@ -61,11 +58,11 @@ def compare(
     for spec in (request.base, request.release):
         _refuse_no_model(spec)
     checks: list[Check] = []
-    known = known_super_weights(request.base, request.baselines)
+    known = known_super_weights(request.base, request.setting.baselines)
     base = None
     if request.depths != (STATIC,) or not known:
         progress(f"loading {request.base}")
-        base = _evidence(request, request.base)
+        base = request.setting.evidence(request.base)
         keep(base)
         known = known or frozenset(base.scan.coordinates)
     if STATIC in request.depths:
@@ -110,16 +107,6 @@ def _static(request: Request, known: Collection[Coordinate]) -> list[Check]:
     return compare_static(base, release, known, request.limits)
 
 
-def _evidence(request: Request, spec: str) -> Evidence:
-    from harness.evidence import Evidence
-    from harness.loading import load
-
-    entry = resolve(spec)
-    return Evidence(
-        load(entry, device=request.device, dtype=request.dtype, trust=request.trust), request.corpus
-    )
-
-
 def _live(
     request: Request,
     base: Evidence,
@@ -129,7 +116,7 @@ def _live(
     _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input, not damage
     progress(f"loading {request.release}")
     try:
-        release = _evidence(request, request.release)
+        release = request.setting.evidence(request.release)
     except BadInput as error:
         return [broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}")]
     keep(release)
@@ -160,7 +147,7 @@ def live_checks(
 
 def compare_loaded(request: Request, base: Evidence, release: Evidence) -> Comparison:
     """Compare two models that are in memory already, and their files, at every depth."""
-    known = known_super_weights(request.base, request.baselines) or frozenset(base.scan.coordinates)
+    known = known_super_weights(request.base, request.setting.baselines) or frozenset(base.scan.coordinates)
     checks = [*_static(request, known), *live_checks(request, base, release)]
     return Comparison(base.subject.name, release.subject.name, tuple(checks))
 

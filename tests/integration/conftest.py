@@ -9,6 +9,7 @@ import hypothesis  # noqa: F401  # or its plugin imports it anew in every run wi
 import pytest
 
 from harness.checking import Request, check_model
+from harness.setting import Setting
 
 REPOSITORY = Path(__file__).parents[2]
 CLAIMS = REPOSITORY / "tests" / "claims"
@@ -17,7 +18,7 @@ CLAIMS = REPOSITORY / "tests" / "claims"
 @pytest.fixture(scope="session")
 def _imported():
     """Import what a check imports, once: pytester forgets what is first imported inside a run."""
-    check_model(Request("tiny-planted", None, "paper", "builtin", CLAIMS / "baselines", device="cpu"))
+    check_model(Request("tiny-planted", None, "paper", Setting(device="cpu")))
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sys
 import jsonschema
 import pytest
 
-from harness import progress
 from harness.checking import check_model
+from harness.commands import progress
 from harness.report.document import schema
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from harness.accuracy_table import accuracy_lines
 from harness.claims import zero_shot as claim
 from harness.cli import main
+from harness.commands.accuracy_table import accuracy_lines
 from harness.editing import Prune, active_edits, edited
 from harness.evidence import Evidence
 from harness.loading import load

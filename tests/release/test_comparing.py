@@ -14,6 +14,7 @@ from harness.errors import BadInput
 from harness.registry import resolve
 from harness.release.comparing import Request, compare, known_super_weights
 from harness.release.comparison import ACTIVATIONS, QUALITY, STATIC
+from harness.setting import Setting
 from tests.architectures.families import GATED, Tiny
 
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged
@@ -29,7 +30,7 @@ def base():
 
 
 def compared(release, *, base="tiny-planted", **options):
-    return compare(Request(str(base), str(release), baselines=BASELINES, **options))
+    return compare(Request(str(base), str(release), setting=Setting(baselines=BASELINES), **options))
 
 
 @pytest.mark.parametrize("name", list(KEPT))

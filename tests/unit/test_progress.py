@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.progress import Estimate
+from harness.commands.progress import Estimate
 
 
 class Clock:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.completion import complete_model
-from harness.options import loading_options, typed, write
-from harness.progress import SWEEP, progressing
+from harness.commands.completion import complete_model
+from harness.commands.options import measuring_options, typed, write
+from harness.commands.progress import SWEEP, progressing
+from harness.setting import Setting
 
 if TYPE_CHECKING:
     from harness.evidence import Evidence
@@ -31,20 +32,14 @@ if TYPE_CHECKING:
     "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
 )
 @click.option("--real", is_flag=True, help="Measure torchao and bitsandbytes as well, where they run.")
-@click.option(
-    "--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder."
-)
-@loading_options
+@measuring_options
 def sweep(
     model: str,
     json_file: str | None,
     page: Path | None,
     report: Path | None,
     real: bool,
-    corpus: str,
-    device: str,
-    dtype: str,
-    trust: tuple[str, ...],
+    setting: Setting,
 ) -> None:
     """Tell which rounding schemes keep MODEL alive, and what holding out its super weights buys.
 
@@ -54,21 +49,19 @@ def sweep(
     """
     from harness.corpus import WINDOWS, cut, documents
     from harness.evidence import Evidence
-    from harness.loading import load
     from harness.quantization.measuring import CALIBRATION, split
     from harness.quantization.page import as_document, dumped, table, write_page
     from harness.quantization.real_sweep import real_sweep
     from harness.quantization.sweep import sweep as sweep_subject
-    from harness.registry import resolve
     from harness.report.run import Stages
 
     with progressing(SWEEP) as shown:
         stages = Stages(shown)
         stages(f"loading {model}")
-        subject = load(resolve(model), device=device, dtype=dtype, trust=trust)
-        windows = cut(subject, documents(corpus), corpus, count=WINDOWS + CALIBRATION)
+        subject = setting.load(model)
+        windows = cut(subject, documents(setting.corpus), setting.corpus, count=WINDOWS + CALIBRATION)
         text = split(windows, WINDOWS)
-        evidence = Evidence(subject, corpus)
+        evidence = Evidence(subject, setting.corpus)
         stages("scanning")
         found = evidence.scan
         losses = sweep_subject(subject, found, text, stages)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.completion import complete_model
-from harness.options import EXIT_NOT_AS_EXPECTED, judging_options, loading_options, typed, write
-from harness.progress import COMPARE, progressing
+from harness.commands.completion import complete_model
+from harness.commands.options import EXIT_NOT_AS_EXPECTED, judging_options, typed, write
+from harness.commands.progress import COMPARE, progressing
+from harness.setting import Setting
 
 if TYPE_CHECKING:
     from harness.evidence import Evidence
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
 )
 @judging_options
-@loading_options
 def compare(
     base: str,
     release: str,
@@ -58,11 +58,7 @@ def compare(
     layout: str,
     json_file: str | None,
     report: Path | None,
-    corpus: str,
-    baselines: Path,
-    device: str,
-    dtype: str,
-    trust: tuple[str, ...],
+    setting: Setting,
 ) -> None:
     """Tell whether BASE's super weights survived in RELEASE.
 
@@ -85,17 +81,13 @@ def compare(
                 release=release,
                 depths=DEPTHS if depth == "all" else (depth,),
                 limits=read_limits(limits_file),
-                corpus=corpus,
-                baselines=baselines,
-                device=device,
-                dtype=dtype,
-                trust=trust,
+                setting=setting,
             ),
             progress=stages,
             keep=models.append,
         )
         if report is not None:
-            _report_comparison(report, result, models, stages, corpus)
+            _report_comparison(report, result, models, stages, setting.corpus)
     if json_file is not None:
         write(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
     if json_file != "-":

@@ -1,0 +1,1 @@
+"""The commands of ``superweight``, one module each: thin, over the same functions that the tests use."""

@@ -1,0 +1,65 @@
+"""What a pytest run makes of a claim: its verdict beside what is expected, its snapshot included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from harness import collecting
+from harness.baselines import read
+from harness.claims.verdict import Verdict
+from harness.environment import in_ci
+from harness.evidence import Evidence
+from harness.expectations import PAPER, Outcome, baseline_of, hold, hold_to_baseline
+from harness.records import record
+from harness.report.gathering import document_of, shown
+from harness.snapshots import bound_to
+from harness.summary import OBSERVED
+
+
+def judged(
+    request: pytest.FixtureRequest,
+    evidence: Evidence,
+    base: Evidence | None,
+    judge: Callable[[Evidence], Verdict],
+) -> Outcome:
+    """Judge a claim and hold the verdict to what is expected; ``--snapshot-update`` keeps it instead.
+
+    Under CI a model that the registry alone knows has no gate to pass: that is a gap.
+    """
+    option, subject = request.config.option, evidence.subject
+    verdict = judge(evidence)
+    path = baseline_of(collecting.baselines(request), subject, verdict)
+    recorded = record(subject.name, verdict, subject.provenance.as_dict())
+    stored = read(path)
+    outcome = hold(
+        verdict,
+        recorded,
+        stored,
+        base=None if base is None else judge(base),
+        expect=option.sw_expect,
+        entry=subject.entry,
+    )
+    if option.sw_expect == PAPER or base is not None:
+        return outcome
+    if stored is None and not option.update_snapshots:
+        if in_ci() and outcome.as_expected:
+            gap = f"CI is set, and there is no baseline {path.name} for {path.parent.name}"
+            return replace(outcome, source=None, gaps=(gap,))
+        return outcome
+    snapshot = request.getfixturevalue("snapshot").use_extension(bound_to(path))
+    if snapshot == recorded:
+        return Outcome(verdict, verdict.status, "baseline")
+    outcome = hold_to_baseline(verdict, recorded, stored or {})
+    # syrupy has the last word: a mismatch that the comparison above cannot name is still one.
+    return outcome if outcome.gaps else replace(outcome, gaps=("the baseline does not match",))
+
+
+def observe(config: pytest.Config, evidence: Evidence, base: Evidence | None) -> None:
+    """Keep what the report shows of a model beside its verdicts, while it is still loaded."""
+    parts = shown(evidence)
+    if base is not None:
+        parts["base"] = document_of(base)
+    config.stash.setdefault(OBSERVED, {})[evidence.subject.name] = parts

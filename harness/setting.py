@@ -1,0 +1,38 @@
+"""What models are measured on and held to, and how they are loaded: the same for every model of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.registry import resolve
+from harness.resources import DEFAULT_BASELINES
+
+if TYPE_CHECKING:
+    from harness.evidence import Evidence
+    from harness.loading import Subject
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a person chose, as on the command line."""
+
+    corpus: str = "builtin"
+    baselines: Path = DEFAULT_BASELINES
+    device: str = "auto"
+    dtype: str = "auto"
+    trust: tuple[str, ...] = ()
+
+    def load(self, spec: str) -> Subject:
+        """Load a MODEL; raises `BadInput` where that cannot be done."""
+        # Comparing files needs a setting and no torch.
+        from harness.loading import load
+
+        return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust)
+
+    def evidence(self, spec: str) -> Evidence:
+        """Load a MODEL to be measured."""
+        from harness.evidence import Evidence
+
+        return Evidence(self.load(spec), self.corpus)
