@@ -26,7 +26,7 @@ from harness.scanning import scan
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
 # The paper's coordinate in Llama-7B.
 LAYER, ROW, COL = 2, 3968, 7003
-BLOCKS = (4, 8, 16)
+BLOCKS = (4, 8, 16, 32)
 
 
 def write_checkpoint(directory: Path, blocks: int) -> None:
