@@ -153,7 +153,7 @@ def load(
     model.eval()
     model.requires_grad_(False)
     refuse_broken_numbers(model, local.path)
-    refuse_other_than_asked(model, place, _dtype(dtype, place, config))
+    refuse_other_than_asked(model, where, _dtype(dtype, where, config))
     return Subject(
         name=entry.name,
         entry=entry,
