@@ -111,15 +111,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Verdicts(config), "superweight-verdicts")
     config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic implementation")
     entries = _entries(config)  # a name that cannot be right is refused before anything is collected
-    _refuse_itself(config.option.sw_base, entries)
+    if config.option.sw_base is not None:
+        _refuse_itself(config.option.sw_base, entries)
     config.args = collecting.arguments(config)
 
 
-def _refuse_itself(base: str | None, entries: list[ModelEntry]) -> None:
+def _refuse_itself(base: str, entries: list[ModelEntry]) -> None:
     from harness.sources import refuse_itself
 
     try:
-        for entry in entries if base is not None else ():
+        for entry in entries:
             refuse_itself(resolve(base), entry)
     except BadInput as error:
         raise pytest.UsageError(one_line(error)) from error
