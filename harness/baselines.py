@@ -106,6 +106,11 @@ def baseline_path(root: Path, model: str, device: str, dtype: str, claim: str) -
     return root / folder / f"{device}-{dtype}" / f"{claim}.json"
 
 
+def has_others(path: Path) -> bool:
+    """Tell whether other claims have their baselines where the one at ``path`` belongs."""
+    return any(other != path for other in path.parent.glob("C*.json"))
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """Return the baseline at ``path``; None if there is none, an empty record if it is unreadable.
 

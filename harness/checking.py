@@ -82,4 +82,6 @@ def _hold(request: Request, evidence: Evidence, verdict: Verdict, base: Verdict 
     subject = evidence.subject
     path = baseline_of(request.setting.baselines, subject, verdict)
     recorded = record(subject.name, verdict, subject.provenance.as_dict())
-    return hold(verdict, recorded, read(path), base=base, expect=request.expect, entry=subject.entry)
+    return hold(
+        verdict, recorded, read(path), base=base, expect=request.expect, entry=subject.entry, path=path
+    )

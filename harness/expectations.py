@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.baselines import baseline_path, differences
+from harness.baselines import baseline_path, differences, has_others
+from harness.claims import CLAIMS
 from harness.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
 from harness.environment import in_ci
 from harness.registry import ModelEntry
@@ -45,11 +46,13 @@ def hold(
     base: Verdict | None,
     expect: str,
     entry: ModelEntry,
+    path: Path,
 ) -> Outcome:
     """Hold a verdict to what is expected of it: the paper if that was asked for, else the base, else
     the committed baseline, else the registry.
 
-    ``recorded`` is the verdict's own record, ``stored`` the baseline or None where there is none.
+    ``recorded`` is the verdict's own record, ``stored`` the baseline that lies at
+    ``path``, or None where there is none.
     """
     if expect == PAPER:
         return hold_to_paper(verdict)
@@ -57,6 +60,8 @@ def hold(
         return hold_to_base(verdict, base)
     if stored is not None:
         return hold_to_baseline(verdict, recorded, stored)
+    if verdict.claim in CLAIMS and has_others(path):
+        return hold_to_missing(verdict, path)
     return hold_to_registry(verdict, entry)
 
 
@@ -86,9 +91,16 @@ def hold_to_baseline(verdict: Verdict, recorded: Mapping[str, Any], stored: Mapp
     """Expect the committed baseline, every leaf of it within its tolerance."""
     if not stored:
         return Outcome(verdict, None, "baseline", ("the baseline file is not readable as one",))
-    return Outcome(
-        verdict, str(stored["status"]), "baseline", tuple(differences(dict(stored), dict(recorded)))
-    )
+    expected = str(stored["status"])
+    gaps = tuple(differences(dict(stored), dict(recorded)))
+    # The status is what a gate is about: it does not hang on the comparison of leaves alone.
+    return Outcome(verdict, expected, "baseline", gaps or _status_gap(verdict, expected, "the baseline"))
+
+
+def hold_to_missing(verdict: Verdict, path: Path) -> Outcome:
+    """Expect the baseline that other claims have and this one lacks: a gap, not a first meeting."""
+    gap = f"there is no baseline {path.name} in {path.parent.name}, though other claims have theirs there"
+    return Outcome(verdict, None, None, (gap,))
 
 
 def hold_to_registry(verdict: Verdict, entry: ModelEntry) -> Outcome:

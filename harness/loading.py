@@ -26,6 +26,7 @@ from harness.soundness import (
     quiet_transformers,
     refuse_broken_numbers,
     refuse_gaps,
+    refuse_other_than_asked,
     refuse_unsound_files,
 )
 from harness.sources import LocalModel, fetch
@@ -79,8 +80,17 @@ class Subject:
         return torch.finfo(self.model.dtype).eps
 
     def encode(self, text: str) -> list[int]:
-        """Return token ids with whatever the tokenizer puts in front, BOS or nothing."""
+        """Return token ids with whatever the tokenizer puts in front, BOS or nothing.
+
+        Raises `BadInput` for an id that the model has no embedding for.
+        """
         ids: list[int] = self.tokenizer(text)["input_ids"]
+        vocabulary = self.model.config.get_text_config().vocab_size
+        if max(ids, default=0) >= vocabulary:
+            raise BadInput(
+                f"the tokenizer of {self.name} gives the token {max(ids)}, but the model has only "
+                f"{vocabulary}; the tokenizer belongs to another model"
+            )
         return ids
 
 
@@ -143,6 +153,7 @@ def load(
     model.eval()
     model.requires_grad_(False)
     refuse_broken_numbers(model, local.path)
+    refuse_other_than_asked(model, where, _dtype(dtype, where, config))
     return Subject(
         name=entry.name,
         entry=entry,

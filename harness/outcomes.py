@@ -41,6 +41,7 @@ def judged(
         base=None if base is None else judge(base),
         expect=option.sw_expect,
         entry=subject.entry,
+        path=path,
     )
     if option.sw_expect == PAPER or base is not None:
         return outcome
@@ -50,11 +51,14 @@ def judged(
             return replace(outcome, source=None, gaps=(gap,))
         return outcome
     snapshot = request.getfixturevalue("snapshot").use_extension(bound_to(path))
-    if snapshot == recorded:
+    matches = snapshot == recorded
+    if matches and option.update_snapshots:
         return Outcome(verdict, verdict.status, "baseline")
     outcome = hold_to_baseline(verdict, recorded, stored or {})
-    # syrupy has the last word: a mismatch that the comparison above cannot name is still one.
-    return outcome if outcome.gaps else replace(outcome, gaps=("the baseline does not match",))
+    # Neither is believed alone: what one of them cannot tell apart, the other may.
+    if matches or outcome.gaps:
+        return outcome
+    return replace(outcome, gaps=("the baseline does not match",))
 
 
 def observe(config: pytest.Config, evidence: Evidence, base: Evidence | None) -> None:

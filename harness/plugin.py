@@ -16,7 +16,7 @@ from harness import collecting, sharing
 from harness.errors import BadInput, one_line
 from harness.obtaining import obtain
 from harness.registry import ModelEntry, load_registry, resolve
-from harness.summary import PROPERTY, Verdicts
+from harness.summary import PROPERTY, USED, Verdicts
 
 if TYPE_CHECKING:
     from harness.claims.verdict import Verdict
@@ -110,8 +110,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(Verdicts(config), "superweight-verdicts")
     config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic implementation")
-    _entries(config)  # a name that cannot be right is refused before anything is collected
+    entries = _entries(config)  # a name that cannot be right is refused before anything is collected
+    if config.option.sw_base is not None:
+        _refuse_itself(config.option.sw_base, entries)
     config.args = collecting.arguments(config)
+
+
+def _refuse_itself(base: str, entries: list[ModelEntry]) -> None:
+    from harness.sources import refuse_itself
+
+    try:
+        for entry in entries:
+            refuse_itself(resolve(base), entry)
+    except BadInput as error:
+        raise pytest.UsageError(one_line(error)) from error
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -200,15 +212,31 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
 def subject(
     sw_entry: ModelEntry, tuned_from_scan: Scan | None, pytestconfig: pytest.Config
 ) -> Iterator[Subject]:
-    """The loaded model under test; leaving it edited is an error. Its memory is given back at the end."""
-    from harness.editing import active_edits
+    """The loaded model under test; a test that leaves it changed fails. It is freed at the end."""
     from harness.loading import free
 
     loaded = obtain(pytestconfig, sw_entry)
     yield loaded
-    left = active_edits(loaded)
     free(loaded)
-    assert not left, f"edits were left on {loaded.name}: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold every test that uses the model under test to leaving it as it was."""
+    if "subject" not in request.fixturenames:
+        yield
+        return
+    from harness.leftovers import attached, leftover
+
+    subject: Subject = request.getfixturevalue("subject")
+    request.node.user_properties.append((USED, subject.name))
+    before = attached(subject)
+    yield
+    measured = request.getfixturevalue("evidence") if "evidence" in request.fixturenames else None
+    found = vars(measured).get("scan") if measured is not None else None
+    fault = leftover(subject, before, found)
+    if fault is not None:
+        pytest.fail(f"{fault}; what is measured from here on does not count", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 
 from harness.coordinates import Coordinate
@@ -132,6 +133,22 @@ class LinearProjection(Projection):
     def _stored(self) -> torch.Tensor | None:
         weight = getattr(self.module, "weight", None)
         return weight if isinstance(weight, nn.Parameter) else None
+
+    def row(self, channel: int) -> torch.Tensor:
+        """Return W[channel, :]: (intermediate,).
+
+        Of an offloaded module without corrections the weight that accelerate brings is read, and
+        believed when a probe finds its largest entry in it: probing every column would cost as
+        much as a long text.
+        """
+        if not self.writable and not self.module._forward_hooks:
+            with align_module_device(self.module):
+                brought = self.weight()[channel].clone() if self.writable else None
+            if brought is not None:
+                largest = int(brought.abs().argmax())
+                if float(brought[largest]) == self.value(channel, largest):
+                    return brought
+        return super().row(channel)
 
     def answer(self, inputs: torch.Tensor) -> torch.Tensor:
         answer: torch.Tensor = self.module(inputs)

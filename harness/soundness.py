@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from harness.errors import BadInput
@@ -76,6 +77,18 @@ def refuse_broken_numbers(model: PreTrainedModel, path: Path) -> None:
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
             raise BadInput(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+
+
+def refuse_other_than_asked(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | str) -> None:
+    """Raise `BadInput` when a model came up on another device, or in another dtype, than was asked for.
+
+    ``dtype`` "auto" asks for none. Its verdicts would be held to nobody's baseline.
+    """
+    if isinstance(dtype, torch.dtype) and model.dtype != dtype:
+        raise BadInput(f"the model was asked for in {dtype} and came up in {model.dtype}; check its config")
+    astray = {tensor.device.type for tensor in model.parameters()} - {device.type, "meta"}
+    if astray:
+        raise BadInput(f"the model was asked for on {device.type} and lies on {', '.join(sorted(astray))}")
 
 
 @contextmanager

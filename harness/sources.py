@@ -76,6 +76,20 @@ def local_path(entry: ModelEntry) -> Path:
     return path
 
 
+def refuse_itself(base: ModelEntry, model: ModelEntry) -> None:
+    """Raise `BadInput` when both are the same files: held to itself, any model passes."""
+    places = [local_path(entry) for entry in (base, model)]
+    here = all(place.exists() for place in places)
+    same = (
+        places[0].samefile(places[1]) if here else (base.source, base.member) == (model.source, model.member)
+    )
+    if same:
+        raise BadInput(
+            f"{base.name} and {model.name} are the same files; compared with itself any model passes, "
+            "so give the base it was made from"
+        )
+
+
 def is_hub_id(source: str) -> bool:
     """Tell whether ``source`` has the form org/name[@revision], and is not meant as a path."""
     return _HUB_ID.fullmatch(source) is not None and not source.startswith((".", "/", "~"))

@@ -12,6 +12,8 @@ import pytest
 
 # Under this name a test hands over its verdict, which xdist carries to the controller.
 PROPERTY = "superweight"
+# And under this one that it used a model at all.
+USED = "superweight-model"
 # What each model of this process showed, for the report: "observed" and "base" of its document.
 OBSERVED = pytest.StashKey[dict[str, dict[str, Any]]]()
 
@@ -24,6 +26,7 @@ class Verdicts:
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._observed: dict[str, dict[str, Any]] = {}
         self._stages: list[dict[str, Any]] = []
+        self._used: set[str] = set()
 
     @pytest.hookimpl
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
@@ -48,6 +51,7 @@ class Verdicts:
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
+            self._used |= {str(value) for name, value in report.user_properties if name == USED}
             for name, value in report.user_properties:
                 if name == PROPERTY:
                     row = json.loads(str(value))
@@ -56,6 +60,10 @@ class Verdicts:
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._idle:
+            terminalreporter.section("super weights")
+            named = ", ".join(self._config.option.sw_model)
+            terminalreporter.write_line(f"no test ran on {named}: nothing was judged", red=True)
         if not self._rows:
             return
         terminalreporter.section("super weights")
@@ -83,13 +91,21 @@ class Verdicts:
             for model, document in json.loads(observed).items():
                 self._observed.setdefault(model, document)
 
+    @property
+    def _idle(self) -> bool:
+        """Whether models were named and no test used any: green, such a run would vouch for nothing."""
+        option = self._config.option
+        return bool(option.sw_model) and not option.collectonly and not self._used
+
     @pytest.hookimpl
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         observed = json.dumps(self._config.stash.get(OBSERVED, {}))
         # Workers hand what they know to the controller, which writes for all of them.
         if hasattr(self._config, "workerinput"):
             vars(self._config)["workeroutput"][PROPERTY] = observed  # xdist puts it there
             return
+        if self._idle and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         self._take(observed)
         if not self._rows:
             return

@@ -258,6 +258,23 @@ def test_an_offloaded_build_is_edited_through_its_output(where, release, tmp_pat
     assert_measurable(subject, release, within=1e-6)
 
 
+def test_a_row_of_an_offloaded_matrix_costs_one_probe_and_shows_edits(release, tmp_path):
+    """What accelerate brings is read at once; under an edit every column is probed, so it shows."""
+    subject, place = release.reopened(dtype=torch.float32), release.place
+    whole = subject.anatomy.projection(place).row(place.row).clone()
+    accelerate.disk_offload(subject.model, tmp_path, execution_device=torch.device("cpu"))
+    projection = subject.anatomy.projection(place)
+    probed = []
+    probe = type(projection).probe
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(projection), "probe", lambda self, cols: probed.append(cols) or probe(self, cols))
+        assert torch.equal(whole, projection.row(place.row))
+    assert 1 == sum(len(cols) for cols in probed)
+    with edited(subject, [Scale(place, 0.5)]):
+        halved = projection.row(place.row)
+    assert 0.5 * whole[place.col] == pytest.approx(float(halved[place.col]), rel=1e-5)
+
+
 def test_a_device_map_with_disk_is_edited_through_its_output(release, tmp_path, record_property):
     """Loaded by transformers itself with half of the blocks on disk, as device_map="auto" would leave it."""
     record_property("build", "device_map, half of the blocks on disk")

@@ -1,0 +1,217 @@
+"""A mutation run: change one thing in a module, and see whether a test notices.
+
+    python tests/faults/mutation.py detection editing statistics claims --out mutants.json
+
+Mutants come from cosmic-ray's operators. Its own runner starts Python anew for each, which takes
+seconds of importing torch; here one process imports everything, and forks for every mutant. The
+tests are the fast ones that cover the module, stopped at the first failure. A mutant counts as
+killed when a test fails or the time is up, and is left out when it changes only annotations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import gc
+import importlib.abc
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).parents[2]
+HARNESS = REPOSITORY / "harness"
+SECONDS = 60
+
+# Nothing but the tiny models, in the order in which they are likely to notice.
+_TINY = ("--sw-model=tiny-planted", "--sw-model=tiny-plain", "--sw-model=tiny-tuned")
+_CLAIMS = ("tests/claims/test_paper.py", *_TINY)
+TESTS = {
+    "detection": ("tests/unit/test_detection.py", "tests/properties/test_planting.py", *_CLAIMS),
+    "editing": ("tests/unit/test_editing.py", "tests/properties/test_editing.py", *_CLAIMS),
+    "statistics": ("tests/unit/test_statistics.py", *_CLAIMS),
+    "claims": ("tests/unit/test_verdict.py", "tests/unit/test_claims.py", *_CLAIMS),
+    "release": (
+        *("tests/unit/test_comparison.py", "tests/unit/test_release_checks.py"),
+        *("tests/release/test_comparing.py", "tests/integration/test_compare.py"),
+    ),
+}
+# Of the replacements for one operator, those that a slip of the pen would make.
+_BINARY = {
+    *("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Div", "Mod_FloorDiv", "Pow_Mul"),
+    *("BitOr_BitAnd", "BitAnd_BitOr", "BitXor_BitAnd", "LShift_RShift", "RShift_LShift"),
+}
+_LEFT_OUT = ("VariableReplacer", "VariableInserter", "NoOp")
+
+
+class Mutant(NamedTuple):
+    module: str
+    operator: str
+    occurrence: int
+    line: int
+    before: str
+    after: str
+    source: str
+
+
+def modules(name: str) -> list[Path]:
+    path = HARNESS / name
+    return sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def mutants(path: Path) -> Iterator[Mutant]:
+    """Yield every mutant of a module that is not the module itself."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = path.read_text(encoding="utf-8")
+    meaning = _meaning(source)
+    module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    seen = {meaning}
+    for name in sorted(operator_names()):
+        short = name.partition("/")[2]
+        if short.startswith(_LEFT_OUT):
+            continue
+        if short.startswith("ReplaceBinaryOperator_") and short.partition("_")[2] not in _BINARY:
+            continue
+        for occurrence in range(10_000):
+            try:
+                changed = mutate_code(source, get_operator(name)(), occurrence)
+                if changed is None:
+                    break
+                other = _meaning(changed)
+            except (SyntaxError, AttributeError):  # cosmic-ray stumbles over `except module.Error`
+                continue
+            if other in seen:
+                continue
+            seen.add(other)
+            yield Mutant(module, short, occurrence, *_difference(source, changed), changed)
+
+
+def _difference(source: str, changed: str) -> tuple[int, str, str]:
+    pairs = zip(source.splitlines(), changed.splitlines(), strict=False)
+    lines = ((n, was.strip(), now.strip()) for n, (was, now) in enumerate(pairs, 1) if was != now)
+    return next(lines, (0, "", ""))
+
+
+def _meaning(source: str) -> str:
+    """Return what a module does, annotations and docstrings left out."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant("annotation")
+    return ast.dump(tree)
+
+
+class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from a source of its own."""
+
+    def __init__(self, name: str, path: Path, source: str) -> None:
+        self.name, self.path, self.source = name, path, source
+
+    def find_spec(self, name: str, path: object, target: object = None) -> object:
+        if name != self.name:
+            return None
+        package = [str(self.path.parent)] if self.path.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(
+            name, self.path, loader=self, submodule_search_locations=package
+        )
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.source, self.path, "exec"), module.__dict__)  # noqa: S102  # that is the point
+
+
+def preload() -> None:
+    """Import, in this process, all that a check imports but the harness itself."""
+    sys.path.insert(0, str(REPOSITORY))
+    import hypothesis  # noqa: F401
+    import pytest  # noqa: F401
+
+    from harness.checking import Request, check_model
+
+    check_model(Request("tiny-planted", None, "paper", "builtin", Path("none"), device="cpu"))
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("harness", "tests")]:
+        del sys.modules[name]
+    gc.collect()
+    gc.freeze()
+
+
+def notices(mutant: Mutant | None, path: Path, tests: tuple[str, ...]) -> str:
+    """Run the tests on a mutant, or on the module as it is, in a fork; return what came of it."""
+    child = os.fork()
+    if child == 0:
+        _run_tests(mutant, path, tests)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timed out"
+
+
+def _run_tests(mutant: Mutant | None, path: Path, tests: tuple[str, ...]) -> None:
+    code = 99
+    try:
+        os.setsid()
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(quiet, stream)
+        if mutant is not None:
+            sys.meta_path.insert(0, _Instead(mutant.module, path, mutant.source))
+        import pytest
+
+        existing = [item for item in tests if item.startswith("-") or (REPOSITORY / item).exists()]
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *existing])
+    finally:
+        os._exit(int(code))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=sorted(TESTS), metavar="NAME")
+    parser.add_argument("--out", type=Path, required=True, help="Where every mutant's fate is written.")
+    parser.add_argument("--again", type=Path, help="Run only what survived in this earlier output.")
+    parser.add_argument("--part", default="1/1", help="Which share of the mutants: 1/2 is every other one.")
+    options = parser.parse_args()
+    os.chdir(REPOSITORY)
+    preload()
+    number, count = map(int, options.part.split("/"))
+    known = json.loads(options.again.read_text()) if options.again else []
+    left = {(row["module"], row["operator"], row["after"]) for row in known if row["fate"] == "survived"}
+    rows, begun = [], time.monotonic()
+    for name in options.names:
+        if notices(None, HARNESS, TESTS[name]) != "survived":
+            raise SystemExit(f"the tests of {name} fail without any mutation")
+        found = [(path, mutant) for path in modules(name) for mutant in mutants(path)]
+        if options.again:
+            found = [(path, item) for path, item in found if (item.module, item.operator, item.after) in left]
+        for path, mutant in found[number - 1 :: count]:
+            fate = notices(mutant, path, TESTS[name])
+            rows.append({**mutant._asdict(), "fate": fate})
+            del rows[-1]["source"]
+            if fate == "survived":
+                place = f"{mutant.module}:{mutant.line} {mutant.operator}"
+                print(place, f"- {mutant.before}", f"+ {mutant.after}", sep="\n  ", flush=True)
+            if len(rows) % 20 == 0:
+                options.out.write_text(json.dumps(rows, indent=1))
+    options.out.write_text(json.dumps(rows, indent=1))
+    killed = sum(row["fate"] != "survived" for row in rows)
+    minutes = (time.monotonic() - begun) / 60
+    print(f"{killed} of {len(rows)} mutants killed in {minutes:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
