@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.devices import gib
 from harness.errors import TooLarge
+from harness.tensors.opening import shards
 
-_INDEX = "model.safetensors.index.json"
 # Beside the weights: logits and log-probabilities of eight windows over the widest vocabulary of
 # the registry take 1.4 GiB, copies of a matrix that is ranked the rest ...
 WORKING = 2 * 2**30
@@ -60,10 +59,8 @@ def place(weights: int, free: Sequence[int], *, beside: int = 0) -> Placement:
 
 def stored_bytes(directory: Path) -> int:
     """Return what the weights of a checkpoint take as they are stored."""
-    index = directory / _INDEX
-    if index.is_file():
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sum((directory / name).stat().st_size for name in files)
+    if named := shards(directory):
+        return sum((directory / name).stat().st_size for name in named)
     single = directory / "model.safetensors"
     paths = [single] if single.is_file() else list(directory.glob("*.bin"))
     return sum(path.stat().st_size for path in paths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import BadInput, Unavailable
 from harness.registry import ModelEntry
+from harness.tensors.opening import shards
 from harness.wheels import fetch_member
 
 if TYPE_CHECKING:
@@ -130,21 +130,10 @@ def _checked_directory(path: Path, *, allow_pickle: bool, revision: str | None =
                 f"{path} holds only pickled weights ({pickled[0]}), and unpickling runs code; "
                 "convert it to safetensors, or trust it by name with --trust pickle"
             )
-    for shard in _shards(path):
+    for shard in shards(path):
         if not (path / shard).is_file():
             raise BadInput(f"{path} lacks {shard}, which belongs to the checkpoint; fetch it again")
     return LocalModel(path, revision)
-
-
-def _shards(path: Path) -> list[str]:
-    """Return the files that a checkpoint's index names, none where there is no index."""
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        return []
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{index} is no index of a checkpoint; fetch it again") from error
 
 
 def _checked_gguf(path: Path) -> LocalModel:

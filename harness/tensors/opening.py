@@ -130,8 +130,19 @@ def _parts(file: str) -> list[str]:
     ]
 
 
-def _open_index(name: str, folder: Folder, text: bytes) -> Checkpoint:
-    place = f"{folder.name}/{INDEX}"
+def shards(directory: Path) -> list[str]:
+    """Return the files that a directory's index names, none where there is no index.
+
+    Raises `BadInput` for an index that is none, or that leads out of the directory.
+    """
+    index = directory / INDEX
+    if not index.is_file():
+        return []
+    return sorted(set(_weight_map(index.read_bytes(), str(index)).values()))
+
+
+def _weight_map(text: bytes, place: str) -> dict[str, str]:
+    """Return an index's tensors and the files that hold them."""
     files = json_object(text, place).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise BadInput(f"{place} has no weight_map, so which file holds what is unknown")
@@ -139,6 +150,11 @@ def _open_index(name: str, folder: Folder, text: bytes) -> Checkpoint:
         # A file's name that leads elsewhere would be read from there.
         if not isinstance(file, str) or PurePosixPath(file).name != file or not file.endswith(".safetensors"):
             raise BadInput(f"{place} maps {tensor!r} to {file!r}, which is no safetensors file beside it")
+    return files
+
+
+def _open_index(name: str, folder: Folder, text: bytes) -> Checkpoint:
+    files = _weight_map(text, f"{folder.name}/{INDEX}")
     if isinstance(folder, LocalFolder):
         for file in sorted(set(files.values())):
             _found(folder, file)

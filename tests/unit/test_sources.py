@@ -301,4 +301,4 @@ def test_a_sharded_checkpoint_must_be_complete(checkpoint):
     (checkpoint / "model-00002-of-00002.safetensors").write_bytes(b"")
     assert checkpoint == fetch(entry(checkpoint)).path
     (checkpoint / "model.safetensors.index.json").write_text("[]")
-    assert "is no index of a checkpoint" in refused(entry(checkpoint))
+    assert "model.safetensors.index.json holds no JSON object" in refused(entry(checkpoint))
