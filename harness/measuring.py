@@ -7,6 +7,7 @@ The head is applied piece by piece, so that the logits stay small.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ from harness.conditions import INTACT, Condition
 from harness.corpus import Windows
 from harness.detection import SuperActivation
 from harness.editing import Edit, HoldActivation, edited
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TooLarge
 from harness.loading import Subject
 from harness.resuming import keeping_prefixes, resumed
 from harness.riding import can_ride, riding
 from harness.shadowing import shadowed
 
 Values = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 
 # Windows that go through the decoder at once; the conditions ride beside each. On a CPU two of
 # them, with a dozen conditions, are as many tokens as its caches bear (benchmarks/); where weights
@@ -70,24 +73,63 @@ def measure(
     """Measure the intact model and every condition on the same windows.
 
     Returns measurements by condition name, `INTACT` among them. Raises `HarnessError` when two
-    conditions share a name, `EditFailed` when an edit does not take effect.
+    conditions share a name, `EditFailed` when an edit does not take effect, `TooLarge` when even one
+    condition on one window does not fit in memory.
     """
     names = [INTACT, *(condition.name for condition in conditions)]
     if len(set(names)) != len(names):
         raise HarnessError("two conditions share a name; one would overwrite the other")
-    parts: dict[str, list[Measurement]] = {name: [] for name in names}
     tracked = torch.tensor(list(tracked_ids), dtype=torch.long, device=subject.device)
+    every = torch.from_numpy(windows.ids).to(subject.device)
+    parts = [_fitting(subject, ids, conditions, tracked) for ids in every.split(batch or _batch(subject))]
+    return {name: joined([part[name] for part in parts]) for name in names}
+
+
+def _fitting(
+    subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition], tracked: torch.Tensor
+) -> dict[str, Measurement]:
+    """Measure (windows, tokens) ids in as many pieces as memory asks for.
+
+    What does not fit is tried again in halves, first of the windows and then of the conditions, and
+    the log says so. Raises `TooLarge` when one condition on one window does not fit.
+    """
+    try:
+        return _measured(subject, ids, conditions, tracked)
+    # torch says it in three ways; what a failed pass holds is gone once this block is left.
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+    if len(ids) > 1:
+        _log.warning("out of memory with %d windows at once; going on with half of them", len(ids))
+        halves = [_fitting(subject, part, conditions, tracked) for part in ids.split((len(ids) + 1) // 2)]
+        return {name: joined([half[name] for half in halves]) for name in halves[0]}
+    if len(conditions) > 1:
+        _log.warning("out of memory with %d conditions at once; going on with half of them", len(conditions))
+        middle = len(conditions) // 2
+        return _fitting(subject, ids, conditions[:middle], tracked) | _fitting(
+            subject, ids, conditions[middle:], tracked
+        )
+    raise TooLarge(f"{subject.name} does not fit in memory beside one window of {ids.shape[1]} tokens")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether torch, or Python, ran out of memory."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _measured(
+    subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition], tracked: torch.Tensor
+) -> dict[str, Measurement]:
+    """Measure all conditions on (windows, tokens) ids at once."""
+    parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
     decode = ridden if can_ride(subject, conditions) else one_by_one
-    batch = batch or _batch(subject)
-    for start in range(0, len(windows.ids), batch):
-        ids = torch.from_numpy(windows.ids[start : start + batch]).to(subject.device)
-        decoded = decode(subject, ids, conditions)
-        for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
-            intact = log_probabilities(decoded.logits(subject, INTACT, piece))
-            parts[INTACT].append(reduced(intact, intact, ids[piece], tracked))
-            for condition in conditions:
-                changed = log_probabilities(decoded.logits(subject, condition.name, piece))
-                parts[condition.name].append(reduced(intact, changed, ids[piece], tracked))
+    decoded = decode(subject, ids, conditions)
+    for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
+        intact = log_probabilities(decoded.logits(subject, INTACT, piece))
+        parts[INTACT].append(reduced(intact, intact, ids[piece], tracked))
+        for condition in conditions:
+            changed = log_probabilities(decoded.logits(subject, condition.name, piece))
+            parts[condition.name].append(reduced(intact, changed, ids[piece], tracked))
     return {name: joined(measurements) for name, measurements in parts.items()}
 
 

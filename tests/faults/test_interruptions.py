@@ -1,0 +1,202 @@
+"""A command stopped anywhere, by Ctrl-C or by kill -9: what it writes is the old or the new, never half."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import pytest
+from safetensors.numpy import load_file
+
+CLAIMS = Path(__file__).parents[1] / "claims"
+ROUNDS = 25
+COMMAND = Path(sys.executable).with_name("superweight")
+
+
+@dataclass(frozen=True)
+class Action:
+    """A command, and what is read of its output: None where there is none, an error where half."""
+
+    words: Callable[[Path], list[str]]
+    outcome: Callable[[Path], object]
+    prepare: Callable[[Path], object] = lambda _: None
+
+
+def scanning(root):
+    return [str(COMMAND), "scan", "tiny-planted", "--json", str(root / "scan.json")]
+
+
+def checking(root):
+    return [str(COMMAND), "check", "tiny-plain", "--report", str(root / "report")]
+
+
+def updating(root):
+    pytest_words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--snapshot-update"]
+    return [*pytest_words, "--sw-model", "tiny-plain", "--rootdir", str(root), str(root / "test_paper.py")]
+
+
+def converting(root):
+    return [str(COMMAND), "scan", str(root / "tiny.gguf")]
+
+
+def read_report(root):
+    """Return the verdicts of a whole report, or None where none was written."""
+    page, data = root / "report" / "report.html", root / "report" / "report.json"
+    if not data.exists():
+        return None
+    if page.exists():
+        assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    return [row["status"] for row in json.loads(data.read_text())["models"][0]["verdicts"]]
+
+
+def read_baselines(root):
+    folder = root / "baselines" / "tiny-plain" / "cpu-float32"
+    return {path.name: json.loads(path.read_text())["status"] for path in sorted(folder.glob("C*.json"))}
+
+
+def read_copy(root):
+    """Return the shapes of a converted copy, or None: a directory that is there is whole."""
+    copies = list((root / "cache" / "superweight-harness" / "converted").glob("[!.]*"))
+    if not copies:
+        return None
+    (copy,) = copies
+    assert {"config.json", "model.safetensors", "converted-from.json"} <= {f.name for f in copy.iterdir()}
+    return {name: array.shape for name, array in load_file(copy / "model.safetensors").items()}
+
+
+def write_gguf(root):
+    """Write a small Llama as a GGUF file, vocabulary of bytes included."""
+    import numpy as np
+
+    hidden, wide, blocks, vocabulary = 64, 160, 4, 257
+    numbers = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(root / "tiny.gguf", "llama")
+    writer.add_block_count(blocks)
+    writer.add_context_length(256)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(wide)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(vocabulary)
+    writer.add_rope_dimension_count(hidden // 4)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([f"t{number}" for number in range(vocabulary - 1)] + ["<s>"])
+    writer.add_token_types([1] * vocabulary)
+    writer.add_token_merges(["t 1"])
+    writer.add_bos_token_id(vocabulary - 1)
+    writer.add_eos_token_id(vocabulary - 1)
+
+    def matrix(*shape):
+        return numbers.normal(scale=0.02, size=shape).astype(np.float32)
+
+    writer.add_tensor("token_embd.weight", matrix(vocabulary, hidden))
+    writer.add_tensor("output.weight", matrix(vocabulary, hidden))
+    writer.add_tensor("output_norm.weight", np.ones(hidden, np.float32))
+    for layer in range(blocks):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            writer.add_tensor(f"blk.{layer}.{name}.weight", matrix(hidden, hidden))
+        for name in ("ffn_gate", "ffn_up"):
+            writer.add_tensor(f"blk.{layer}.{name}.weight", matrix(wide, hidden))
+        writer.add_tensor(f"blk.{layer}.ffn_down.weight", matrix(hidden, wide))
+        for name in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(hidden, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def copy_claims(root):
+    """Lay out a project whose baselines are one status out of date."""
+    shutil.copy(CLAIMS / "test_paper.py", root)
+    shutil.copytree(CLAIMS / "baselines" / "tiny-plain", root / "baselines" / "tiny-plain")
+    for path in (root / "baselines").rglob("C*.json"):
+        path.write_text(path.read_text().replace('"not applicable"', '"refuted"', 1))
+
+
+ACTIONS = {
+    "scan": Action(
+        scanning,
+        lambda root: (
+            json.loads((root / "scan.json").read_text())["stop_reason"]
+            if (root / "scan.json").exists()
+            else None
+        ),
+    ),
+    "check": Action(checking, read_report),
+    "snapshot update": Action(updating, read_baselines, copy_claims),
+    "conversion": Action(converting, read_copy, write_gguf),
+}
+
+
+def start(action, root):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"}
+    environment.pop("CI", None)
+    return subprocess.Popen(
+        action.words(root),
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def entries(root):
+    """Return everything that lies under a root, locks and caches of others left out."""
+    return {path for path in root.rglob("*") if path.suffix != ".lock" and "__pycache__" not in path.parts}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_command_stopped_anywhere_leaves_the_old_or_the_new(name, tmp_path, record_property):
+    """At random moments of its run, by SIGINT and SIGKILL in turn; and the next run is a whole one."""
+    action, moments = ACTIONS[name], random.Random(name)  # noqa: S311  # no secret, and repeatable
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    action.prepare(whole)
+    old, began = action.outcome(whole), time.monotonic()
+    process = start(action, whole)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode in (0, 1), said
+    seconds, new = time.monotonic() - began, action.outcome(whole)
+    assert old != new
+    seen = []
+    for number in range(ROUNDS):
+        root = tmp_path / str(number)
+        root.mkdir()
+        action.prepare(root)
+        before = entries(root)
+        process = start(action, root)
+        time.sleep(moments.uniform(0.1, seconds))
+        stop = signal.SIGINT if number % 2 else signal.SIGKILL
+        process.send_signal(stop)
+        said, _ = process.communicate(timeout=120)
+        found = action.outcome(root)
+        if isinstance(old, dict) and isinstance(new, dict) and found != old:
+            # One file a claim: each is the old or the new.
+            assert all(found[key] in (old.get(key), new.get(key)) for key in new), said
+        else:
+            assert found in (old, new), said
+        if stop is signal.SIGINT:
+            left = [path.name for path in entries(root) - before]
+            assert [] == [name for name in left if ".tmp" in name or "building" in name], said
+        seen.append("new" if found == new else "old" if found == old else "between")
+        process = start(action, root)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode in (0, 1), said
+        assert new == action.outcome(root), said
+        shutil.rmtree(root)
+    record_property("left", {kind: seen.count(kind) for kind in dict.fromkeys(seen)})

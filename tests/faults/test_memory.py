@@ -1,0 +1,77 @@
+"""Too little memory for a whole batch: smaller pieces give the same numbers, and the log says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from harness import measuring
+from harness.conditions import INTACT, treatments
+from harness.corpus import cut, default_prompt, documents
+from harness.errors import TooLarge
+from harness.measuring import measure
+from harness.scanning import scan
+
+FAILURES = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "CPU": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    "Python": MemoryError(),
+}
+
+
+@pytest.fixture(scope="module")
+def material(planted):
+    """Eight windows and every treatment of the planted model."""
+    windows = cut(planted, documents("builtin"), "builtin", count=8)
+    return windows, treatments(scan(planted, default_prompt()))
+
+
+def short_of(monkeypatch, failure, *, windows, conditions):
+    """Let a pass fail that computes on more than so many windows or conditions at once."""
+    ridden, tried = measuring.ridden, []
+
+    def short(subject, ids, wanted):
+        tried.append((len(ids), len(wanted)))
+        if len(ids) > windows or len(wanted) > conditions:
+            raise failure
+        return ridden(subject, ids, wanted)
+
+    monkeypatch.setattr(measuring, "ridden", short)
+    return tried
+
+
+@pytest.mark.parametrize("where", FAILURES)
+@pytest.mark.parametrize(("windows", "conditions"), [(3, 99), (1, 99), (1, 2), (1, 1)])
+def test_smaller_pieces_give_the_same_numbers(
+    planted, material, monkeypatch, caplog, where, windows, conditions
+):
+    """Halved as often as it takes, first the windows and then the conditions; every halving is logged."""
+    text, changes = material
+    whole = measure(planted, text, changes, batch=8)
+    tried = short_of(monkeypatch, FAILURES[where], windows=windows, conditions=conditions)
+    pieces = measure(planted, text, changes, batch=8)
+    assert {INTACT, *(change.name for change in changes)} == whole.keys() == pieces.keys()
+    for name, measurement in whole.items():
+        assert np.allclose(measurement.nll, pieces[name].nll, rtol=1e-5, atol=1e-6), name
+        assert np.allclose(measurement.kl, pieces[name].kl, rtol=1e-4, atol=1e-6), name
+    failed = [size for size in tried if size[0] > windows or size[1] > conditions]
+    assert len(failed) == len(caplog.messages) > 0
+    assert all("out of memory" in message for message in caplog.messages)
+
+
+def test_what_never_fits_is_bad_input(planted, material, monkeypatch):
+    """One condition on one window is the least; beyond it a line says what does not fit."""
+    text, changes = material
+    short_of(monkeypatch, FAILURES["CUDA"], windows=0, conditions=0)
+    with pytest.raises(TooLarge, match="tiny-planted does not fit in memory beside one window"):
+        measure(planted, text, changes)
+
+
+def test_another_error_is_not_taken_for_one_of_memory(planted, material, monkeypatch):
+    """What breaks for another reason is not tried again."""
+    text, changes = material
+    tried = short_of(monkeypatch, RuntimeError("shapes do not fit"), windows=0, conditions=0)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        measure(planted, text, changes, batch=8)
+    assert 1 == len(tried)
