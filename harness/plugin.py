@@ -150,12 +150,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sw_entry", _parameters(metafunc.config), indirect=True, scope="session")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the comparison with a base where none is given: there is nothing to compare."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Leave out the comparison with a base where none is given: there is nothing to compare.
+
+    Whatever order others then choose, one model's tests stay together, so that it is loaded once.
+    """
     sharing.keep_together(items)  # before xdist looks at the groups
     if config.option.sw_base is None:
         items[:] = [item for item in items if "comparison" not in getattr(item, "fixturenames", ())]
+    yield
+    sharing.by_model(items)
 
 
 def _parameters(config: pytest.Config) -> list[Any]:

@@ -71,6 +71,20 @@ def group(config: pytest.Config, name: str, *, on_gpu: bool) -> str:
     return _GROUP if on_gpu and told.get(f"{_INPUT}_outnumbered") else name
 
 
+def by_model(items: list[pytest.Item]) -> None:
+    """Bring tests of one model together, in the order in which the models first come.
+
+    Tests of no model stay where they are.
+    """
+    specs = [getattr(item, "callspec", None) for item in items]
+    names = [spec.params["sw_entry"].name if spec and "sw_entry" in spec.params else None for spec in specs]
+    places = [index for index, name in enumerate(names) if name is not None]
+    first = {name: place for place, name in reversed(list(enumerate(names)))}
+    ordered = [items[index] for index in sorted(places, key=lambda index: first[names[index]])]
+    for index, item in zip(places, ordered, strict=True):
+        items[index] = item
+
+
 def keep_together(items: list[pytest.Item]) -> None:
     """Put the tests that need a GPU and belong to no model into one group."""
     for item in items:

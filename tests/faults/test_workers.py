@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as XML  # noqa: N814  # reads what pytest wrote a moment ago
 
@@ -27,6 +28,7 @@ REPEATS = 4
 # Shuffles the tests by the run's number, and notes each load with the process that does it.
 CONFTEST = """
 import os, random
+from itertools import pairwise
 from pathlib import Path
 import pytest
 import harness.loading
@@ -82,7 +84,8 @@ def run(root, *options, order="0", models=MODELS):
         for case in XML.parse(root / "out.xml").iter("testcase"):  # noqa: S314  # as above
             properties = {item.get("name"): item.get("value") for item in case.iter("property")}
             row = json.loads(properties.get("superweight") or "{}")
-            statuses[case.get("name")] = row.get("status")
+            # Under loadgroup xdist writes the group behind the name.
+            statuses[case.get("name").partition("@")[0]] = row.get("status")
     return done, statuses
 
 
@@ -136,3 +139,21 @@ def test_a_killed_worker_turns_the_run_red(lay_out):
     assert 1 == done.returncode, done.stdout
     assert "crashed" in done.stdout
     assert "14 passed" in done.stdout
+
+
+def test_one_models_tests_stay_together_in_any_order(project):
+    """A plugin that shuffles does not make a model be loaded twice; tests of no model keep their place."""
+    project.makeconftest(
+        "import pytest\n"
+        "@pytest.hookimpl(trylast=True)\n"
+        "def pytest_collection_modifyitems(items):\n"
+        "    items[:] = [*items[1::2], *items[::2]]\n"
+    )
+    project.makepyfile(test_other="def test_of_no_model():\n    pass\n")
+    named = [part for model in MODELS for part in ("--sw-model", model)]
+    result = project.runpytest_inprocess("--collect-only", "-q", *named)
+    listed = [line for line in result.outlines if "::" in line]
+    models = [line.partition("[")[2].strip("]") for line in listed]
+    changes = sum(one != other for one, other in pairwise([name for name in models if name]))
+    assert len(MODELS) - 1 == changes
+    assert 14 * len(MODELS) + 1 == len(models)
