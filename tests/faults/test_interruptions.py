@@ -56,7 +56,7 @@ def read_report(root):
         return None
     if page.exists():
         assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
-    return [row["status"] for row in json.loads(data.read_text())["models"][0]["verdicts"]]
+    return [row["status"] for row in json.loads(data.read_text())["verdicts"]]
 
 
 def read_baselines(root):
@@ -78,7 +78,10 @@ def write_gguf(root):
     """Write a small Llama as a GGUF file, vocabulary of bytes included."""
     import numpy as np
 
-    hidden, wide, blocks, vocabulary = 64, 160, 4, 257
+    hidden, wide, blocks = 64, 160, 4
+    # A byte-level tokenizer writes a blank as \u0120.
+    tokens = ["<s>", "</s>", "ab", "\u0120", *map(chr, range(ord("!"), ord("~") + 1))]
+    vocabulary = len(tokens)
     numbers = np.random.default_rng(0)
     writer = gguf.GGUFWriter(root / "tiny.gguf", "llama")
     writer.add_block_count(blocks)
@@ -92,11 +95,11 @@ def write_gguf(root):
     writer.add_rope_dimension_count(hidden // 4)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([f"t{number}" for number in range(vocabulary - 1)] + ["<s>"])
+    writer.add_token_list(tokens)
     writer.add_token_types([1] * vocabulary)
-    writer.add_token_merges(["t 1"])
-    writer.add_bos_token_id(vocabulary - 1)
-    writer.add_eos_token_id(vocabulary - 1)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
 
     def matrix(*shape):
         return numbers.normal(scale=0.02, size=shape).astype(np.float32)
