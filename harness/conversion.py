@@ -44,6 +44,7 @@ def _convert(gguf: Path, digest: str, scratch: Path) -> None:
     # Imported here: both take seconds, and a cached copy needs neither.
     import torch
     import transformers
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
@@ -54,7 +55,11 @@ def _convert(gguf: Path, digest: str, scratch: Path) -> None:
     except Exception as error:
         raise BadInput(f"transformers cannot read {gguf}: {error}".splitlines()[0]) from error
     scratch.mkdir()
-    save_file(_distinct_tensors(model), scratch / "model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(_distinct_tensors(model), scratch / "model.safetensors", metadata={"format": "pt"})
+    # What the system says, wrapped in an exception of its own that is none of the system's.
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     config = model.config
     # The copy is plain float32: left in place, this entry would ask for the GGUF again.
     del config.quantization_config

@@ -7,7 +7,6 @@ of models that were not selected survive ``--snapshot-update``.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from syrupy.data import SnapshotCollection, SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
+from harness.atomic import write_whole
 from harness.baselines import differences, dump, merged, parse
 
 
@@ -57,12 +57,7 @@ class BaselineExtension(SingleFileSnapshotExtension):
         new = parse(str(next(iter(snapshot_collection)).data))
         stored = parse(path.read_text(encoding="utf-8")) if path.is_file() else None
         content = dump(merged(stored, new) if stored is not None else new or {})
-        # Renamed into place: an interrupted update leaves the old file or the new one.
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
-        ) as scratch:
-            scratch.write(content)
-        Path(scratch.name).replace(path)
+        write_whole({path: content.encode()})
 
 
 def bound_to(path: Path) -> type[BaselineExtension]:

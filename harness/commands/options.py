@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from harness.atomic import write_whole
 from harness.errors import BadInput
 from harness.resources import DEFAULT_BASELINES
 from harness.setting import Setting
@@ -78,8 +79,11 @@ def _with(command: _Command, choices: Sequence[Callable[[Any], Any]]) -> _Comman
 def write(target: str, text: str) -> None:
     """Write a text whole or not at all; - is stdout. Raises `BadInput` where that cannot be done."""
     try:
-        with click.open_file(target, "w", encoding="utf-8", atomic=target != "-") as file:
-            file.write(text)
+        if target == "-":
+            click.echo(text, nl=False)
+        else:
+            # What a link points at is replaced, not the link.
+            write_whole({Path(target).resolve(): text.encode()})
     except OSError as error:
         raise BadInput(f"cannot write {target}: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.atomic import write_whole
 from harness.claims.verdict import Measured, measured
 from harness.errors import BadInput
 from harness.loading import Subject
@@ -192,9 +193,6 @@ def write_page(path: Path, document: Document) -> None:
             raise BadInput(f"{path} must hold {BEGIN} and {END} once each; the tables go between them")
         head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
         new = f"{head}{BEGIN}\n{table(document)}{tail}"
-        for target, content in ((picture, figure(document)), (path, new)):
-            scratch = target.with_name(f".{target.name}.tmp")
-            scratch.write_text(content, encoding="utf-8")
-            scratch.replace(target)
+        write_whole({picture: figure(document).encode(), path: new.encode()})
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot rewrite {path}: {error}; give a page in UTF-8 that may be written") from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from harness.atomic import write_whole
 from harness.errors import BadInput
 from harness.report.charts import charts
 from harness.report.document import dumped
@@ -27,7 +27,7 @@ def write_report(directory: Path, document: Mapping[str, Any], *, with_json: boo
         contents["report.json"] = dumped(document).encode()
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
-        _replace_all(directory, contents)
+        write_whole({directory / name: content for name, content in contents.items()})
     except OSError as error:
         raise BadInput(f"cannot write the report to {directory}: {error.strerror or error}") from error
 
@@ -43,17 +43,3 @@ def rendered(document: Mapping[str, Any]) -> dict[str, bytes]:
             pictures[key] = picture.inline
             contents |= {f"figures/{key}.svg": picture.svg, f"figures/{key}.png": picture.png}
     return {"report.html": page(document, pictures).encode()} | contents
-
-
-def _replace_all(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Write all files beside their places, then rename them; what is scratch goes, whatever happens."""
-    with ExitStack() as scratches:
-        renames = []
-        for name, content in contents.items():
-            path = directory / name
-            scratch = path.with_name(f".{path.name}.tmp")
-            scratches.callback(scratch.unlink, missing_ok=True)
-            scratch.write_bytes(content)
-            renames.append((scratch, path))
-        for scratch, path in renames:
-            scratch.replace(path)

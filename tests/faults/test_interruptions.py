@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import pytest
 from safetensors.numpy import load_file
+
+from tests.faults.small import write_gguf
 
 CLAIMS = Path(__file__).parents[1] / "claims"
 ROUNDS = 25
@@ -56,7 +57,7 @@ def read_report(root):
         return None
     if page.exists():
         assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
-    return [row["status"] for row in json.loads(data.read_text())["models"][0]["verdicts"]]
+    return [row["status"] for row in json.loads(data.read_text())["verdicts"]]
 
 
 def read_baselines(root):
@@ -72,50 +73,6 @@ def read_copy(root):
     (copy,) = copies
     assert {"config.json", "model.safetensors", "converted-from.json"} <= {f.name for f in copy.iterdir()}
     return {name: array.shape for name, array in load_file(copy / "model.safetensors").items()}
-
-
-def write_gguf(root):
-    """Write a small Llama as a GGUF file, vocabulary of bytes included."""
-    import numpy as np
-
-    hidden, wide, blocks, vocabulary = 64, 160, 4, 257
-    numbers = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(root / "tiny.gguf", "llama")
-    writer.add_block_count(blocks)
-    writer.add_context_length(256)
-    writer.add_embedding_length(hidden)
-    writer.add_feed_forward_length(wide)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(4)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(vocabulary)
-    writer.add_rope_dimension_count(hidden // 4)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list([f"t{number}" for number in range(vocabulary - 1)] + ["<s>"])
-    writer.add_token_types([1] * vocabulary)
-    writer.add_token_merges(["t 1"])
-    writer.add_bos_token_id(vocabulary - 1)
-    writer.add_eos_token_id(vocabulary - 1)
-
-    def matrix(*shape):
-        return numbers.normal(scale=0.02, size=shape).astype(np.float32)
-
-    writer.add_tensor("token_embd.weight", matrix(vocabulary, hidden))
-    writer.add_tensor("output.weight", matrix(vocabulary, hidden))
-    writer.add_tensor("output_norm.weight", np.ones(hidden, np.float32))
-    for layer in range(blocks):
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", matrix(hidden, hidden))
-        for name in ("ffn_gate", "ffn_up"):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", matrix(wide, hidden))
-        writer.add_tensor(f"blk.{layer}.ffn_down.weight", matrix(hidden, wide))
-        for name in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(hidden, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def copy_claims(root):

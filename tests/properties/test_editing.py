@@ -163,3 +163,62 @@ def test_an_offloaded_weight_is_edited_through_its_output(where, tmp_path):
         assert abs(trace(subject, TEXT).residual[2:, 0, 41]).max() < 10
     assert 4.0 == subject.anatomy.value(place)
     assert (intact == trace(subject, TEXT).residual).all()
+
+
+@pytest.mark.parametrize(("layer", "channel"), [(-1, 0), (4, 0), (0, -1), (0, 64)])
+def test_an_activation_outside_the_model_is_refused(planted, layer, channel):
+    """Python would count a negative one from the end and hold another."""
+    assert (4, 64) == (len(planted.anatomy.blocks), planted.anatomy.hidden)
+    hold = HoldActivation(layer=layer, token=0, channel=channel, value=1.0)
+    with pytest.raises(BadInput, match="to hold"), edited(planted, [hold]):
+        pass
+
+
+@pytest.mark.parametrize(("layer", "channel"), [(0, 0), (3, 63)])
+def test_the_outermost_activations_can_be_held(planted, layer, channel):
+    """The first block's first channel and the last one's last."""
+    with edited(planted, [HoldActivation(layer=layer, token=0, channel=channel, value=7.0)]):
+        assert 7.0 == trace(planted, "text").residual[layer + 1, 0, channel]
+
+
+def test_a_coordinate_twice_in_one_call_is_refused(planted):
+    """Which of two factors would count is nobody's to guess."""
+    twice = [Scale(Coordinate(1, 41, 23), 0.5), Prune(Coordinate(1, 41, 23))]
+    with pytest.raises(BadInput, match="scaled twice in one call"), edited(planted, twice):
+        pass
+
+
+def test_every_coordinate_of_a_call_must_lie_in_the_model(planted):
+    """One good one before it does not let a bad one pass."""
+    edits = [Prune(Coordinate(1, 41, 23)), Prune(Coordinate(1, 41, 160))]
+    with pytest.raises(BadInput, match="160"), edited(planted, edits):
+        pass
+
+
+def test_many_scalars_are_scaled_in_one_call(planted):
+    """More columns than one probe holds, each by its own factor, and all put back."""
+    weight = planted.anatomy.writer(1, None).weight()
+    before = weight.clone()
+    factors = {Coordinate(1, col % 64, col): 1 + col / 100 for col in range(160)}
+    with edited(planted, [Scale(place, factor) for place, factor in factors.items()]):
+        for place, factor in factors.items():
+            expected = float(before[place.row, place.col]) * factor
+            assert expected == pytest.approx(float(weight[place.row, place.col]), rel=1e-6)
+    assert torch.equal(before, weight)
+
+
+def test_a_hook_edit_that_is_off_by_little_is_refused(planted, monkeypatch):
+    """Four roundings are allowed it; a thousandth is more than that."""
+    from harness.projections import LinearProjection
+
+    corrected = LinearProjection.corrected
+    monkeypatch.setattr(
+        LinearProjection,
+        "corrected",
+        lambda self, rows, cols, change: corrected(self, rows, cols, change * 1.001),
+    )
+    with (
+        pytest.raises(EditFailed, match="did not take effect"),
+        edited(planted, [Prune(Coordinate(1, 41, 23))], by_hook=True),
+    ):
+        pass

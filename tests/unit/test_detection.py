@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from harness.coordinates import Coordinate
-from harness.detection import COMPANION, detect
+from harness.detection import COMPANION, detect, find_super_activations
+from harness.errors import UnknownAnatomy
 from harness.trace import Trace, Write
 
 BLOCKS, TOKENS, HIDDEN, INTERMEDIATE = 8, 3, 16, 6
@@ -113,3 +114,133 @@ def test_the_sign_is_kept():
     assert {Coordinate(1, 5, 3)} == found.coordinates
     assert found.super_activations[0].magnitude < 0
     assert [Coordinate(6, 5, 2)] == [item.coordinate for item in found.cancellers]
+
+
+def course(*values):
+    """Return the trace of a model in which one channel of token 0 takes this course, all others being 1."""
+    trace = written()
+    trace.residual[:, 0, 5] = values
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("values", "plateau"),
+    [
+        ((1, *[1000] * 8), (0, 7)),
+        ((1, 1, *[1000] * 7), (1, 7)),
+        ((1000,) * 9, None),
+        # Half of the peak is carried, less is not, on either side of it.
+        ((1, 1, 500, 1000, 500, 500, 500, 1, 1), (1, 5)),
+        ((1, 1, 500, 1000, 500, 500, 499, 1, 1), None),
+        ((1, 1, 499, 1000, 1000, 1000, 1000, 1, 1), (2, 5)),
+        # Exactly half of the later blocks is too few; a quarter of all blocks is enough.
+        ((1, 1, 1000, 1000, 1000, 1000, 1, 1, 1), None),
+        ((1, 1, 1, 1, 1, 1, 1, 1000, 1000), (6, 7)),
+        ((1, 1, 1, 1, 1, 1, 1, 1, 1000), None),
+        # Another sign is another activation.
+        ((1, 1, 1000, 1000, 1000, -1000, 1000, 1000, 1000), None),
+        ((1, 1, -1000, -1000, -1000, 1000, -1000, -1000, -1000), None),
+        # A hundred medians are not above a hundred medians.
+        ((1, 1, *[100] * 7), None),
+        ((1, 1, *[100.5] * 7), (1, 7)),
+        # It must stand out where it begins.
+        ((1, 1, 60, *[110] * 6), None),
+    ],
+)
+def test_a_plateau_begins_and_ends_where_it_is_carried(values, plateau):
+    """Onset and last block for a course through embedding and eight blocks, or nothing."""
+    found = find_super_activations(course(*values))
+    assert ([] if plateau is None else [plateau]) == [(item.onset, item.last) for item in found]
+
+
+def test_nothing_stands_out_of_a_block_of_zeros():
+    """Its median is zero, above which everything would."""
+    values = (1, 1, 1, *[1000] * 6)
+    sound = find_super_activations(course(*values))
+    assert [(2, 7)] == [(item.onset, item.last) for item in sound]
+    trace = course(*values)
+    trace.residual[3] = 0
+    trace.residual[3, 0, 5] = 1000
+    assert () == find_super_activations(trace)
+
+
+def test_the_largest_activation_comes_first():
+    """Whatever its channel."""
+    found = detect(written((2, 0, 9, 4, 100.0, 80.0), (2, 0, 5, 3, 100.0, 40.0)))
+    assert [9, 5] == [item.channel for item in found.super_activations]
+
+
+@pytest.mark.parametrize(("part", "explained"), [(0.5, True), (2.0, True), (0.49, False), (2.01, False)])
+def test_a_write_must_arrive_in_the_stream(part, explained):
+    """Within a factor of two; otherwise something unknown stands between, and nothing is measured."""
+    trace = written((2, 0, 5, 3, 100.0, 8.0))
+    trace.residual[3:, 0, 5] = 1 + 800 * part
+    if explained:
+        assert {Coordinate(2, 5, 3)} == detect(trace).coordinates
+    else:
+        with pytest.raises(UnknownAnatomy, match="block 2 writes 800 to channel 5"):
+            detect(trace)
+
+
+def test_what_the_attention_makes_has_no_scalar():
+    """The stream jumps and the projection wrote next to nothing: nobody is to blame, and nothing breaks."""
+    found = detect(course(1, 1, *[1000] * 7))
+    assert (1, ()) == (len(found.super_activations), found.super_weights)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "token"), [(100.0, 200.0, 1), (200.0, 100.0, 0), (100.0, 100.0, 0)]
+)
+def test_a_scalar_is_reported_where_its_product_is_largest(first, second, token):
+    """One scalar serves two tokens; of equals the first counts."""
+    (weight,) = detect(written((2, 0, 5, 3, first, 8.0), (2, 1, 5, 3, second, 8.0))).super_weights
+    assert (token, max(first, second)) == (weight.token, weight.input)
+
+
+def factored(trace, factors, norm=1.0):
+    """Return a trace whose projections are multiplied by a factor a token, and by a norm behind them."""
+    ones = np.asarray(factors, dtype=np.float32)
+    writes = tuple(
+        tuple(Write(write.expert, write.tokens, write.inputs, write.outputs, ones) for write in layer)
+        for layer in trace.writes
+    )
+    arrived = tuple(norm * ones[:, None] * output for output in trace.arrived)
+    residual = np.concatenate([trace.residual[:1], trace.residual[:1] + np.cumsum(arrived, axis=0)])
+    return Trace(writes, arrived, residual.astype(np.float32), trace.weights)
+
+
+def test_what_stands_behind_the_projection_is_the_gain():
+    """A routing weight of 2 and a norm that triples: the product arrives sixfold, the share is whole."""
+    (weight,) = detect(factored(written((2, 0, 5, 3, 100.0, 8.0)), (2, 2, 2), norm=3)).super_weights
+    assert (8.0, 100.0, 1600.0) == (weight.value, weight.input, weight.output)
+    assert (6.0, 1.0) == (pytest.approx(weight.gain), pytest.approx(weight.share))
+
+
+def test_the_gain_counts_where_the_product_is_compared():
+    """The same input at two tokens: the one that is routed with the larger weight is reported."""
+    (weight,) = detect(
+        factored(written((2, 0, 5, 3, 100.0, 8.0), (2, 1, 5, 3, 100.0, 8.0)), (1, 4, 1))
+    ).super_weights
+    assert 1 == weight.token
+
+
+def test_an_opposite_write_before_the_onset_cancels_nothing():
+    """What the onset block overcomes is no canceller, and what comes after it still counts."""
+    found = detect(written((0, 0, 5, 2, 100.0, -8.0), (1, 0, 5, 3, 100.0, 24.0)))
+    assert {Coordinate(1, 5, 3)} == found.coordinates
+    assert () == found.cancellers
+
+
+def test_the_last_block_of_the_plateau_may_write_too():
+    """A block that adds to the activation in its last block belongs to the set."""
+    found = detect(written((1, 0, 5, 3, 100.0, 8.0), (5, 0, 5, 4, 100.0, 7.9), (6, 0, 5, 2, 100.0, -15.9)))
+    assert (1, 5) == (found.super_activations[0].onset, found.super_activations[0].last)
+    assert {Coordinate(1, 5, 3), Coordinate(5, 5, 4)} == found.coordinates
+
+
+def test_a_write_after_the_plateau_makes_another_activation():
+    """It came back after it was gone: whoever brings it back did not make the first."""
+    found = detect(written((0, 0, 5, 3, 100.0, 8.0), (5, 0, 5, 2, 100.0, -8.0), (7, 0, 5, 4, 100.0, 7.0)))
+    assert (0, 4) == (found.super_activations[0].onset, found.super_activations[0].last)
+    assert {Coordinate(0, 5, 3)} == found.coordinates
+    assert [Coordinate(5, 5, 2)] == [item.coordinate for item in found.cancellers]
