@@ -43,9 +43,7 @@ def test_all_claims_are_judged_without_a_network(run, no_network, model):
     assert 14 == run("--sw-model", model).parseoutcomes()["passed"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [["scan", "tiny-planted"], ["read", "tiny-planted", "--at", "1,41,23"], ["models"]]
-)
+@pytest.mark.parametrize("arguments", ["scan tiny-planted", "read tiny-planted --at 1,41,23", "models"])
 def test_commands_on_stored_models_need_no_network(superweight, no_network, arguments):
     """Nor does the command line."""
     assert 0 == superweight(*arguments.split()).exit_code
