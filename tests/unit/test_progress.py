@@ -63,5 +63,6 @@ def test_what_only_the_first_run_does_is_counted_when_it_begins(clock):
     estimate = Estimate({"loading": 2, "scanning": 1}, clock)
     estimate.begin("loading m")
     assert 3 == estimate.left
+    clock.now = 2
     estimate.begin("converting m.gguf, once")
     assert ONCE["converting"] + 1 == estimate.left
