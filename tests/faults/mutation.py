@@ -37,8 +37,9 @@ TESTS = {
     "editing": ("tests/properties/test_editing.py", *_CLAIMS),
     "statistics": ("tests/unit/test_statistics.py", "tests/unit/test_looking.py", *_CLAIMS),
     "claims": (
-        *("tests/unit/test_verdict.py", "tests/unit/test_stopwords.py", "tests/unit/test_location.py"),
-        *("tests/unit/test_generation.py", "tests/unit/test_looking.py", *_CLAIMS),
+        *("tests/unit/test_verdict.py", "tests/unit/test_claims_by_hand.py", "tests/unit/test_stopwords.py"),
+        *("tests/unit/test_location.py", "tests/unit/test_generation.py", "tests/unit/test_looking.py"),
+        *(*_CLAIMS, "tests/integration/test_sweep.py", "tests/integration/test_zero_shot.py"),
     ),
     "release": (
         *("tests/unit/test_comparison.py", "tests/release/test_comparing.py"),
