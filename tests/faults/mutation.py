@@ -46,6 +46,7 @@ TESTS = {
         "tests/integration/test_compare.py",
     ),
 }
+_QUIETLY = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not checkpoint")
 # Of the replacements for one operator, those that a slip of the pen would make.
 _BINARY = {
     *("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Div", "Mod_FloorDiv", "Pow_Mul"),
@@ -178,7 +179,7 @@ def _run_tests(mutant: Mutant | None, path: Path, tests: tuple[str, ...]) -> Non
             sys.meta_path.insert(0, _Instead(mutant.module, path, mutant.source))
         import pytest
 
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests])
+        code = pytest.main([*_QUIETLY, *tests])
     finally:
         os._exit(int(code))
 
