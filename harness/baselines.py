@@ -18,8 +18,8 @@ from harness.errors import BadInput
 
 _NUMBER = {"value", "within"}
 _NOT_COMPARED = "provenance"
-# A stored tolerance scales with its value, so it may differ a little; one that was widened by
-# hand to let a number pass may not.
+# A stored tolerance scales with its value, so it may differ a little. One that was widened to let
+# a number pass may not, neither in the file by hand nor by a claim that has grown lenient.
 _WIDENED = 2.0
 # In bytes; file systems take a name of 255.
 _LONGEST_FOLDER = 200
@@ -75,8 +75,8 @@ def _number_differences(stored: dict[str, float], new: dict[str, float], path: s
         yield f"{path}: {_short(stored)} is no number with a tolerance"
     elif abs(now - was) > within:
         yield f"{path}: was {was:g} (within {within:g}), is {now:g}"
-    elif not 0 <= within <= _WIDENED * max(new["within"], 1e-12):
-        yield f"{path}: its tolerance was widened to {within:g}; the claim states {new['within']:g}"
+    elif not new["within"] / _WIDENED <= within <= _WIDENED * max(new["within"], 1e-12):
+        yield f"{path}: its tolerance is {within:g}; the claim states {new['within']:g}"
 
 
 def _short(value: Any) -> str:

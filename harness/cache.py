@@ -16,6 +16,13 @@ from harness.errors import BadInput
 
 DIRECTORY_NAME = "superweight-harness"
 
+# Told each step that takes a while, as it begins.
+Progress = Callable[[str], None]
+
+
+def silent(step: str) -> None:
+    """Tell nobody."""
+
 
 def cache_directory() -> Path:
     """Return ``$XDG_CACHE_HOME/superweight-harness``, or the same under ``~/.cache``."""

@@ -49,12 +49,12 @@ def check_model(request: Request, progress: Callable[[str], None] = lambda step:
     base_scan = None
     if origin is not None and request.base is None:
         progress(f"scanning {origin}, from which it is tuned")
-        tuned_from = request.setting.load(origin)
+        tuned_from = request.setting.load(origin, progress)
         base_scan = scan(tuned_from, default_prompt())
         free(tuned_from)  # there may be room for one model only
     progress(f"loading {request.model}")
-    subject = request.setting.load(request.model)
-    base = request.setting.evidence(request.base) if request.base else None
+    subject = request.setting.load(request.model, progress)
+    base = request.setting.evidence(request.base, progress) if request.base else None
     if base is not None:
         base_scan = base.scan
     evidence = Evidence(subject, request.setting.corpus, base_scan)

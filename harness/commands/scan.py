@@ -31,7 +31,7 @@ def scan(model: str, json_file: str | None, setting: Setting) -> None:
 
     with progressing(SCAN) as progress:
         progress(f"loading {model}")
-        subject = setting.load(model)
+        subject = setting.load(model, progress)
         progress("scanning")
         found = scan_subject(subject, default_prompt())
     result = as_dict(subject, found)

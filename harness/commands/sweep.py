@@ -58,7 +58,7 @@ def sweep(
     with progressing(SWEEP) as shown:
         stages = Stages(shown)
         stages(f"loading {model}")
-        subject = setting.load(model)
+        subject = setting.load(model, stages)
         windows = cut(subject, documents(setting.corpus), setting.corpus, count=WINDOWS + CALIBRATION)
         text = split(windows, WINDOWS)
         evidence = Evidence(subject, setting.corpus)

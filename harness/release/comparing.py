@@ -62,7 +62,7 @@ def compare(
     base = None
     if request.depths != (STATIC,) or not known:
         progress(f"loading {request.base}")
-        base = request.setting.evidence(request.base)
+        base = request.setting.evidence(request.base, progress)
         keep(base)
         known = known or frozenset(base.scan.coordinates)
     if STATIC in request.depths:
@@ -116,7 +116,7 @@ def _live(
     _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input, not damage
     progress(f"loading {request.release}")
     try:
-        release = request.setting.evidence(request.release)
+        release = request.setting.evidence(request.release, progress)
     except BadInput as error:
         return [broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}")]
     keep(release)

@@ -37,14 +37,16 @@ TESTS = {
     "editing": ("tests/properties/test_editing.py", *_CLAIMS),
     "statistics": ("tests/unit/test_statistics.py", "tests/unit/test_looking.py", *_CLAIMS),
     "claims": (
-        *("tests/unit/test_verdict.py", "tests/unit/test_stopwords.py", "tests/unit/test_location.py"),
-        *("tests/unit/test_generation.py", "tests/unit/test_looking.py", *_CLAIMS),
+        *("tests/unit/test_verdict.py", "tests/unit/test_claims_by_hand.py", "tests/unit/test_stopwords.py"),
+        *("tests/unit/test_location.py", "tests/unit/test_generation.py", "tests/unit/test_looking.py"),
+        *(*_CLAIMS, "tests/integration/test_sweep.py", "tests/integration/test_zero_shot.py"),
     ),
     "release": (
         *("tests/unit/test_comparison.py", "tests/release/test_comparing.py"),
         "tests/integration/test_compare.py",
     ),
 }
+_QUIETLY = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not checkpoint")
 # Of the replacements for one operator, those that a slip of the pen would make.
 _BINARY = {
     *("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Div", "Mod_FloorDiv", "Pow_Mul"),
@@ -177,7 +179,7 @@ def _run_tests(mutant: Mutant | None, path: Path, tests: tuple[str, ...]) -> Non
             sys.meta_path.insert(0, _Instead(mutant.module, path, mutant.source))
         import pytest
 
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests])
+        code = pytest.main([*_QUIETLY, *tests])
     finally:
         os._exit(int(code))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.commands.progress import Estimate
+from harness.commands.progress import ONCE, Estimate
 
 
 class Clock:
@@ -56,3 +56,13 @@ def test_a_stage_that_is_not_known_takes_no_time(clock):
     estimate.begin("something new")
     clock.now = 3
     assert 10 == estimate.left
+
+
+def test_what_only_the_first_run_does_is_counted_when_it_begins(clock):
+    """A download and a conversion are not expected, and have their usual time once they are there."""
+    estimate = Estimate({"loading": 2, "scanning": 1}, clock)
+    estimate.begin("loading m")
+    assert 3 == estimate.left
+    clock.now = 2
+    estimate.begin("converting m.gguf, once")
+    assert ONCE["converting"] + 1 == estimate.left

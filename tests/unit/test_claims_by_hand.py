@@ -1,0 +1,248 @@
+"""Claims by hand: what each makes of numbers that are written down, and when it says nothing."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from harness.claims import (
+    activation_restored,
+    generation,
+    one_pass,
+    other_outliers,
+    persistence,
+    restoring,
+    suppression,
+)
+from harness.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
+from harness.conditions import INTACT, OTHER_OUTLIERS, PRUNED, RANDOM, RESTORED_ACTIVATION, SAME_MATRIX
+from harness.coordinates import Coordinate
+from harness.detection import Detection, SuperActivation, SuperWeight
+from harness.looking import Look
+from harness.measuring import Measurement
+
+WINDOWS = 8
+PLACE, OTHER = Coordinate(1, 5, 3), Coordinate(2, 5, 4)
+# In nats; they differ between windows, so that intervals have a width.
+SPREAD = np.linspace(0.95, 1.05, WINDOWS)
+
+
+def looked(claim, damages, *, found=(PLACE,)):
+    """Judge a claim on one look at which each condition raised the NLL by so much."""
+    nothing = np.zeros(WINDOWS)
+    measurements = {
+        name: Measurement((3.0 + damage)[:, None], nothing, nothing, nothing[:, None])
+        for name, damage in {INTACT: nothing, **damages}.items()
+    }
+    looking = SimpleNamespace(at=lambda names: iter([Look(WINDOWS, measurements)]))
+    return claim.judge(SimpleNamespace(scan=SimpleNamespace(coordinates=found), looking=looking))
+
+
+@pytest.mark.parametrize(
+    ("left", "share", "status"), [(0.0, 1.0, SUPPORTED), (4.5, 0.1, SUPPORTED), (4.9, 0.02, REFUTED)]
+)
+def test_the_share_won_back_is_of_what_was_lost(left, share, status):
+    """Five nats lost; all, a tenth and a fiftieth of it won back."""
+    damages = {PRUNED: 5.0 * SPREAD, RESTORED_ACTIVATION: left * SPREAD}
+    verdict = looked(activation_restored, damages)
+    (criterion,) = verdict.criteria
+    assert (status, share) == (verdict.status, pytest.approx(criterion.statistic.value))
+    assert (share, share) == pytest.approx((criterion.interval.low, criterion.interval.high))
+    assert max(0.01, 0.02 * share) == pytest.approx(criterion.statistic.within)
+    perplexities = verdict.evidence["perplexities"]
+    assert np.exp(3.0) == pytest.approx(perplexities[INTACT].value)
+    assert np.exp(8.0) == pytest.approx(perplexities[PRUNED].value)
+
+
+@pytest.mark.parametrize(
+    ("others", "share", "status"), [(0.25, 0.05, SUPPORTED), (0.0, 0.0, SUPPORTED), (1.0, 0.2, REFUTED)]
+)
+def test_the_share_of_damage_is_of_the_sets(others, share, status):
+    """Five nats by the set; a twentieth, nothing and a fifth of it by the others."""
+    damages = {PRUNED: 5.0 * SPREAD, OTHER_OUTLIERS: others * SPREAD}
+    damages |= {SAME_MATRIX: 0.5 * SPREAD, RANDOM: 0.0 * SPREAD}
+    verdict = looked(other_outliers, damages)
+    (criterion,) = verdict.criteria
+    assert (status, share) == (verdict.status, pytest.approx(criterion.statistic.value))
+    assert (share, share) == pytest.approx((criterion.interval.low, criterion.interval.high))
+    ratios = {name: number.value for name, number in verdict.evidence["ratios"].items()}
+    expected = {OTHER_OUTLIERS: np.exp(others), SAME_MATRIX: np.exp(0.5), RANDOM: 1.0}
+    assert expected == pytest.approx(ratios)
+
+
+@pytest.mark.parametrize("claim", [activation_restored, other_outliers])
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [(0.5, True), (0.0, False), (-0.5, False), (-5.0, False)],
+    ids=["half a nat", "nothing", "a gain", "a large gain"],
+)
+def test_shares_of_nothing_are_not_taken(claim, lost, says):
+    """Where pruning does no damage beyond doubt, no share of it means anything."""
+    names = (PRUNED, RESTORED_ACTIVATION, OTHER_OUTLIERS, SAME_MATRIX, RANDOM)
+    verdict = looked(claim, {name: (lost if name == PRUNED else 0.01) * SPREAD for name in names})
+    assert says == (NOT_APPLICABLE != verdict.status)
+    noise = np.where(np.arange(WINDOWS) % 2, 1.0, -0.9)
+    doubtful = looked(claim, {name: noise if name == PRUNED else 0.01 * SPREAD for name in names})
+    assert NOT_APPLICABLE == doubtful.status
+
+
+@pytest.mark.parametrize("claim", [activation_restored, other_outliers])
+def test_without_super_weights_nothing_is_said(claim):
+    """And nothing is looked at."""
+    assert NOT_APPLICABLE == looked(claim, {}, found=()).status
+
+
+def detection(*places, magnitude=1000.0, onset=1, last=6, more=()):
+    activation = SuperActivation(channel=5, token=0, onset=onset, last=last, magnitude=magnitude)
+    weights = tuple(SuperWeight(place, 8.0, 100.0, 800.0, 1.0, 0) for place in places)
+    return Detection((activation, *more), weights, ())
+
+
+LESSER = SuperActivation(channel=9, token=0, onset=1, last=6, magnitude=300.0)
+
+
+def test_every_prompt_must_find_the_same_set():
+    """One more, one less and another are astray alike, and named; magnitudes are of the largest."""
+    found = {
+        "same": detection(PLACE, magnitude=-900.0, more=(LESSER,)),
+        "too": detection(PLACE, magnitude=1200.0),
+    }
+    astray = {"more": detection(PLACE, OTHER), "other": detection(OTHER), "none": Detection((), (), ())}
+    scan = SimpleNamespace(coordinates=(PLACE,))
+    agreed = one_pass.judge(SimpleNamespace(scan=scan, detections=found))
+    assert (SUPPORTED, 1.0) == (agreed.status, agreed.criteria[0].statistic.value)
+    assert {} == agreed.evidence["astray"]
+    assert (900.0, 1200.0) == tuple(
+        agreed.evidence[name].value for name in ("least_magnitude", "greatest_magnitude")
+    )
+    apart = one_pass.judge(SimpleNamespace(scan=scan, detections=found | astray))
+    assert (REFUTED, 0.4) == (apart.status, pytest.approx(apart.criteria[0].statistic.value))
+    assert {"more": [str(PLACE), str(OTHER)], "other": [str(OTHER)], "none": []} == apart.evidence["astray"]
+    nobody = one_pass.judge(SimpleNamespace(scan=scan, detections={"none": Detection((), (), ())}))
+    assert 0.0 == nobody.criteria[0].statistic.value
+    assert 0.0 == nobody.evidence["least_magnitude"].value == nobody.evidence["greatest_magnitude"].value
+
+
+def traced(*values, channel=5):
+    residual = np.ones((9, 3, 16), dtype=np.float32)
+    residual[:, 0, 9] = np.linspace(1, 900, 9)
+    residual[:, 0, channel] = values
+    return SimpleNamespace(residual=residual)
+
+
+def prompts(found, intact, pruned=None, *, blocks=8, strongest=None):
+    """Evidence of as many prompts as there are intact courses, each with the same detection."""
+    names = [f"prompt {number}" for number in range(len(intact))]
+    anatomy = SimpleNamespace(blocks=range(blocks))
+    return SimpleNamespace(
+        scan=SimpleNamespace(
+            coordinates=(PLACE,), strongest=strongest or found.super_activations[0], cancellers=()
+        ),
+        detections=dict.fromkeys(names, found),
+        intact_traces=dict(zip(names, intact, strict=True)),
+        pruned_traces=dict(zip(names, pruned or intact, strict=True)),
+        subject=SimpleNamespace(anatomy=anatomy),
+    )
+
+
+def test_the_spread_is_that_of_the_plateau():
+    """Onset to last block, both in it and nothing beside them; of the largest activation alone."""
+    course = traced(1, 1, 1000, 1000, 1000, 1000, 1000, 1050, 1)
+    verdict = persistence.judge(prompts(detection(PLACE, more=(LESSER,)), [course] * 4))
+    assert (SUPPORTED, 0.05) == (verdict.status, pytest.approx(verdict.criteria[0].statistic.value))
+    keys = ("onset", "last", "blocks", "steps_down")
+    assert (1, 6, 8, True) == tuple(verdict.evidence[key] for key in keys)
+    uneven = traced(1, 1, 1200, 1000, 1000, 1000, 1000, 1000, 1)
+    verdict = persistence.judge(prompts(detection(PLACE), [uneven] * 4))
+    assert (REFUTED, 0.2) == (verdict.status, pytest.approx(verdict.criteria[0].statistic.value))
+
+
+@pytest.mark.parametrize(("last", "steps"), [(5, True), (6, True), (7, False)])
+def test_it_steps_down_where_it_ends_before_the_last_block(last, steps):
+    """Of eight blocks the last is number 7."""
+    found = detection(PLACE, last=last)
+    verdict = persistence.judge(prompts(found, [traced(1, 1, *[1000] * 7)] * 2))
+    assert steps == verdict.evidence["steps_down"]
+
+
+def test_what_is_left_is_left_of_the_plateau():
+    """The median over blocks of after over before, of the largest activation; what lies beside counts not."""
+    before = traced(7, 7, 1000, 1000, 1000, 1000, 1000, 1000, 7)
+    after = traced(7, 7, 100, 100, 100, 200, 200, 200, 7)
+    verdict = suppression.judge(
+        prompts(
+            detection(PLACE, more=(LESSER,)), [before] * 4, [after, after, after, traced(7, 7, *[300] * 7)]
+        )
+    )
+    assert SUPPORTED == verdict.status
+    assert (3 * 0.15 + 0.3) / 4 == pytest.approx(verdict.criteria[0].statistic.value)
+    assert (4, 0.3) == (verdict.evidence["prompts"], pytest.approx(verdict.evidence["most_left"].value))
+
+
+@pytest.mark.parametrize(("begin", "end", "left"), [(2, 3, 0.5), (7, 8, 0.5)])
+def test_both_ends_of_the_plateau_count(begin, end, left):
+    """Two blocks long, so that the median lies between what the two have left."""
+    found = detection(PLACE, onset=begin - 1, last=end - 1)
+    after = [1.0] * 9
+    after[begin], after[end] = 200.0, 800.0
+    verdict = suppression.judge(prompts(found, [traced(*[1000] * 9)] * 2, [traced(*after)] * 2))
+    assert left == pytest.approx(verdict.criteria[0].statistic.value)
+
+
+def test_logits_must_come_back_to_the_last_bit(planted, monkeypatch):
+    """A change that is left behind is refuted, and a prune that changed nothing as well."""
+    evidence = SimpleNamespace(
+        scan=SimpleNamespace(coordinates=(PLACE,)),
+        subject=planted,
+        pruned_set=(),
+        windows=SimpleNamespace(ids=np.zeros((2, 4), dtype=np.int64)),
+    )
+
+    def verdict_of(before, during, after):
+        answers = iter([torch.tensor(before), torch.tensor(during), torch.tensor(after)])
+        monkeypatch.setattr(restoring, "_logits", lambda _: next(answers))
+        return restoring.judge(evidence)
+
+    restored = verdict_of([1.0, 2.0], [1.0, 5.0], [1.0, 2.0])
+    assert (SUPPORTED, 0.0) == (restored.status, restored.criteria[0].statistic.value)
+    left = verdict_of([1.0, 2.0], [1.0, 5.0], [1.0, 2.5])
+    assert (REFUTED, 0.5) == (left.status, left.criteria[0].statistic.value)
+    unchanged = verdict_of([1.0, 2.0], [1.0, 2.0], [1.0, 2.0])
+    assert REFUTED == unchanged.status
+    assert "while pruned" in unchanged.reason
+
+
+def writing(*loops):
+    return tuple(SimpleNamespace(loops=flag, repeated_4grams=0.25, distinct_2=0.75) for flag in loops)
+
+
+@pytest.mark.parametrize(
+    ("intact", "pruned", "more", "status"),
+    [
+        ((False,) * 8, (True,) * 8, 1.0, SUPPORTED),
+        ((True,) * 8, (True,) * 8, 0.0, REFUTED),
+        ((True,) * 4 + (False,) * 4, (True,) * 8, 0.5, INCONCLUSIVE),
+    ],
+)
+def test_continuations_that_collapse_anyway_do_not_count(intact, pruned, more, status):
+    """What the intact model spoils by itself is subtracted."""
+    nothing = np.zeros(WINDOWS)
+    human = Measurement(np.full((WINDOWS, 1), 3.0), nothing, nothing, nothing[:, None])
+    evidence = SimpleNamespace(
+        scan=SimpleNamespace(coordinates=(PLACE,)),
+        looking=SimpleNamespace(first=lambda: Look(WINDOWS, {INTACT: human})),
+        intact_writing=writing(*intact),
+        pruned_writing=writing(*pruned),
+        judged_by_intact=lambda texts: [3.0] * len(texts),
+    )
+    verdict = generation.judge(evidence)
+    assert (status, more) == (verdict.status, verdict.criteria[0].statistic.value)
+    assert 3.0 == verdict.evidence["human_nll"].value
+    row = {name: number.value for name, number in verdict.evidence["intact"].items()}
+    expected = {"loop_rate": sum(intact) / 8, "repeated_4grams": 0.25, "distinct_2": 0.75}
+    assert expected | {"nll_by_intact": 3.0} == row
+    gibberish = SimpleNamespace(**{**vars(evidence), "judged_by_intact": lambda texts: [3.5] * len(texts)})
+    assert 0.0 == generation.judge(gibberish).criteria[0].statistic.value
