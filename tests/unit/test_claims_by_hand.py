@@ -97,7 +97,7 @@ def test_without_super_weights_nothing_is_said(claim):
 
 def detection(*places, magnitude=1000.0, onset=1, last=6, more=()):
     activation = SuperActivation(channel=5, token=0, onset=onset, last=last, magnitude=magnitude)
-    weights = tuple(SuperWeight(place, 8.0, 100.0, 800.0, 1.0, 0) for place in places)
+    weights = tuple(SuperWeight(place, 8.0, 100.0, 800.0, 1.0, 0, 1.0) for place in places)
     return Detection((activation, *more), weights, ())
 
 
