@@ -12,7 +12,7 @@ import pytest
 import harness
 
 # What hooks fill while a model runs.
-GATHERED = {"Record", "_Seen"}
+GATHERED = {"Foresight", "Record", "_Seen"}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(harness.__path__, "harness."))
 
 
