@@ -259,6 +259,14 @@ def test_a_scalar_is_reported_where_its_product_is_largest(first, second, token)
     assert (token, max(first, second)) == (weight.token, weight.input)
 
 
+def test_it_is_the_products_size_that_counts_and_not_the_activations():
+    """The larger activation, at token 0, is made by another scalar; this one does most at token 1."""
+    rows = ((2, 0, 5, 3, 100.0, 4.0), (2, 0, 5, 1, 100.0, 8.0), (2, 1, 5, 3, 200.0, 4.0))
+    found = {weight.coordinate: weight for weight in detect(written(*rows)).super_weights}
+    assert (1, 200.0) == (found[Coordinate(2, 5, 3)].token, found[Coordinate(2, 5, 3)].input)
+    assert 0 == found[Coordinate(2, 5, 1)].token
+
+
 def factored(trace, factors, norm=1.0):
     """Return a trace whose projections are multiplied by a factor a token, and by a norm behind them."""
     ones = np.asarray(factors, dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,6 +89,13 @@ def test_where_nothing_is_published_one_activation_is_enough(judged):
     verdict = judged()
     (criterion,) = verdict.criteria
     assert ("supported", 1, 1) == (verdict.status, criterion.statistic.value, criterion.threshold)
+
+
+def test_equal_places_are_no_difference_however_large():
+    """Channels go to tens of thousands, where Python keeps one object for each mention."""
+    found = SimpleNamespace(strongest=SimpleNamespace(channel=int("3968"), onset=2, token=0, magnitude=1.0))
+    entry = ModelEntry("m", "m", super_activation=PublishedActivation(onset=2, channel=3968))
+    assert [] == location._activation_differences(entry, found)
 
 
 @pytest.mark.parametrize(
