@@ -12,8 +12,9 @@ BIN := $(VENV)/bin
 check: install
 	$(BIN)/superweight check "$(MODEL)"
 
+# Two workers; all tests of one model go to one of them, which loads it once.
 test: $(VENV)/.builds
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 SWEPT := smollm2-135m-instruct-q4_1
 

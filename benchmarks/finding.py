@@ -18,6 +18,9 @@ from harness.trace import trace
 
 # The paper's script prints what exceeds this.
 SPIKE = 50.0
+# What the public detector reads where nothing else is said (github.com/fabianandresgrob/super_weights,
+# detection/detector.py): its number of passes depends on the text more than ours.
+ITS_TEXT = "Apple Inc. is a worldwide tech company."
 # The public detector goes on until no output spikes, or so often.
 MOST_PASSES = 10
 
@@ -95,6 +98,7 @@ def rows(subject: Subject, repeats: int = 9) -> list[Row]:
         },
         repeats,
     )
+    on_its_text = _on_its_text(subject, repeats)
     ours = scan(subject, text).coordinates
     inputs, outputs = by_the_papers_script(subject, ids)
     theirs = by_pruning_and_looking_again(subject, ids)
@@ -115,5 +119,23 @@ def rows(subject: Subject, repeats: int = 9) -> list[Row]:
         Row(group, f"whole scan with the confirming look: {', '.join(map(str, ours))}", str(whole)),
         Row(group, f"the paper's script: {spiking}", str(ratios(seconds, "script", "bare"))),
         Row(group, f"prune and look again: {listed}", str(ratios(seconds, "again", "bare"))),
-        aimed(group, "prune and look again, over our scan", faster.median, least=8, figure=str(faster)),
+        Row(group, "prune and look again, over our scan", str(faster)),
+        *on_its_text,
     ]
+
+
+def _on_its_text(subject: Subject, repeats: int) -> list[Row]:
+    """Return the same comparison on the text that the public detector reads by itself."""
+    ids = torch.tensor([subject.encode(ITS_TEXT)], device=subject.device)
+    ways = {
+        "scan": lambda: scan(subject, ITS_TEXT),
+        "again": lambda: by_pruning_and_looking_again(subject, ids),
+    }
+    ours, theirs = ways["scan"]().coordinates, ways["again"]()
+    missed = [str(place) for place in ours if place not in theirs]
+    faster = ratios(in_turn(ways, repeats), "again", "scan")
+    what = (
+        f"the same on the public detector's own text: ours {', '.join(map(str, ours))}; "
+        f"theirs {len(theirs)} coordinates, misses {', '.join(missed) or 'none'}"
+    )
+    return [aimed("finding", what, faster.median, least=8, figure=str(faster))]

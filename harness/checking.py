@@ -16,6 +16,7 @@ from harness.records import record
 from harness.registry import resolve
 from harness.scanning import scan
 from harness.setting import Setting
+from harness.sources import refuse_itself
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class Checked:
 def check_model(request: Request, progress: Callable[[str], None] = lambda step: None) -> Checked:
     """Judge every claim of a model and hold the verdicts to what is expected.
 
-    Raises `BadInput` for a model, base or corpus that cannot be used.
+    Raises `BadInput` for a model, base or corpus that cannot be used, and for a base that is the model.
     """
+    if request.base is not None:
+        refuse_itself(resolve(request.base), resolve(request.model))
     judges = CLAIMS | _zero_shot(request)
     origin = resolve(request.model).tuned_from
     base_scan = None

@@ -77,7 +77,7 @@ class SuperWeight:
     output: float
     share: float
     token: int
-    gain: float = 1.0
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,8 @@ def find_super_activations(trace: Trace) -> tuple[SuperActivation, ...]:
         activation = _plateau(trace.residual[:, token, channel], int(token), int(channel))
         if activation is not None and bool(outlying[activation.onset + 1, token, channel]):
             found.append(activation)
-    largest = max((abs(activation.magnitude) for activation in found), default=0.0)
-    kept = (activation for activation in found if abs(activation.magnitude) >= COMPANION * largest)
-    return tuple(sorted(kept, key=lambda activation: -abs(activation.magnitude)))
+    found.sort(key=lambda activation: -abs(activation.magnitude))
+    return tuple(item for item in found if abs(item.magnitude) >= COMPANION * abs(found[0].magnitude))
 
 
 def _plateau(course: np.ndarray, token: int, channel: int) -> SuperActivation | None:
@@ -160,7 +159,7 @@ def _plateau(course: np.ndarray, token: int, channel: int) -> SuperActivation | 
     onset, last_block = first - 1, last - 1
     blocks = len(course) - 1
     later, outlived, spanned = blocks - 1 - onset, last_block - onset, last_block - onset + 1
-    if outlived == 0 or outlived <= PERSISTENCE * later or spanned < SPAN * blocks:
+    if outlived <= PERSISTENCE * later or spanned < SPAN * blocks:
         return None
     return SuperActivation(channel, token, onset, last_block, float(course[peak]))
 
@@ -183,7 +182,7 @@ def _refuse_unexplained(trace: Trace, activation: SuperActivation) -> None:
     arrived = float(trace.arrived[onset][token, channel])
     change = float(trace.residual[onset + 1, token, channel] - trace.residual[onset, token, channel])
     small = SHARE * abs(activation.magnitude)
-    if abs(arrived) >= small and abs(change) >= small and not 1 / MISREAD <= change / arrived <= MISREAD:
+    if abs(arrived) >= small and not 1 / MISREAD <= change / arrived <= MISREAD:
         raise UnknownAnatomy(
             f"block {onset} writes {arrived:g} to channel {channel}, but the residual stream changes by "
             f"{change:g} there: something unknown stands between them, so nothing is measured"
@@ -194,7 +193,7 @@ def _writes(trace: Trace, activation: SuperActivation) -> Iterator[_Write]:
     token, channel = activation.token, activation.channel
     for layer in range(trace.blocks):
         arrived = float(trace.arrived[layer][token, channel])
-        makes = arrived * activation.magnitude > 0
+        makes = bool(np.sign(arrived) == np.sign(activation.magnitude))
         if abs(arrived) < SHARE * abs(activation.magnitude):
             continue
         # Writes before the plateau's end make it; opposite writes after its onset take it away.
@@ -208,7 +207,7 @@ def _makers(trace: Trace, layer: int, token: int, channel: int) -> Iterator[Supe
     saw = [(write, at) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
     # What the projections write together, before a norm that may stand behind them.
     output = sum(float(write.factors[at]) * float(write.outputs[at, channel]) for write, at in saw)
-    if output == 0:
+    if not output:
         return
     for write, at in saw:
         inputs = write.inputs[at].astype(np.float64)
@@ -228,9 +227,7 @@ def _makers(trace: Trace, layer: int, token: int, channel: int) -> Iterator[Supe
 
 def _strongest(writes: Iterable[_Write]) -> list[SuperWeight]:
     """Return each coordinate once, from the token at which its product is largest."""
-    best: dict[Coordinate, _Write] = {}
-    for write in writes:
-        known = best.get(write.weight.coordinate)
-        if known is None or abs(write.product) > abs(known.product):
-            best[write.weight.coordinate] = write
-    return [best[coordinate].weight for coordinate in sorted(best)]
+    best: dict[Coordinate, SuperWeight] = {}
+    for write in sorted(writes, key=lambda write: -abs(write.product)):
+        best.setdefault(write.weight.coordinate, write.weight)
+    return [best[coordinate] for coordinate in sorted(best)]

@@ -167,7 +167,7 @@ def _parameters(config: pytest.Config) -> list[Any]:
     """Return the selected entries; what is not selected does not even show as deselected."""
     gpu = sharing.asks_for_gpu(config)
     entries = _entries(config) or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
-    return [pytest.param(entry, id=entry.name, marks=_marks(config, entry, gpu)) for entry in entries]
+    return [pytest.param(entry, id=entry.name, marks=_marks(config, entry, on_gpu=gpu)) for entry in entries]
 
 
 def _entries(config: pytest.Config) -> list[ModelEntry]:
@@ -177,7 +177,7 @@ def _entries(config: pytest.Config) -> list[ModelEntry]:
         raise pytest.UsageError(one_line(error)) from error
 
 
-def _marks(config: pytest.Config, entry: ModelEntry, on_gpu: bool) -> list[pytest.MarkDecorator]:
+def _marks(config: pytest.Config, entry: ModelEntry, *, on_gpu: bool) -> list[pytest.MarkDecorator]:
     # One worker loads a model once, under xdist's --dist loadgroup.
     marks = [pytest.mark.xdist_group(sharing.group(config, entry.name, on_gpu=on_gpu))]
     if entry.tier != "hermetic":

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from harness.anatomy import Anatomy, Block, stream
 from harness.errors import NotFinite, UnknownAnatomy
 from harness.experts import Experts
+from harness.projections import LinearProjection
 
 # How far the sum of the parts may lie from the whole, in steps of the dtype at the whole's largest
 # value: each of a few dozen terms is rounded once, in an order of its own.
@@ -35,6 +37,25 @@ class Part:
     def within(self, start: int, stop: int) -> torch.Tensor:
         """Return which of the n tokens lie in [start, stop): indices."""
         return ((self.places >= start) & (self.places < stop)).nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class DenseWrite:
+    """What one block's dense projection just wrote, where the residual stream gets it as it is.
+
+    ``inputs``: (sequences, tokens, intermediate); ``outputs``, times ``scale``, and ``after``, the
+    stream after the block: (sequences, tokens, hidden).
+    """
+
+    layer: int
+    projection: LinearProjection
+    scale: float
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    after: torch.Tensor
+
+
+Meanwhile = Callable[[DenseWrite], None]
 
 
 @dataclass
@@ -60,8 +81,11 @@ class _Seen:
 
 
 @contextmanager
-def recorded(anatomy: Anatomy, start: int = 0) -> Iterator[Record]:
+def recorded(anatomy: Anatomy, start: int = 0, meanwhile: Meanwhile | None = None) -> Iterator[Record]:
     """Record the forward pass that is run inside, from block ``start`` on.
+
+    ``meanwhile`` is told of each block as it ends, where nothing but a factor stands between a
+    dense projection and the residual stream.
 
     The record is complete after the ``with`` block. Raises `NotFinite` where the residual stream
     overflowed, and `UnknownAnatomy` where what the projections wrote does not add up to what the
@@ -73,8 +97,10 @@ def recorded(anatomy: Anatomy, start: int = 0) -> Iterator[Record]:
         first = anatomy.blocks[start]
         before = first.register_forward_pre_hook(_before_blocks(record), with_kwargs=True)
         hooks.callback(before.remove)
-        for block, seen in zip(layout, caught, strict=True):
+        for layer, (block, seen) in enumerate(zip(layout, caught, strict=True), start):
             _watch(block, seen, record, hooks)
+            if meanwhile is not None:
+                hooks.callback(_tell(block, layer, seen, meanwhile).remove)
         yield record
     for layer, (block, seen, after) in enumerate(
         zip(layout, caught, record.residual[1:], strict=True), start
@@ -118,6 +144,19 @@ def _watch(block: Block, seen: _Seen, record: Record, hooks: ExitStack) -> None:
         if _is_norm(child):
             hooks.callback(child.register_forward_hook(after_child).remove)
     hooks.callback(block.module.register_forward_hook(after_block).remove)
+
+
+def _tell(block: Block, layer: int, seen: _Seen, meanwhile: Meanwhile) -> RemovableHandle:
+    def tell(_: nn.Module, arguments: Any, output: Any) -> None:
+        dense = seen.dense
+        if block.dense is None or block.experts is not None or dense is None or seen.normed is not None:
+            return
+        after = stream(output).detach()
+        inputs, outputs = (tensor.reshape(*after.shape[:-1], -1) for tensor in dense)
+        meanwhile(DenseWrite(layer, block.dense, block.scale, inputs, outputs * block.scale, after))
+        seen.dense = dense  # it may have been probed meanwhile
+
+    return block.module.register_forward_hook(tell)
 
 
 def _is_norm(module: nn.Module) -> bool:

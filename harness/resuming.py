@@ -7,8 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from harness.anatomy import stream
 from harness.loading import Subject
 from harness.shadowing import shadowed
 
@@ -19,6 +21,14 @@ class Prefix:
 
     block: int
     output: Any
+
+    def of_first_sequence(self) -> Prefix:
+        """Return the prefix of a batch that holds nothing but the first sequence."""
+        if self.output is None:
+            return self
+        first = stream(self.output)[:1]
+        rest = () if isinstance(self.output, torch.Tensor) else self.output[1:]
+        return Prefix(self.block, first if isinstance(self.output, torch.Tensor) else (first, *rest))
 
 
 @contextmanager

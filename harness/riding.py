@@ -19,6 +19,7 @@ from harness.anatomy import stream
 from harness.conditions import INTACT, Condition
 from harness.editing import ROUNDINGS, Scale
 from harness.errors import EditFailed
+from harness.joining import entering, with_rows
 from harness.loading import Subject
 from harness.projections import LinearProjection, Projection, execution_device
 
@@ -87,22 +88,11 @@ def _join(seats: Seats, layer: int) -> Any:
     """Return a hook that brings the batch before a block to the rows that the block computes on."""
     copies = 1 + seats.joined(layer)
 
-    def widened(value: Any) -> Any:
-        # Masks and positions that were made row by row for the sequences alone.
-        if isinstance(value, tuple):
-            return tuple(widened(item) for item in value)
-        if not isinstance(value, torch.Tensor) or value.ndim < 2 or len(value) % seats.sequences:
-            return value
-        return value.repeat(copies, *[1] * (value.ndim - 1))
-
     def join(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        hidden = arguments[0] if arguments else keywords["hidden_states"]
+        hidden = entering(arguments, keywords)
         new = copies - len(hidden) // seats.sequences
         hidden = torch.cat([hidden, *[hidden[: seats.sequences]] * new])
-        others = {name: widened(value) for name, value in keywords.items() if name != "hidden_states"}
-        if arguments:
-            return (hidden, *map(widened, arguments[1:])), others
-        return (), {"hidden_states": hidden, **others}
+        return with_rows(hidden, seats.sequences, arguments, keywords)
 
     return join
 

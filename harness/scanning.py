@@ -16,6 +16,7 @@ from harness.coordinates import Coordinate
 from harness.detection import CARRIED, Canceller, Detection, SuperActivation, SuperWeight, detect
 from harness.editing import Prune, active_edits, edited
 from harness.errors import HarnessError
+from harness.foreseeing import foreseeing
 from harness.loading import Subject
 from harness.resuming import keeping_prefixes
 from harness.trace import Trace, trace, trace_again
@@ -56,27 +57,39 @@ class Scan:
 
 
 def scan(subject: Subject, text: str) -> Scan:
-    """Find the super weights of a subject with one forward pass over ``text`` and a confirming one.
+    """Find the super weights of a subject with one forward pass over ``text``, and confirm them.
 
-    The set that was found is pruned and the same activations are looked at again, from the first
-    block that it changes on; what still makes them joins the set, up to `MAX_PASSES` passes in all.
+    The set that was found is pruned and the same activations are looked at again: in the same pass
+    where it could be foreseen, or from the first block that it changes on in another; what still
+    makes them joins the set, up to `MAX_PASSES` passes in all.
     The subject is left as it was. Raises `HarnessError` on a subject under edits: its detection
     would name the runner-up.
     """
     if active_edits(subject):
         raise HarnessError(f"{subject.name} is being edited; scan it before or after, not meanwhile")
     # Every block's output is kept: which block the edits will begin in is not known yet.
-    with keeping_prefixes(subject, range(len(subject.anatomy.blocks))) as prefixes:
-        intact = trace(subject, text)
+    with (
+        keeping_prefixes(subject, range(len(subject.anatomy.blocks))) as prefixes,
+        foreseeing(subject) as foresight,
+    ):
+        intact = trace(subject, text, foresight.look)
     first, largest = detect(intact), intact.largest
     if not first.super_weights:
         reason = NO_SCALAR if first.super_activations else NONE_FOUND
         return _scan(subject, first, first.super_weights, passes=1, reason=reason, largest=largest)
     found = {weight.coordinate: weight for weight in first.super_weights}
     reason, passes = PASS_LIMIT, 1
+    foreseen = foresight.foreseen
+    if (
+        foreseen is not None
+        and foreseen.pruned == found.keys()
+        and suppressed(first, foreseen.traced(intact))
+    ):
+        return _scan(subject, first, first.super_weights, passes=1, reason=SUPPRESSED, largest=largest)
     while passes < MAX_PASSES:
         with edited(subject, [Prune(coordinate) for coordinate in found]):
-            again = trace_again(subject, text, intact, prefixes[min(found).layer])
+            prefix = prefixes[min(found).layer].of_first_sequence()
+            again = trace_again(subject, text, intact, prefix)
         passes += 1
         if suppressed(first, again):
             reason = SUPPRESSED

@@ -60,7 +60,7 @@ def bootstrap(
     # How often each window is drawn; a product with it is the mean of every resample at once.
     draws = generator.multinomial(len(windows), np.full(len(windows), 1 / len(windows)), RESAMPLES)
     means = draws @ windows.reshape(len(windows), -1) / len(windows)
-    values = means[:, 0] if statistic is None else statistic(means)
+    values = means.squeeze(axis=1) if statistic is None else statistic(means)
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
@@ -89,7 +89,7 @@ def jackknife(
     total = columns.sum(axis=0)
     # All windows first, then all but one in turn.
     means = np.concatenate([total[None] / count, (total - columns) / (count - 1)])
-    values = means[:, 0] if statistic is None else statistic(means)
+    values = means.squeeze(axis=1) if statistic is None else statistic(means)
     own, without = values[0], values[1:]
     error = math.sqrt((count - 1) * float(np.var(without)))
     reach = float(stdtrit(count - 1, 1 - (1 - level) / 2)) * error

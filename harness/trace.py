@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.anatomy import Anatomy
 from harness.loading import Subject
-from harness.recording import recorded
+from harness.recording import Meanwhile, recorded
 from harness.resuming import Prefix, resumed
 
 Array = NDArray[np.float32]
@@ -89,9 +89,9 @@ class ModelWeights:
         return array
 
 
-def trace(subject: Subject, text: str) -> Trace:
-    """Return the trace of one text."""
-    return trace_batch(subject, [subject.encode(text)])[0]
+def trace(subject: Subject, text: str, meanwhile: Meanwhile | None = None) -> Trace:
+    """Return the trace of one text; ``meanwhile`` is told of each block as it ends."""
+    return trace_batch(subject, [subject.encode(text)], meanwhile=meanwhile)[0]
 
 
 def trace_again(subject: Subject, text: str, before: Trace, prefix: Prefix) -> Trace:
@@ -110,7 +110,12 @@ def trace_again(subject: Subject, text: str, before: Trace, prefix: Prefix) -> T
     )
 
 
-def trace_batch(subject: Subject, sequences: Sequence[Sequence[int]], start: int = 0) -> list[Trace]:
+def trace_batch(
+    subject: Subject,
+    sequences: Sequence[Sequence[int]],
+    start: int = 0,
+    meanwhile: Meanwhile | None = None,
+) -> list[Trace]:
     """Return the traces of several sequences of ids, run as one right-padded batch.
 
     With ``start`` they begin at that block, and at what enters it. Padding is cut off again: each
@@ -118,7 +123,7 @@ def trace_batch(subject: Subject, sequences: Sequence[Sequence[int]], start: int
     `UnknownAnatomy` when the parts do not add up.
     """
     ids, mask = padded(subject, sequences)
-    with torch.no_grad(), recorded(subject.anatomy, start) as record:
+    with torch.no_grad(), recorded(subject.anatomy, start, meanwhile) as record:
         # The decoder without its head: a trace needs no logits.
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     weights = ModelWeights(subject.anatomy)

@@ -44,7 +44,12 @@ RELATIVE_TOLERANCE = 0.02
 
 
 def measured(value: float, relative: float = RELATIVE_TOLERANCE, absolute: float = 1e-9) -> Measured:
-    """Return a number with the tolerance that is stated for it in a baseline."""
+    """Return a number with the larger of two tolerances, which a baseline states beside it.
+
+    Raises `HarnessError` for a tolerance below zero: the other one would hide the slip.
+    """
+    if min(relative, absolute) < 0:
+        raise HarnessError(f"a tolerance of {min(relative, absolute)} means nothing")
     return Measured(float(value), max(relative * abs(float(value)), absolute))
 
 

@@ -20,7 +20,7 @@ from harness.setting import Setting
 )
 @loading_options
 def scan(model: str, json_file: str | None, setting: Setting) -> None:
-    """Find MODEL's super weights: one forward pass, and one to confirm.
+    """Find MODEL's super weights, and confirm them, in one forward pass where that can be foreseen.
 
     Example: superweight scan smollm2-135m-instruct-q4_1
     """
@@ -69,7 +69,10 @@ def _print_scan(result: dict[str, Any]) -> None:
     room = result["head_room"]
     shares = ", ".join(f"{share:.2g} of what {dtype} holds" for dtype, share in room["share"].items())
     console.print(f"largest activation {room['largest']:.6g}: {shares}", highlight=False)
-    console.print(f"{result['stop_reason']} after {result['passes']} passes", highlight=False)
+    console.print(
+        f"{result['stop_reason']} after {result['passes']} pass{'es' * (result['passes'] > 1)}",
+        highlight=False,
+    )
 
 
 def _place(item: dict[str, Any]) -> str:

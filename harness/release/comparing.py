@@ -23,7 +23,7 @@ from harness.release.comparison import (
 )
 from harness.release.limits import Limits
 from harness.setting import Setting
-from harness.sources import fetch, is_hub_id, local_path
+from harness.sources import fetch, is_hub_id, local_path, refuse_itself
 from harness.tensors import locations
 from harness.tensors.opening import is_remote
 
@@ -54,7 +54,8 @@ def compare(
     Raises `BadInput` for a base that cannot be used, or a release that is no model at all; a
     release that is one, but broken, is a damaged release.
     """
-    base_name, release_name = resolve(request.base).name, resolve(request.release).name
+    base_entry, release_entry = resolve(request.base), resolve(request.release)
+    refuse_itself(base_entry, release_entry)
     for spec in (request.base, request.release):
         _refuse_no_model(spec)
     checks: list[Check] = []
@@ -70,7 +71,7 @@ def compare(
         checks += _static(request, known)
     if base is not None and request.depths != (STATIC,):
         checks += _live(request, base, progress, keep)
-    return Comparison(base_name, release_name, tuple(checks))
+    return Comparison(base_entry.name, release_entry.name, tuple(checks))
 
 
 def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:

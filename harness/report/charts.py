@@ -86,10 +86,7 @@ def activation(observed: Observed) -> Chart:
     )
     intact = next(course["values"] for course in courses if course["condition"] == INTACT)
     marks = [Mark(found["onset"], intact[found["onset"]], f"onset, block {found['onset']}")]
-    marks += [
-        Mark(item["layer"], intact[item["layer"]], f"canceller {item['at']}")
-        for item in _one_a_block(observed["cancellers"])
-    ]
+    marks += _cancellers(observed["cancellers"], intact)
     peak = max(abs(value) for value in intact)
     left = "; ".join(
         f"{course['condition']}: {number(course['values'][found['last']])}" for course in courses
@@ -103,6 +100,18 @@ def activation(observed: Observed) -> Chart:
         ("block", *(course["condition"] for course in courses)),
         _by_block([course["values"] for course in courses]),
     )
+
+
+def _cancellers(found: Sequence[Mapping[str, Any]], course: Sequence[float]) -> list[Mark]:
+    """Return the mark of the cancellers: one, at the first, since blocks beside each other leave no room."""
+    places = _one_a_block(found)
+    if not places:
+        return []
+    layers = [item["layer"] for item in places]
+    said = f"canceller {places[0]['at']}"
+    if len(layers) > 1:
+        said = f"cancellers, blocks {', '.join(map(str, layers))}"
+    return [Mark(layers[0], course[layers[0]], said)]
 
 
 def next_token(found: Mapping[str, Any]) -> Chart:

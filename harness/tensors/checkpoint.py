@@ -32,7 +32,7 @@ class Scalar:
     step: float | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Checkpoint:
     """The files of a model, opened by `open_checkpoint`.
 

@@ -39,7 +39,10 @@ def same_bits(before, after):
 
 
 def test_a_planted_super_weight_is_found_and_its_twin_has_none(tiny, family, request, record_property):
-    """The scan names exactly the planted coordinate, prunes it, and looks no third time."""
+    """The scan names exactly the planted coordinate and confirms it, in the same pass or in one more.
+
+    Behind a router or a norm what the scalar adds to the stream cannot be taken out of it again.
+    """
     record_property("family", request.node.callspec.params["family"])
     record_property("kind", family.kind)
     record_property("architecture", type(tiny.model).__name__)
@@ -48,7 +51,8 @@ def test_a_planted_super_weight_is_found_and_its_twin_has_none(tiny, family, req
     with planted_in(tiny) as place:
         found = scan(tiny, TEXT)
     assert (place,) == found.coordinates
-    assert (SUPPRESSED, 2) == (found.stop_reason, found.passes)
+    passes = 2 if family.kind in (MIXTURE, POST_NORM) else 1
+    assert (SUPPRESSED, passes) == (found.stop_reason, found.passes)
 
 
 def test_a_prune_takes_effect_and_is_undone_bit_for_bit(tiny):

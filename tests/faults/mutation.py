@@ -31,7 +31,7 @@ SECONDS = 60
 
 # Nothing but the tiny models, in the order in which they are likely to notice.
 _TINY = ("--sw-model=tiny-planted", "--sw-model=tiny-plain", "--sw-model=tiny-tuned")
-_CLAIMS = ("tests/claims/test_paper.py", *_TINY)
+_CLAIMS = ("tests/unit/test_signatures.py", "tests/claims/test_paper.py", *_TINY)
 TESTS = {
     "detection": ("tests/unit/test_detection.py", "tests/properties/test_planting.py", *_CLAIMS),
     "editing": ("tests/properties/test_editing.py", *_CLAIMS),

@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from tests.faults import index
 from tests.faults.small import write_gguf
 
 CLAIMS = Path(__file__).parents[1] / "claims"
-ROUNDS = 25
+ROUNDS = 20
 COMMAND = Path(sys.executable).with_name("superweight")
 
 
@@ -50,6 +51,11 @@ def converting(root):
     return [str(COMMAND), "scan", str(root / "tiny.gguf")]
 
 
+def downloading(root):
+    code = "import sys; from harness.wheels import fetch_member; fetch_member(*sys.argv[1:])"
+    return [sys.executable, "-c", code, *index.pins()]
+
+
 def read_report(root):
     """Return the verdicts of a whole report, or None where none was written."""
     page, data = root / "report" / "report.html", root / "report" / "report.json"
@@ -63,6 +69,12 @@ def read_report(root):
 def read_baselines(root):
     folder = root / "baselines" / "tiny-plain" / "cpu-float32"
     return {path.name: json.loads(path.read_text())["status"] for path in sorted(folder.glob("C*.json"))}
+
+
+def read_download(root):
+    """Return the bytes of what was brought, or None."""
+    found = [*(root / "cache" / "superweight-harness" / "wheels").glob("*/[!.]*")]
+    return found[0].read_bytes() if found else None
 
 
 def read_copy(root):
@@ -95,7 +107,17 @@ ACTIONS = {
     "check": Action(checking, read_report),
     "snapshot update": Action(updating, read_baselines, copy_claims),
     "conversion": Action(converting, read_copy, write_gguf),
+    "download": Action(downloading, read_download),
 }
+
+
+@pytest.fixture(autouse=True)
+def package_index(monkeypatch):
+    """What pip asks here: one wheel, which takes a second to come."""
+    with index.served() as address:
+        monkeypatch.setenv("PIP_INDEX_URL", address)
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        yield
 
 
 def start(action, root):

@@ -105,6 +105,16 @@ def test_a_base_that_is_the_model_itself_is_refused(run):
     )
 
 
+@pytest.mark.parametrize("words", [("check", "tiny-planted", "--base"), ("compare", "tiny-planted")])
+def test_a_command_holds_no_model_to_itself(superweight, tmp_path, words):
+    """Under whatever name: here through a link to its directory."""
+    link = tmp_path / "another-name"
+    link.symlink_to(fixtures_directory() / "checkpoints" / "tiny-planted")
+    result = superweight(*words, str(link))
+    assert 4 == result.exit_code
+    assert "are the same files; compared with itself any model passes" in result.stderr
+
+
 def test_a_model_silently_in_another_dtype_is_refused(run, monkeypatch):
     """Its verdicts would be held to nobody's baseline."""
     monkeypatch.setattr(loading, "refuse_gaps", lambda model, *_: model.to(torch.float64))

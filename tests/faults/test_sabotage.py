@@ -102,7 +102,7 @@ def test_a_restore_that_does_nothing_is_found(run, monkeypatch):
         yield
 
     monkeypatch.setattr(editing, "_written", never_undone)
-    result = run(*MODEL, claims="known_place")
+    result = run(*MODEL, claims="exact")
     assert 1 == result.ret
     result.stdout.fnmatch_lines(["*did not bring back the value it had*"])
 

@@ -60,7 +60,7 @@ def test_a_random_model_has_none(random_model):
 def test_it_is_found_at_its_place_and_nowhere_else(subject, size):
     """One pass finds the coordinate, a second confirms that pruning it is enough."""
     found = scan(subject, TEXT)
-    assert ((size.place,), SUPPRESSED, 2) == (found.coordinates, found.stop_reason, found.passes)
+    assert ((size.place,), SUPPRESSED, 1) == (found.coordinates, found.stop_reason, found.passes)
     assert (size.place.layer, size.place.row) == (found.strongest.onset, found.strongest.channel)
     assert PRODUCT == pytest.approx(abs(found.strongest.magnitude), rel=0.05)
     assert 1 == found.ranks[size.place]

@@ -202,7 +202,8 @@ def test_sw_model_alone_runs_the_claims_that_ship(pytester, monkeypatch):
 def test_sw_report_puts_all_models_on_one_page(project, tmp_path, workers):
     """Two models, in one process or two: one document, each with what was observed of it."""
     models = ("--sw-model", "tiny-planted", "--sw-model", "tiny-plain")
-    project.runpytest_subprocess(*workers, *models, "--sw-report", str(tmp_path / "out"))
+    claims = ("-k", f"{PLACE} or perplexity")
+    project.runpytest_subprocess(*workers, *models, *claims, "--sw-report", str(tmp_path / "out"))
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     jsonschema.validate(document, schema())
     assert {"tiny-planted", "tiny-plain"} == {part["model"] for part in document["models"]}
@@ -259,6 +260,7 @@ def test_a_missing_baseline_fails_in_ci(run, project, monkeypatch):
     result.stdout.fnmatch_lines(["*CI is set, and there is no baseline C1.json*"])
 
 
+@pytest.mark.slow
 def test_under_xdist_the_verdicts_are_the_same(project):
     """Two workers, one model each: all pass, and the summary has them all."""
     result = project.runpytest_subprocess(

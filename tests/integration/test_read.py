@@ -106,8 +106,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, body):
         try:
+            self.server.sent += len(body)  # before whoever reads it can ask for the count
             self.wfile.write(body)
-            self.server.sent += len(body)
         except OSError:
             self.server.refused.set()
             self.close_connection = True

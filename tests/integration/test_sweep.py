@@ -135,9 +135,13 @@ def test_the_documented_tables_are_the_baseline():
     assert "262,144" in picture.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.checkpoint
 def test_the_baseline_holds_on_the_real_model():
-    """One block size and the naive W8A8, measured again, are what is committed."""
+    """One block size and the naive W8A8, measured again, are what is committed.
+
+    Half a minute on one thread; C12 and C13, which run every time, guard the same code by baselines.
+    """
     stored = json.loads(BASELINE.read_text(encoding="utf-8"))
     subject = load(resolve(REAL), device="cpu")
     text = split(cut(subject, documents("builtin"), "builtin", count=WINDOWS + CALIBRATION), WINDOWS)

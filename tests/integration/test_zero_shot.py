@@ -118,8 +118,9 @@ def answering(monkeypatch, *rows):
         ([1, 0, 0, 0] * 10, [1, 1, 1, 0] * 10, "supported"),
         ([1, 1, 1, 0] * 10, [1, 1, 1, 0] * 10, "refuted"),
         ([1, 0, 0, 0] * 10, [1, 1, 1, 1] + [1, 1, 1, 0] * 9, "refuted"),
+        ([1, 0, 0, 0] * 10, [1, 1, 0, 0] + [1, 1, 1, 0] * 9, "refuted"),
     ],
-    ids=["falls to guessing", "nothing is lost", "not what it was"],
+    ids=["falls to guessing", "nothing is lost", "better than it was", "worse than it was"],
 )
 def test_the_claim_follows_the_answers(planted, monkeypatch, pruned, restored, status):
     """Supported where most of what stands above guessing is lost and every answer comes back."""
@@ -127,6 +128,27 @@ def test_the_claim_follows_the_answers(planted, monkeypatch, pruned, restored, s
     verdict = claim.judge(Evidence(planted, "builtin"), None)
     assert status == verdict.status
     assert () == active_edits(planted)
+
+
+def test_the_share_lost_is_of_what_stands_above_guessing(planted, monkeypatch):
+    """Three quarters right where a quarter is guessed; a quarter of the answers lost is half of it."""
+    intact = [1, 1, 1, 0] * 10
+    answering(monkeypatch, intact, [1, 1, 0, 0] * 10, intact)
+    verdict = claim.judge(Evidence(planted, "builtin"), None)
+    share = verdict.criteria[0]
+    assert 0.5 == pytest.approx(share.statistic.value)
+    assert 0.05 == pytest.approx(share.statistic.within)
+    assert share.interval.low < 0.5 < share.interval.high
+    row = verdict.evidence["accuracy"]["task"]["pruned"]
+    assert (0.5, 0.02) == (row["accuracy"].value, pytest.approx(row["accuracy"].within))
+    assert (0.1, 0.01) == (row["standard_error"].value, pytest.approx(row["standard_error"].within))
+
+
+def test_a_model_that_guesses_exactly_has_nothing_to_lose_either(planted, monkeypatch):
+    """Nothing written right, and nothing to be guessed: no share of nothing is taken."""
+    nothing = {"task": Accuracy("task", np.zeros(40), 0.0, 0.0)}
+    monkeypatch.setattr(claim, "accuracies", lambda *_: nothing)
+    assert "not applicable" == claim.judge(Evidence(planted, "builtin"), None).status
 
 
 def test_a_model_that_guesses_has_nothing_to_lose(planted, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness import editing
 from harness.coordinates import Coordinate
 from harness.detection import detect
 from harness.editing import HoldActivation, Prune, Scale, active_edits, edited
@@ -165,7 +166,7 @@ def test_an_offloaded_weight_is_edited_through_its_output(where, tmp_path):
     assert (intact == trace(subject, TEXT).residual).all()
 
 
-@pytest.mark.parametrize(("layer", "channel"), [(-1, 0), (4, 0), (0, -1), (0, 64)])
+@pytest.mark.parametrize(("layer", "channel"), [(-1, 0), (4, 0), (5, 0), (0, -1), (0, 64), (0, 65)])
 def test_an_activation_outside_the_model_is_refused(planted, layer, channel):
     """Python would count a negative one from the end and hold another."""
     assert (4, 64) == (len(planted.anatomy.blocks), planted.anatomy.hidden)
@@ -179,6 +180,71 @@ def test_the_outermost_activations_can_be_held(planted, layer, channel):
     """The first block's first channel and the last one's last."""
     with edited(planted, [HoldActivation(layer=layer, token=0, channel=channel, value=7.0)]):
         assert 7.0 == trace(planted, "text").residual[layer + 1, 0, channel]
+
+
+def test_holds_of_one_place_are_equal_whatever_they_hold_it_at():
+    """Tensors have no one truth value; where the activation is, is what tells holds apart."""
+    one, other = HoldActivation(2, 1, 7, torch.ones(2)), HoldActivation(2, 1, 7, torch.zeros(2))
+    assert one == other
+    assert one != HoldActivation(3, 1, 7, torch.ones(2))
+
+
+def test_a_block_that_gives_more_than_the_stream_keeps_the_rest(planted, monkeypatch):
+    """Some return a tuple, with attention weights or a cache behind the residual stream."""
+    block = planted.anatomy.blocks[2]
+    whole = block.forward
+    monkeypatch.setattr(block, "forward", lambda *given, **named: (whole(*given, **named), "a", "b"))
+    seen = []
+
+    def unpack(module, given, output):
+        seen.append(output[1:])
+        return output[0]
+
+    with edited(planted, [HoldActivation(2, 1, 7, 123.0)]):
+        handle = block.register_forward_hook(unpack)  # after the hold's own
+        try:
+            held = trace(planted, TEXT).residual
+        finally:
+            handle.remove()
+    assert [("a", "b")] == seen
+    assert 123.0 == held[3, 1, 7]
+
+
+def test_an_edit_that_cannot_be_undone_names_the_first_scalar(planted, monkeypatch):
+    """Of several in one projection; what was measured after it does not count."""
+    probed = editing._probe
+    calls = []
+
+    def other_at_the_end(*given):
+        calls.append(given)
+        return probed(*given) + (len(calls) > 2)
+
+    monkeypatch.setattr(editing, "_probe", other_at_the_end)
+    edits = [Prune(Coordinate(1, 41, 23)), Prune(Coordinate(1, 40, 22)), Prune(Coordinate(1, 42, 24))]
+    with pytest.raises(EditFailed, match=r"undoing the edit of \[1, 40, 22\]"), edited(planted, edits):
+        pass
+
+
+def test_an_edit_without_effect_names_the_first_scalar(planted, monkeypatch):
+    """Of several that did not take effect."""
+    monkeypatch.setattr(editing, "_written", lambda *_: contextlib.nullcontext())
+    edits = [Prune(Coordinate(1, 41, 23)), Prune(Coordinate(1, 40, 22)), Prune(Coordinate(1, 42, 24))]
+    with pytest.raises(EditFailed, match=r"scaling \[1, 40, 22\] by 0"), edited(planted, edits):
+        pass
+
+
+def test_a_hold_that_missed_a_pass_is_refused(planted, monkeypatch):
+    """A block that was skipped in one pass of two held nothing there."""
+    model = planted.model.base_model
+
+    def one_pass_and_one_cut_short():
+        trace(planted, TEXT)
+        for hook in list(model._forward_pre_hooks.values()):
+            hook(model, ())
+
+    hold = HoldActivation(2, 1, 7, 123.0)
+    with pytest.raises(EditFailed, match="held in 1 of 2 forward passes"), edited(planted, [hold]):
+        one_pass_and_one_cut_short()
 
 
 def test_a_coordinate_twice_in_one_call_is_refused(planted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,10 @@ def test_the_predictions_alone_find_a_pruned_super_weight(base, tmp_path):
     assert ["damaged"] * 5 == [check.status for check in result.checks]
 
 
-def test_identical_models_give_exactly_one_and_zero(base):
-    """Ratio 1 and divergence 0, to the last bit, and every position's likeliest token the same."""
-    result = compared(base)
+def test_identical_models_give_exactly_one_and_zero(base, tmp_path):
+    """Of a copy: ratio 1 and divergence 0, to the last bit, and every position's likeliest token the same."""
+    shutil.copytree(base, tmp_path / "copy")
+    result = compared(tmp_path / "copy")
     figures = {check.name: check.figures for check in result.checks}
     assert (1.0, [1.0, 1.0]) == (figures["perplexity"]["ratio"], figures["perplexity"]["interval"])
     assert 0.0 == figures["divergence"]["kl"]

@@ -10,19 +10,23 @@ import torch
 
 from harness.claims import (
     activation_restored,
+    activation_rounding,
     generation,
     one_pass,
     other_outliers,
     persistence,
     restoring,
     suppression,
+    weight_rounding,
 )
 from harness.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
 from harness.conditions import INTACT, OTHER_OUTLIERS, PRUNED, RANDOM, RESTORED_ACTIVATION, SAME_MATRIX
 from harness.coordinates import Coordinate
 from harness.detection import Detection, SuperActivation, SuperWeight
+from harness.errors import BadInput
 from harness.looking import Look
 from harness.measuring import Measurement
+from harness.quantization.sweep import HELD_OUT, NAIVE, BlockSize
 
 WINDOWS = 8
 PLACE, OTHER = Coordinate(1, 5, 3), Coordinate(2, 5, 4)
@@ -97,7 +101,7 @@ def test_without_super_weights_nothing_is_said(claim):
 
 def detection(*places, magnitude=1000.0, onset=1, last=6, more=()):
     activation = SuperActivation(channel=5, token=0, onset=onset, last=last, magnitude=magnitude)
-    weights = tuple(SuperWeight(place, 8.0, 100.0, 800.0, 1.0, 0) for place in places)
+    weights = tuple(SuperWeight(place, 8.0, 100.0, 800.0, 1.0, 0, 1.0) for place in places)
     return Detection((activation, *more), weights, ())
 
 
@@ -246,3 +250,98 @@ def test_continuations_that_collapse_anyway_do_not_count(intact, pruned, more, s
     assert expected | {"nll_by_intact": 3.0} == row
     gibberish = SimpleNamespace(**{**vars(evidence), "judged_by_intact": lambda texts: [3.5] * len(texts)})
     assert 0.0 == generation.judge(gibberish).criteria[0].statistic.value
+
+
+@pytest.fixture
+def rounded(monkeypatch):
+    """Judge C12 where rounding costs so much, naively and with the activation held out."""
+
+    def judge(naive, held, *, found=(1,)):
+        def sweep(subject, scan, text, names):
+            assert 0 == len(text.calibration)  # nothing is chosen, so nothing is set aside
+            if naive is None:
+                raise BadInput("nothing to round here")
+            return {NAIVE: 3.0 + naive * SPREAD, HELD_OUT: 3.0 + held * SPREAD}
+
+        monkeypatch.setattr(activation_rounding, "activation_sweep", sweep)
+        monkeypatch.setattr(activation_rounding, "nll", lambda *_: np.full(WINDOWS, 3.0))
+        windows = SimpleNamespace(ids=np.zeros((WINDOWS, 4), dtype=np.int64))
+        scan = SimpleNamespace(super_activations=found)
+        return activation_rounding.judge(SimpleNamespace(scan=scan, windows=windows, subject=None))
+
+    return judge
+
+
+def test_the_share_closed_is_of_the_gap_that_rounding_opens(rounded):
+    """Half a nat lost, an eighth of it with the activation held out."""
+    verdict = rounded(0.5, 0.0625)
+    share, left = verdict.criteria
+    assert (SUPPORTED, 0.875) == (verdict.status, pytest.approx(share.statistic.value))
+    assert (0.875, 0.875) == pytest.approx((share.interval.low, share.interval.high))
+    assert 0.02 == pytest.approx(share.statistic.within)
+    assert (0.0625, 0.01) == (pytest.approx(left.statistic.value), pytest.approx(left.statistic.within))
+    perplexities = {name: number.value for name, number in verdict.evidence["perplexities"].items()}
+    expected = {"full": 3.0 + 0 * SPREAD, NAIVE: 3.0 + 0.5 * SPREAD, HELD_OUT: 3.0 + 0.0625 * SPREAD}
+    assert {name: np.exp(nll.mean()) for name, nll in expected.items()} == pytest.approx(perplexities)
+    assert REFUTED == rounded(0.5, 0.49).status
+    assert REFUTED == rounded(0.5, -0.1).status  # better than the full model is too good to be true
+
+
+@pytest.mark.parametrize(
+    ("naive", "reason"),
+    [
+        (0.0, "loses nothing"),
+        (-0.1, "loses nothing"),
+        (-2.0, "loses nothing"),
+        (None, "nothing to round here"),
+    ],
+)
+def test_a_gap_that_is_none_cannot_be_closed(rounded, naive, reason):
+    """Nor one on a model that cannot be rounded, nor where no activation is found."""
+    verdict = rounded(naive, 0.0)
+    assert NOT_APPLICABLE == verdict.status
+    assert reason in verdict.reason
+    assert NOT_APPLICABLE == rounded(0.5, 0.1, found=()).status
+
+
+def blocks_won(*won):
+    """Return block sizes, smallest first, each with what holding out wins there."""
+    plain = 4.0 + SPREAD
+    return [BlockSize(32 << at, 9.5, plain, plain - gain * SPREAD) for at, gain in enumerate(won)]
+
+
+@pytest.mark.parametrize(
+    ("won", "status"),
+    [
+        ((0.1, 0.0, 0.5), SUPPORTED),
+        ((0.5, 0.9, 0.1), REFUTED),  # the most in the middle, the least at the largest
+        ((0.5, 0.0, 0.5), REFUTED),
+        ((0.0, 0.0, 0.0), REFUTED),
+    ],
+)
+def test_what_is_won_grows_from_the_smallest_to_the_largest_block(won, status):
+    """What lies between is told and decides nothing."""
+    verdict = weight_rounding.verdict_on(np.full(WINDOWS, 3.0), blocks_won(*won))
+    largest, grown = verdict.criteria
+    assert status == verdict.status
+    assert (won[2], won[2] - won[0]) == pytest.approx((largest.statistic.value, grown.statistic.value))
+    assert max(0.02, 0.02 * won[2]) == pytest.approx(largest.statistic.within)
+    assert ["32", "64", "128"] == list(verdict.evidence["blocks"])
+    intact = verdict.evidence["intact_perplexity"]
+    assert (np.exp(3.0), 0.05 * np.exp(3.0)) == pytest.approx((intact.value, intact.within))
+
+
+def test_a_model_that_cannot_be_rounded_says_why():
+    """And one without super weights has nothing to hold out."""
+
+    class Evidence:
+        scan = SimpleNamespace(coordinates=(PLACE,))
+
+        @property
+        def rounded_weights(self):
+            raise BadInput("nothing to round here")
+
+    verdict = weight_rounding.judge(Evidence())
+    assert (NOT_APPLICABLE, "nothing to round here") == (verdict.status, verdict.reason)
+    nobody = SimpleNamespace(scan=SimpleNamespace(coordinates=()))
+    assert NOT_APPLICABLE == weight_rounding.judge(nobody).status

@@ -129,6 +129,9 @@ def course(*values):
         ((1, *[1000] * 8), (0, 7)),
         ((1, 1, *[1000] * 7), (1, 7)),
         ((1000,) * 9, None),
+        # Half of the peak in the embedding already.
+        ((500, *[1000] * 8), None),
+        ((499, *[1000] * 8), (0, 7)),
         # Half of the peak is carried, less is not, on either side of it.
         ((1, 1, 500, 1000, 500, 500, 500, 1, 1), (1, 5)),
         ((1, 1, 500, 1000, 500, 500, 499, 1, 1), None),
@@ -151,6 +154,21 @@ def test_a_plateau_begins_and_ends_where_it_is_carried(values, plateau):
     """Onset and last block for a course through embedding and eight blocks, or nothing."""
     found = find_super_activations(course(*values))
     assert ([] if plateau is None else [plateau]) == [(item.onset, item.last) for item in found]
+
+
+@pytest.mark.parametrize(("blocks", "found"), [(8, 1), (9, 0)])
+def test_two_blocks_before_the_head_span_too_little_of_a_deep_model(blocks, found):
+    """They outlive all that comes after, but are less than a quarter of nine blocks."""
+    residual = np.ones((blocks + 1, TOKENS, HIDDEN), dtype=np.float32)
+    residual[-2:, 0, 5] = 1000
+    assert found == len(find_super_activations(Trace(((),) * blocks, (), residual, Rows(residual))))
+
+
+def test_exactly_a_quarter_of_the_largest_is_no_companion():
+    """The bound itself counts."""
+    trace = course(1, 1, *[1000] * 7)
+    trace.residual[2:, 0, 9] = 1000 * COMPANION
+    assert [5, 9] == [item.channel for item in find_super_activations(trace)]
 
 
 def test_nothing_stands_out_of_a_block_of_zeros():
@@ -182,6 +200,50 @@ def test_a_write_must_arrive_in_the_stream(part, explained):
             detect(trace)
 
 
+def test_only_the_onset_block_is_held_to_what_it_writes():
+    """Attention adds to the write there, and the next block more: neither is anything unknown."""
+    trace = written((2, 0, 5, 3, 100.0, 6.0))
+    trace.residual[3, 0, 5] = 1 + 1000
+    trace.residual[4:, 0, 5] = 1 + 1300
+    assert {Coordinate(2, 5, 3)} == detect(trace).coordinates
+
+
+@pytest.mark.parametrize(("weight", "refused"), [(0.99, False), (1.0, True)])
+def test_a_write_of_a_tenth_must_arrive_and_less_explains_nothing(weight, refused):
+    """Of an activation of 1,000 the block writes 99 or 100, and something else brought the rest."""
+    trace = written((2, 0, 5, 3, 100.0, weight))
+    trace.residual[:, 0, 5] = (0, 0, 0, *[1000] * 6)
+    if refused:
+        with pytest.raises(UnknownAnatomy, match="block 2 writes 100 to channel 5"):
+            detect(trace)
+    else:
+        assert () == detect(trace).super_weights
+
+
+def test_a_write_that_the_stream_hardly_shows_is_refused():
+    """The block writes 800 at the onset, and the stream changes by 80."""
+    trace = written((2, 0, 5, 3, 100.0, 8.0))
+    trace.residual[:, 0, 5] = (450, 450, 450, 530, *[1000] * 5)
+    with pytest.raises(UnknownAnatomy, match="changes by 80 there"):
+        detect(trace)
+
+
+def test_a_block_that_writes_exactly_a_tenth_belongs_to_the_set():
+    """Pruning it takes a tenth away; so does a scalar whose product is a tenth of the write."""
+    blocks = written((2, 0, 5, 3, 100.0, 9.0), (3, 0, 5, 4, 100.0, 1.0))
+    blocks.residual[:, 0, 5] -= 1
+    assert {Coordinate(2, 5, 3), Coordinate(3, 5, 4)} == detect(blocks).coordinates
+    scalars = written((2, 0, 5, 3, 100.0, 9.0), (2, 0, 5, 4, 100.0, 1.0))
+    assert {Coordinate(2, 5, 3), Coordinate(2, 5, 4)} == detect(scalars).coordinates
+
+
+def test_a_scalar_answers_for_its_own_token_alone():
+    """What the block writes to the same channel at an earlier token is another write."""
+    trace = written((2, 0, 5, 4, 100.0, 5.0), (2, 2, 5, 3, 100.0, 8.0))
+    shares = {weight.coordinate: weight.share for weight in detect(trace).super_weights}
+    assert {Coordinate(2, 5, 3): 1.0, Coordinate(2, 5, 4): 1.0} == pytest.approx(shares, abs=0.01)
+
+
 def test_what_the_attention_makes_has_no_scalar():
     """The stream jumps and the projection wrote next to nothing: nobody is to blame, and nothing breaks."""
     found = detect(course(1, 1, *[1000] * 7))
@@ -195,6 +257,14 @@ def test_a_scalar_is_reported_where_its_product_is_largest(first, second, token)
     """One scalar serves two tokens; of equals the first counts."""
     (weight,) = detect(written((2, 0, 5, 3, first, 8.0), (2, 1, 5, 3, second, 8.0))).super_weights
     assert (token, max(first, second)) == (weight.token, weight.input)
+
+
+def test_it_is_the_products_size_that_counts_and_not_the_activations():
+    """The larger activation, at token 0, is made by another scalar; this one does most at token 1."""
+    rows = ((2, 0, 5, 3, 100.0, 4.0), (2, 0, 5, 1, 100.0, 8.0), (2, 1, 5, 3, 200.0, 4.0))
+    found = {weight.coordinate: weight for weight in detect(written(*rows)).super_weights}
+    assert (1, 200.0) == (found[Coordinate(2, 5, 3)].token, found[Coordinate(2, 5, 3)].input)
+    assert 0 == found[Coordinate(2, 5, 1)].token
 
 
 def factored(trace, factors, norm=1.0):

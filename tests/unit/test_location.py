@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,12 +75,43 @@ def test_a_published_magnitude_is_held_to_what_prompts_vary_by(judged, planted, 
     assert (status == "refuted") == any("magnitude" in line for line in verdict.evidence["differences"])
 
 
-def test_an_onset_alone_is_compared(judged):
-    """The block is enough to be wrong about."""
-    verdict = judged(super_activation=PublishedActivation(onset=2))
-    assert ["onset block of the super activation: published 2, found 1"] == list(
+@pytest.mark.parametrize("published", [0, 2])
+def test_an_onset_alone_is_compared(judged, published):
+    """The block is enough to be wrong about, in either direction."""
+    verdict = judged(super_activation=PublishedActivation(onset=published))
+    assert [f"onset block of the super activation: published {published}, found 1"] == list(
         verdict.evidence["differences"]
     )
+
+
+def test_where_nothing_is_published_one_activation_is_enough(judged):
+    """The claim is then that there is one at all; where there is none, it says nothing."""
+    verdict = judged()
+    (criterion,) = verdict.criteria
+    assert ("supported", 1, 1) == (verdict.status, criterion.statistic.value, criterion.threshold)
+
+
+def test_equal_places_are_no_difference_however_large():
+    """Channels go to tens of thousands, where Python keeps one object for each mention."""
+    found = SimpleNamespace(strongest=SimpleNamespace(channel=int("3968"), onset=2, token=0, magnitude=1.0))
+    entry = ModelEntry("m", "m", super_activation=PublishedActivation(onset=2, channel=3968))
+    assert [] == location._activation_differences(entry, found)
+
+
+@pytest.mark.parametrize(
+    ("channel", "said"),
+    [
+        (None, "published: a super activation; found: none"),
+        (41, "published: a super activation on channel 41; found: none"),
+    ],
+)
+def test_a_published_activation_that_is_not_there_is_a_difference(plain, channel, said):
+    """With its channel, where one is published; and without anything published nothing is said."""
+    activation = PublishedActivation(onset=1, channel=channel)
+    entries = [ModelEntry("m", "m", cited="main", **row) for row in ({"super_activation": activation}, {})]
+    gone, unknown = (location.judge(Evidence(replace(plain, entry=each), "builtin")) for each in entries)
+    assert ("refuted", [said]) == (gone.status, gone.evidence["differences"])
+    assert "not applicable" == unknown.status
 
 
 def test_values_tell_sets_apart_that_share_their_places():

@@ -114,6 +114,30 @@ def test_the_jackknife_of_a_ratio_is_that_of_its_means():
     assert (2.0, 2.0) == pytest.approx((interval.low, interval.high))
 
 
+def test_the_jackknife_of_a_bent_statistic_leaves_each_window_out_in_turn():
+    """Written out: t times the spread of the statistic over all sets of five out of six."""
+    windows = np.array([0.5, 1.0, 1.5, 2.5, 3.0, 4.0])
+    interval = jackknife(windows[:, None], lambda means: means[:, 0] ** 2, level=0.95)
+    without = np.array([np.delete(windows, left_out).mean() ** 2 for left_out in range(6)])
+    error = math.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum())
+    assert windows.mean() ** 2 == pytest.approx((interval.low + interval.high) / 2)
+    assert 2.5706 * error == pytest.approx((interval.high - interval.low) / 2, rel=1e-4)  # t of 5 at 97.5 %
+
+
+@pytest.mark.parametrize("method", [bootstrap, jackknife])
+def test_two_windows_are_the_fewest(method):
+    """Their mean lies inside."""
+    interval = method(np.array([1.0, 3.0]))
+    assert interval.low < 2.0 < interval.high
+
+
+@pytest.mark.parametrize("method", [bootstrap, jackknife])
+def test_of_several_columns_a_statistic_must_say_which(method):
+    """Taking the first in silence would answer another question."""
+    with pytest.raises(ValueError, match="squeeze"):
+        method(np.ones((8, 2)))
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy sees it as well
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "infinity"])
 def test_the_jackknife_refuses_what_is_not_finite(windows, value):
@@ -169,6 +193,7 @@ SHAPES = {
 def test_stopping_early_errs_no_more_often_than_it_says(shape):
     """With the truth exactly at the threshold, all looks together decide wrongly in at most 5 %."""
     above, below = sequential_verdicts(SHAPES[shape])
+    assert 0.05 == ERROR
     assert ERROR >= above + below
     assert 0 < above + below
 

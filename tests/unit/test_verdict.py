@@ -25,6 +25,21 @@ NOT_FINITE = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("tolerance", ["relative", "absolute"])
+def test_a_tolerance_below_zero_is_refused(tolerance):
+    """Even where the other one would decide."""
+    with pytest.raises(HarnessError, match="means nothing"):
+        measured(3.0, **{tolerance: -0.01})
+
+
+def test_a_reason_names_an_interval_only_where_it_has_a_width():
+    """Equal ends are one number, and said once."""
+    exact = judged(CLAIM, criterion(float("2.5"), float("2.5"), 1.0, AT_LEAST))
+    assert "ratio is 2.5; supported when at least 1" == exact.reason
+    wide = judged(CLAIM, criterion(2.0, 3.0, 1.0, AT_LEAST))
+    assert "ratio is 2.5 [2, 3]; supported when at least 1" == wide.reason
+
+
 def criterion(low, high, threshold, direction, name="ratio"):
     return Criterion(name, Measured((low + high) / 2, 0.1), Interval(low, high), threshold, direction)
 

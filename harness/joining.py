@@ -1,0 +1,35 @@
+"""Rows that join the batch between two blocks, and what a block must then be called with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def entering(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
+    """Return the residual stream that a block is called with."""
+    hidden: torch.Tensor = arguments[0] if arguments else keywords["hidden_states"]
+    return hidden
+
+
+def with_rows(
+    hidden: torch.Tensor, sequences: int, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a block's arguments with ``hidden`` as its stream: several copies of the ``sequences``.
+
+    Masks and positions that were made row by row for the sequences alone are repeated for each copy.
+    """
+    copies = len(hidden) // sequences
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(widened(item) for item in value)
+        if not isinstance(value, torch.Tensor) or value.ndim < 2 or len(value) % sequences:
+            return value
+        return value.repeat(copies, *[1] * (value.ndim - 1))
+
+    others = {name: widened(value) for name, value in keywords.items() if name != "hidden_states"}
+    if arguments:
+        return (hidden, *map(widened, arguments[1:])), others
+    return (), {"hidden_states": hidden, **others}

@@ -1,0 +1,190 @@
+"""The pruned copy that rides along in the first pass shows what a second pass would."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import accelerate
+import pytest
+import torch
+
+from harness import foreseeing, scanning
+from harness.coordinates import Coordinate
+from harness.detection import detect
+from harness.editing import Prune, edited
+from harness.foreseeing import Foresight
+from harness.loading import load
+from harness.registry import resolve
+from harness.scanning import SUPPRESSED, scan
+from harness.trace import trace
+
+TEXT = "The bridge was closed."
+PLACE = Coordinate(1, 41, 23)
+
+
+def foreseen_in(subject):
+    with foreseeing.foreseeing(subject) as foresight:
+        intact = trace(subject, TEXT, foresight.look)
+    return intact, foresight.foreseen
+
+
+def passes(subject):
+    """Return how often the last block runs while a subject is scanned, and the scan."""
+    seen = []
+    handle = subject.anatomy.blocks[-1].register_forward_hook(lambda *_: seen.append(1))
+    try:
+        found = scan(subject, TEXT)
+    finally:
+        handle.remove()
+    return len(seen), found
+
+
+@contextmanager
+def written(subject, scalars):
+    """Set some scalars for the length of a ``with`` block."""
+    weights = {place: subject.anatomy.projection(place).weight() for place in scalars}
+    stored = {place: weights[place][place.row, place.col].clone() for place in scalars}
+    try:
+        for place, value in scalars.items():
+            weights[place][place.row, place.col] = value
+        yield
+    finally:
+        for place, value in stored.items():
+            weights[place][place.row, place.col] = value
+
+
+def scalar_for(subject, layer, channel, write):
+    """Return a scalar of a block that adds ``write`` to a channel at the first token, above all."""
+    (part,) = trace(subject, TEXT).writes[layer]
+    alone = abs(part.inputs[0]) / (abs(part.inputs[1:]).max(axis=0) + 1e-9)
+    alone[PLACE.col] = 0
+    col = int(alone.argmax())
+    return {Coordinate(layer, channel, col): write / float(part.inputs[0, col])}
+
+
+def test_the_copy_is_what_the_pruned_model_computes(planted):
+    """From the onset block on, at every token and channel, within rounding; and the intact row is intact."""
+    intact, foreseen = foreseen_in(planted)
+    assert (1, {PLACE}) == (foreseen.start, foreseen.pruned)
+    with edited(planted, [Prune(PLACE)]):
+        pruned = trace(planted, TEXT).residual
+    assert abs(foreseen.traced(intact).residual - pruned).max() <= 1e-4 * abs(pruned).max()
+    alone = trace(planted, TEXT).residual
+    assert abs(intact.residual - alone).max() <= 1e-5 * abs(alone).max()
+    assert detect(intact).coordinates == {PLACE}
+
+
+def test_an_offloaded_model_is_read_once(tmp_path):
+    """From disk, too: the scan ends after one pass over the file."""
+    subject = load(resolve("tiny-planted"), device="cpu")
+    accelerate.disk_offload(subject.model, tmp_path, execution_device=torch.device("cpu"))
+    count, found = passes(subject)
+    assert (1, 1, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
+
+
+def test_a_set_that_spans_two_blocks_is_taken_out_block_by_block(planted):
+    """What the second block writes is computed from what the pruned copy brings it."""
+    activation = detect(trace(planted, TEXT)).super_activations[0]
+    later = scalar_for(planted, 2, activation.channel, activation.magnitude / 2)
+    with written(planted, later):
+        intact, foreseen = foreseen_in(planted)
+        places = detect(intact).coordinates
+        with edited(planted, [Prune(place) for place in places]):
+            pruned = trace(planted, TEXT).residual
+    assert {PLACE, *later} == places == foreseen.pruned
+    assert 1 == foreseen.start
+    assert abs(foreseen.traced(intact).residual - pruned).max() <= 1e-4 * abs(pruned).max()
+
+
+def test_what_a_larger_write_dwarfs_is_forgotten(planted):
+    """A first block makes an outlier, and the second one twenty times as large: the copy begins anew."""
+    typical = float(trace(planted, TEXT).typical[1])
+    first = scalar_for(planted, 0, PLACE.row, 1000 * typical)
+    with written(planted, first):
+        second = scalar_for(planted, 1, PLACE.row, 20_000 * typical)
+    guessed = []
+    with written(planted, first | second), foreseeing.foreseeing(planted) as foresight:
+        look = lambda write: (foresight.look(write), guessed.append(foresight.guesses))  # noqa: E731
+        found = detect(trace(planted, TEXT, look)).coordinates
+    assert set(first) == {place for guess in guessed[0] for place, _ in guess.scalars}
+    assert set(second) == found == foresight.foreseen.pruned
+    assert 1 == foresight.foreseen.start
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: None,
+        lambda found: replace(found, pruned=frozenset()),
+        lambda found: replace(found, pruned=found.pruned | {Coordinate(1, 2, 3)}),
+        lambda found: replace(found, residual=tuple(100 * part for part in found.residual)),
+    ],
+    ids=["nothing", "nothing pruned", "another set", "not suppressed"],
+)
+def test_a_guess_that_is_wrong_costs_a_second_pass_and_nothing_else(planted, monkeypatch, change):
+    """Only a copy pruned of exactly what is found, in which nothing is left of it, confirms anything."""
+    guessed = Foresight.foreseen.fget
+    monkeypatch.setattr(Foresight, "foreseen", property(lambda self: change(guessed(self))))
+    count, found = passes(planted)
+    assert (2, 2, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
+
+
+def test_a_prune_of_the_copy_that_does_nothing_confirms_nothing(planted, monkeypatch):
+    """The activation stands in the copy, so the model itself is pruned and looked at."""
+    monkeypatch.setattr(foreseeing, "with_correction", lambda inputs, output, *_: output.clone())
+    count, found = passes(planted)
+    assert (2, 2, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
+
+
+def test_a_scalar_that_was_not_asked_for_is_found_after_the_pass(planted, monkeypatch):
+    """The largest input is not the one that makes the write: the guess differs, the finding does not."""
+    with written(planted, {Coordinate(1, 5, col): 1.0 for col in range(3)}):
+        monkeypatch.setattr(foreseeing, "_ASKED", 0)
+        count, found = passes(planted)
+    assert (2, (PLACE,)) == (count, found.coordinates)
+
+
+def test_a_model_without_super_weights_runs_alone(plain):
+    """No copy joins: the pass is the one that a trace takes, to the last bit."""
+    with foreseeing.foreseeing(plain) as foresight:
+        looked = trace(plain, TEXT, foresight.look)
+    assert foresight.foreseen is None
+    assert (looked.residual == trace(plain, TEXT).residual).all()
+
+
+def test_nothing_is_left_on_the_model(planted):
+    """No hook, no changed bit, whether the pass ends or not."""
+    before = [module._forward_hooks.copy() for module in planted.model.modules()]
+    state = [tensor.clone() for tensor in planted.model.state_dict().values()]
+    scan(planted, TEXT)
+
+    def stopped(write):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), foreseeing.foreseeing(planted):
+        trace(planted, TEXT, stopped)
+    after = [module._forward_hooks for module in planted.model.modules()]
+    assert before == after
+    assert all(not module._forward_pre_hooks for module in planted.model.modules())
+    assert all(map(torch.equal, state, planted.model.state_dict().values()))
+
+
+def test_more_is_looked_for_where_the_copy_still_shows_it(planted, monkeypatch):
+    """A detector that first misses one of two: the copy is not suppressed, and the next pass adds it."""
+    activation = detect(trace(planted, TEXT)).super_activations[0]
+    other = scalar_for(planted, 1, activation.channel, activation.magnitude / 2)
+    detected = []
+
+    def blind(seen):
+        found = detect(seen)
+        detected.append(found)
+        if len(detected) > 1:
+            return found
+        return replace(found, super_weights=tuple(w for w in found.super_weights if w.coordinate != PLACE))
+
+    monkeypatch.setattr(scanning, "detect", blind)
+    with written(planted, other):
+        found = scan(planted, TEXT)
+    assert {PLACE, *other} == set(found.coordinates)
+    assert SUPPRESSED == found.stop_reason
