@@ -25,8 +25,8 @@ from harness.projections import with_correction
 from harness.recording import DenseWrite
 from harness.trace import Trace
 
-# Of the inputs of a token so many of the largest are asked for their scalars. One that makes a tenth
-# of an enormous write from a smaller input is missed here, and found after the pass.
+# Where a matrix is packed, so many of a token's largest inputs are asked for their scalars. One that
+# makes a tenth of an enormous write from a smaller input is missed here, and found after the pass.
 _ASKED = 32
 
 
@@ -117,7 +117,14 @@ class Foresight:
         self, write: DenseWrite, token: int, channel: int, arrived: float
     ) -> tuple[tuple[Coordinate, float], ...]:
         inputs = write.inputs[0, token].float()
-        cols = inputs.abs().topk(min(_ASKED, len(inputs))).indices
+        shown = write.projection.shown_row(channel)
+        if shown is None:
+            cols = inputs.abs().topk(min(_ASKED, len(inputs))).indices
+        else:
+            likely = inputs * shown.to(inputs) * write.scale / arrived >= SHARE / 2
+            cols = likely.nonzero()[:, 0]
+        if not len(cols):
+            return ()
         values = write.projection.probe(cols)[:, channel].float()
         shares = inputs[cols] * values * write.scale / arrived
         return tuple(
