@@ -76,6 +76,8 @@ def main(wanted: list[str]) -> None:
         known[name] = [asdict(row) for row in groups[name]()]
         kept.write_text(json.dumps({"machine": described, "groups": known}, indent=2) + "\n")
     rows = [Row(**row) for name in groups for row in known.get(name, [])]
+    if not (RESULTS / "cuda.json").exists():
+        rows.append(Row("on CUDA", "this table, on a GPU", "not run: no CUDA device was at hand"))
     table = as_markdown(rows, described)
     print(table)
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)

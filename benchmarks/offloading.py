@@ -18,8 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from benchmarks.timing import Row, aimed, in_turn, ratios, spread
 from harness.anatomy import describe
-from harness.corpus import default_prompt
+from harness.conditions import controls, treatments
+from harness.corpus import cut, documents
 from harness.loading import Provenance, Subject
+from harness.measuring import measure
 from harness.registry import resolve
 from harness.scanning import scan
 
@@ -27,6 +29,9 @@ SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads":
 # The paper's coordinate in Llama-7B.
 LAYER, ROW, COL = 2, 3968, 7003
 BLOCKS = (4, 8, 16, 32)
+# Sixteen tokens of the tiny models' tokenizer, which has one for each byte; a tokenizer of words makes
+# eleven of the default prompt.
+TEXT = "The old bridge."
 
 
 def write_checkpoint(directory: Path, blocks: int) -> None:
@@ -105,7 +110,7 @@ class _Peak(threading.Thread):
 def measure_one(directory: Path) -> dict[str, Any]:
     """Scan one checkpoint beside a bare offloaded forward pass; for a process of its own."""
     subject = open_offloaded(directory)
-    ids = torch.tensor([subject.encode(default_prompt())])
+    ids = torch.tensor([subject.encode(TEXT)])
 
     def bare() -> None:
         with torch.no_grad():
@@ -113,10 +118,10 @@ def measure_one(directory: Path) -> dict[str, Any]:
 
     peak = _Peak()
     peak.start()
-    result = scan(subject, default_prompt())
+    result = scan(subject, TEXT)
     peak.running = False
     peak.join()
-    seconds = in_turn({"bare": bare, "scan": lambda: scan(subject, default_prompt())}, 3)
+    seconds = in_turn({"bare": bare, "scan": lambda: scan(subject, TEXT)}, 3)
     ratio = ratios(seconds, "scan", "bare")
     return {
         "found": [str(place) for place in result.coordinates],
@@ -129,6 +134,38 @@ def measure_one(directory: Path) -> dict[str, Any]:
     }
 
 
+def measure_conditions(directory: Path) -> dict[str, Any]:
+    """Count how often a look reads the file, for one condition and for all; for a process of its own."""
+    subject = open_offloaded(directory)
+    found = scan(subject, TEXT)
+    every = [*treatments(found), *controls(subject, found)]
+    windows = cut(subject, documents("builtin"), "builtin", count=8)
+    passes: list[int] = []
+    # The weights of a block are brought once a call. Edits are proven by probes, of a few matrices.
+    subject.anatomy.blocks[-1].register_forward_hook(lambda *_: passes.append(1))
+    counted = {}
+    for name, conditions in {"one": every[:1], "all": every}.items():
+        passes.clear()
+        before = time.perf_counter()
+        measure(subject, windows, conditions)
+        counted[name] = {"passes": len(passes), "seconds": time.perf_counter() - before}
+    return {"conditions": len(every), **counted}
+
+
+def _in_own_process(function: str, directory: str) -> dict[str, Any]:
+    code = (
+        f"import json,pathlib,sys; from benchmarks.offloading import {function}; "
+        f"print(json.dumps({function}(pathlib.Path(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, directory], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
 def rows(blocks: tuple[int, ...] = BLOCKS) -> list[Row]:
     """Return the lines on offloaded checkpoints, one a number of blocks."""
     group, found = "big files", []
@@ -136,15 +173,8 @@ def rows(blocks: tuple[int, ...] = BLOCKS) -> list[Row]:
         with tempfile.TemporaryDirectory() as name:
             write_checkpoint(Path(name), count)
             size = sum(file.stat().st_size for file in Path(name).glob("*.safetensors")) / 1e9
-            code = (
-                "import json,pathlib,sys; from benchmarks.offloading import measure_one; "
-                "print(json.dumps(measure_one(pathlib.Path(sys.argv[1]))))"
-            )
-            command = [sys.executable, "-c", code, name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(done.stderr)
-            seen = json.loads(done.stdout.splitlines()[-1])
+            seen = _in_own_process("measure_one", name)
+            looked = _in_own_process("measure_conditions", name) if count == blocks[0] else None
         what = f"{count} blocks, {size:.3g} GB"
         scanned = f"{what}: scan, {seen['passes']} passes, over a bare offloaded pass; found {seen['found']}"
         found += [
@@ -156,4 +186,16 @@ def rows(blocks: tuple[int, ...] = BLOCKS) -> list[Row]:
             ),
             aimed(group, f"{what}: gigabytes of private memory", seen["gigabytes"], most=1.5),
         ]
+        if looked is not None:
+            found += _looks(group, what, looked)
     return found
+
+
+def _looks(group: str, what: str, looked: dict[str, Any]) -> list[Row]:
+    one, every, count = looked["one"], looked["all"], looked["conditions"]
+    told = f"{what}: passes over the file in a look of 8 windows, for {count} conditions over those for one"
+    seconds = f"{what}: seconds of that look, for one condition and for {count}"
+    return [
+        aimed(group, told, every["passes"] / one["passes"], most=1),
+        Row(group, seconds, f"{one['seconds']:.3g}, {every['seconds']:.3g}"),
+    ]

@@ -6,14 +6,17 @@ the criteria that it leaves to the eye written out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from harness.coordinates import Coordinate
 from harness.errors import UnknownAnatomy
-from harness.trace import Trace
+from harness.trace import Array, Trace
+
+RowReader = Callable[[int, int, int | None], Array]
 
 # An outlier of the residual stream stands this far above the median magnitude of its block.
 # Ordinary channels of trained models reach a few dozen medians (47 in block 0 of
@@ -109,7 +112,8 @@ def detect(trace: Trace) -> Detection:
     activations = find_super_activations(trace)
     for activation in activations:
         _refuse_unexplained(trace, activation)
-    writes = [write for activation in activations for write in _writes(trace, activation)]
+    row = cache(trace.weights.row)  # one scalar may make the activations of many tokens
+    writes = [write for activation in activations for write in _writes(trace, activation, row)]
     makers = [write for write in writes if write.makes]
     cancellers = [write for write in writes if not write.makes]
     return Detection(
@@ -189,7 +193,7 @@ def _refuse_unexplained(trace: Trace, activation: SuperActivation) -> None:
         )
 
 
-def _writes(trace: Trace, activation: SuperActivation) -> Iterator[_Write]:
+def _writes(trace: Trace, activation: SuperActivation, row: RowReader) -> Iterator[_Write]:
     token, channel = activation.token, activation.channel
     for layer in range(trace.blocks):
         arrived = float(trace.arrived[layer][token, channel])
@@ -199,10 +203,10 @@ def _writes(trace: Trace, activation: SuperActivation) -> Iterator[_Write]:
         # Writes before the plateau's end make it; opposite writes after its onset take it away.
         if (makes and layer > activation.last) or (not makes and layer <= activation.onset):
             continue
-        yield from (_Write(weight, makes) for weight in _makers(trace, layer, token, channel))
+        yield from (_Write(weight, makes) for weight in _makers(trace, layer, token, channel, row))
 
 
-def _makers(trace: Trace, layer: int, token: int, channel: int) -> Iterator[SuperWeight]:
+def _makers(trace: Trace, layer: int, token: int, channel: int, read: RowReader) -> Iterator[SuperWeight]:
     arrived = float(trace.arrived[layer][token, channel])
     saw = [(write, at) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
     # What the projections write together, before a norm that may stand behind them.
@@ -211,7 +215,7 @@ def _makers(trace: Trace, layer: int, token: int, channel: int) -> Iterator[Supe
         return
     for write, at in saw:
         inputs = write.inputs[at].astype(np.float64)
-        row = trace.weights.row(layer, channel, write.expert).astype(np.float64)
+        row = read(layer, channel, write.expert).astype(np.float64)
         shares = inputs * row * float(write.factors[at]) / output
         for col in np.flatnonzero(shares >= SHARE):
             yield SuperWeight(

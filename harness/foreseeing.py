@@ -8,7 +8,7 @@ exactly the set that is found, and otherwise a second pass looks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,8 +25,8 @@ from harness.projections import with_correction
 from harness.recording import DenseWrite
 from harness.trace import Trace
 
-# Of the inputs of a token so many of the largest are asked for their scalars. One that makes a tenth
-# of an enormous write from a smaller input is missed here, and found after the pass.
+# Where a matrix is packed, so many of a token's largest inputs are asked for their scalars. One that
+# makes a tenth of an enormous write from a smaller input is missed here, and found after the pass.
 _ASKED = 32
 
 
@@ -106,25 +106,36 @@ class Foresight:
             for guess in before
             if abs(guess.arrived) >= SHARE * abs(sites.get((guess.token, guess.channel), float("inf")))
         ]
-        for (token, channel), value in sites.items():
-            arrived = float(write.outputs[0, token, channel])
-            if arrived * value > 0 and abs(arrived) >= SHARE * abs(value):
-                scalars = self._makers(write, token, channel, arrived)
-                kept.append(_Guess(write.layer, token, channel, arrived, scalars))
+        for channel in {channel for _, channel in sites}:
+            arrived = {
+                token: float(write.outputs[0, token, channel]) for token, other in sites if other == channel
+            }
+            large = {
+                token: value
+                for token, value in arrived.items()
+                if value * sites[token, channel] > 0 and abs(value) >= SHARE * abs(sites[token, channel])
+            }
+            if large:
+                kept += self._makers(write, channel, large)
         return tuple(kept)
 
-    def _makers(
-        self, write: DenseWrite, token: int, channel: int, arrived: float
-    ) -> tuple[tuple[Coordinate, float], ...]:
-        inputs = write.inputs[0, token].float()
-        cols = inputs.abs().topk(min(_ASKED, len(inputs))).indices
-        values = write.projection.probe(cols)[:, channel].float()
-        shares = inputs[cols] * values * write.scale / arrived
-        return tuple(
-            (write.projection.at(channel, col), value)
-            for col, value, share in zip(cols.tolist(), values.tolist(), shares.tolist(), strict=True)
-            if share >= SHARE
-        )
+    def _makers(self, write: DenseWrite, channel: int, arrived: Mapping[int, float]) -> Iterator[_Guess]:
+        """Yield, for the tokens at which so much arrived, the scalars that wrote it."""
+        tokens = list(arrived)
+        # (tokens, intermediate): the share of each input's product if its scalar were one.
+        parts = write.inputs[0, tokens].float() * write.scale
+        parts = parts / torch.tensor([arrived[token] for token in tokens], device=parts.device)[:, None]
+        shown = write.projection.shown_row(channel)
+        if shown is None:
+            asked = parts.abs().topk(min(_ASKED, parts.shape[1])).indices.unique()
+        else:
+            asked = (parts * shown.to(parts) >= SHARE / 2).any(0).nonzero()[:, 0]
+        values = write.projection.probe(asked)[:, channel].float()
+        shares = parts[:, asked] * values
+        for token, own in zip(tokens, shares >= SHARE, strict=True):
+            scalars = zip(asked[own].tolist(), values[own].tolist(), strict=True)
+            places = tuple((write.projection.at(channel, col), value) for col, value in scalars)
+            yield _Guess(write.layer, token, channel, arrived[token], places)
 
     def _prune(self, write: DenseWrite, before: tuple[_Guess, ...]) -> None:
         """Take this block's share of the guesses out of the copy, or out of a new one."""

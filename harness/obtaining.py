@@ -14,6 +14,10 @@ from harness.sharing import share_cores
 if TYPE_CHECKING:
     from harness.loading import Subject
 
+# What models that were given back may hold together: the real 135M one in float32, and the tiny ones.
+KEPT_BYTES = 2**30
+_KEPT = pytest.StashKey[dict[tuple[str, str], "Subject"]]()
+
 
 def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
     """Load a model, or end the test, or the run, in the way that fits what stands against it.
@@ -24,6 +28,9 @@ def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry
     """
     from harness.loading import load
 
+    kept = config.stash.setdefault(_KEPT, {}).pop((entry.name, entry.source), None)
+    if kept is not None:
+        return kept
     option = config.option
     named = (on_behalf_of or entry) in [resolve(spec) for spec in (*option.sw_model, option.sw_base) if spec]
     share_cores()
@@ -39,6 +46,25 @@ def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry
         if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and not in_ci()):
             pytest.skip(f"{entry.name}: {error}")
         pytest.fail(f"{entry.name}: {error}", pytrace=False)
+
+
+def give_back(config: pytest.Config, subject: Subject) -> None:
+    """Free a model that no test at hand needs; a small one on a CPU is kept instead.
+
+    Under xdist's work stealing a worker may be given tests of a model that it was done with.
+    """
+    from harness.loading import free
+
+    kept = config.stash.setdefault(_KEPT, {})
+    size = sum(_bytes(each) for each in (*kept.values(), subject))
+    if subject.device.type == "cpu" and size <= KEPT_BYTES:
+        kept[subject.entry.name, subject.entry.source] = subject
+    else:
+        free(subject)
+
+
+def _bytes(subject: Subject) -> int:
+    return sum(tensor.nbytes for tensor in subject.model.parameters())
 
 
 def _refuse_too_large(entry: ModelEntry, dtype: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from harness import collecting, sharing
 from harness.errors import BadInput, one_line
-from harness.obtaining import obtain
+from harness.obtaining import give_back, obtain
 from harness.registry import ModelEntry, load_registry, resolve
 from harness.summary import PROPERTY, USED, Verdicts
 
@@ -201,7 +201,6 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
     It is scanned and gone before the other is loaded: there may be room for one only.
     """
     from harness.corpus import default_prompt
-    from harness.loading import free
     from harness.scanning import scan
 
     if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
@@ -210,19 +209,17 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
     try:
         return scan(origin, default_prompt())
     finally:
-        free(origin)
+        give_back(pytestconfig, origin)
 
 
 @pytest.fixture(scope="session")
 def subject(
     sw_entry: ModelEntry, tuned_from_scan: Scan | None, pytestconfig: pytest.Config
 ) -> Iterator[Subject]:
-    """The loaded model under test; a test that leaves it changed fails. It is freed at the end."""
-    from harness.loading import free
-
+    """The loaded model under test; a test that leaves it changed fails. It is given back at the end."""
     loaded = obtain(pytestconfig, sw_entry)
     yield loaded
-    free(loaded)
+    give_back(pytestconfig, loaded)
 
 
 @pytest.fixture(autouse=True)

@@ -96,6 +96,10 @@ class Projection(ABC):
         # The last input is all zero: what it yields is the bias.
         return answer[:-1] - answer[-1:] if bool(answer[-1].any()) else answer[:-1]
 
+    def shown_row(self, channel: int) -> torch.Tensor | None:
+        """Return W[channel, :] as it is stored, which no probe has proven; None where it is packed."""
+        return self.weight()[channel].clone() if self.writable else None
+
     def row(self, channel: int) -> torch.Tensor:
         """Return W[channel, :]: (intermediate,)."""
         if self.writable:
@@ -134,6 +138,11 @@ class LinearProjection(Projection):
         weight = getattr(self.module, "weight", None)
         return weight if isinstance(weight, nn.Parameter) else None
 
+    def shown_row(self, channel: int) -> torch.Tensor | None:
+        """Return W[channel, :] as it is stored, of an offloaded module as accelerate brings it."""
+        with align_module_device(self.module):
+            return super().shown_row(channel)
+
     def row(self, channel: int) -> torch.Tensor:
         """Return W[channel, :]: (intermediate,).
 
@@ -142,8 +151,7 @@ class LinearProjection(Projection):
         much as a long text.
         """
         if not self.writable and not self.module._forward_hooks:
-            with align_module_device(self.module):
-                brought = self.weight()[channel].clone() if self.writable else None
+            brought = self.shown_row(channel)
             if brought is not None:
                 largest = int(brought.abs().argmax())
                 if float(brought[largest]) == self.value(channel, largest):

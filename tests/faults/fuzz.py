@@ -6,7 +6,8 @@
 
 A reader may read a file or refuse it in one line (`BadInput`); anything else is a finding, and
 libFuzzer writes the bytes that provoke it. CORPUS is a directory; an empty one is given a sound
-file to begin with. What follows are libFuzzer's own options.
+file to begin with. What follows are libFuzzer's own options. What ten minutes of each led to is kept
+in tests/faults/corpus, and read by test_corpus.py in every run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 with atheris.instrument_imports(include=["harness"]):
     from harness.errors import BadInput
-    from harness.tensors import open_checkpoint
+    from tests.faults.reading import read_all
 
 KINDS = ("safetensors", "gguf")
 # A file's header is what is hard to read; more bytes only make a round slower.
@@ -49,15 +50,6 @@ def sound_file(kind: str) -> bytes:
         writer.write_tensors_to_file()
         writer.close()
         return path.read_bytes()
-
-
-def read_all(path: Path) -> None:
-    """Open a file and read every tensor of it, as `superweight read` would."""
-    checkpoint = open_checkpoint(path)
-    for name, tensor in checkpoint.tensors().items():
-        if all(tensor.shape) and len(tensor.shape) == 2:
-            checkpoint.scalar(name, 0, 0)
-            checkpoint.row(name, 0)
 
 
 def main() -> None:

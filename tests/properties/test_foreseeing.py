@@ -15,6 +15,7 @@ from harness.detection import detect
 from harness.editing import Prune, edited
 from harness.foreseeing import Foresight
 from harness.loading import load
+from harness.projections import LinearProjection
 from harness.registry import resolve
 from harness.scanning import SUPPRESSED, scan
 from harness.trace import trace
@@ -137,12 +138,25 @@ def test_a_prune_of_the_copy_that_does_nothing_confirms_nothing(planted, monkeyp
     assert (2, 2, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
 
 
-def test_a_scalar_that_was_not_asked_for_is_found_after_the_pass(planted, monkeypatch):
-    """The largest input is not the one that makes the write: the guess differs, the finding does not."""
-    with written(planted, {Coordinate(1, 5, col): 1.0 for col in range(3)}):
-        monkeypatch.setattr(foreseeing, "_ASKED", 0)
+@pytest.mark.parametrize(("asked", "expected"), [(0, 2), (32, 1)])
+def test_of_a_packed_matrix_the_largest_inputs_are_asked(planted, monkeypatch, asked, expected):
+    """A scalar that was not asked for is found after the pass, which costs a second one."""
+    monkeypatch.setattr(LinearProjection, "shown_row", lambda *_: None)
+    monkeypatch.setattr(foreseeing, "_ASKED", asked)
+    count, found = passes(planted)
+    assert (expected, (PLACE,)) == (count, found.coordinates)
+
+
+def test_a_scalar_of_a_small_input_is_foreseen_too(planted):
+    """Forty inputs are larger, and it makes nine tenths of the write all the same."""
+    activation = detect(trace(planted, TEXT)).super_activations[0]
+    inputs = trace(planted, TEXT).writes[1][0].inputs[0]
+    col = int(abs(inputs).argsort()[-41])
+    small = {Coordinate(1, PLACE.row, col): 9 * activation.magnitude / float(inputs[col])}
+    with written(planted, small):
         count, found = passes(planted)
-    assert (2, (PLACE,)) == (count, found.coordinates)
+    assert (1, SUPPRESSED) == (count, found.stop_reason)
+    assert set(small) <= set(found.coordinates)
 
 
 def test_a_model_without_super_weights_runs_alone(plain):

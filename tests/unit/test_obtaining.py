@@ -1,0 +1,54 @@
+"""A model that no test at hand needs is kept where it is small, and freed where it is not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from harness import obtaining
+from harness.obtaining import give_back, obtain
+from harness.registry import resolve
+
+ENTRY = resolve("tiny-plain")
+
+
+@pytest.fixture
+def config():
+    option = SimpleNamespace(
+        sw_model=[ENTRY.name], sw_base=None, sw_device="cpu", sw_dtype="auto", sw_trust=[]
+    )
+    return SimpleNamespace(stash=pytest.Stash(), option=option)
+
+
+def weights(subject):
+    return sum(tensor.numel() for tensor in subject.model.parameters())
+
+
+def test_a_small_model_is_loaded_once(config):
+    """Whoever asks for it again gets the one that was given back; meanwhile it is nobody else's."""
+    first = obtain(config, ENTRY)
+    assert obtain(config, ENTRY) is not first
+    give_back(config, first)
+    assert obtain(config, ENTRY) is first
+    assert weights(first) > 0
+
+
+def test_a_large_model_is_freed(config, monkeypatch):
+    """Its memory is given back at once, and the next who asks loads it."""
+    monkeypatch.setattr(obtaining, "KEPT_BYTES", 1000)
+    first = obtain(config, ENTRY)
+    give_back(config, first)
+    assert 0 == weights(first)
+    assert weights(obtain(config, ENTRY)) > 0
+
+
+def test_models_are_kept_while_they_fit_together(config, monkeypatch):
+    """The second does not fit beside the first, and is freed; the first is still there."""
+    first, second = obtain(config, ENTRY), obtain(config, resolve("tiny-planted"))
+    size = sum(tensor.nbytes for tensor in first.model.parameters())
+    monkeypatch.setattr(obtaining, "KEPT_BYTES", int(1.5 * size))
+    give_back(config, first)
+    give_back(config, second)
+    assert 0 == weights(second)
+    assert obtain(config, ENTRY) is first
