@@ -198,12 +198,13 @@ def test_sw_model_alone_runs_the_claims_that_ship(pytester, monkeypatch):
     result.stdout.fnmatch_lines(["*(expected: supported, baseline)*"])
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2", "--dist", "loadgroup")])
+@pytest.mark.parametrize("workers", [(), ("-n1", "--dist", "loadgroup")])
 def test_sw_report_puts_all_models_on_one_page(project, tmp_path, workers):
-    """Two models, in one process or two: one document, each with what was observed of it."""
+    """Two models, in this process or a worker: one document, each with what was observed of it."""
     models = ("--sw-model", "tiny-planted", "--sw-model", "tiny-plain")
     claims = ("-k", f"{PLACE} or perplexity")
-    project.runpytest_subprocess(*workers, *models, *claims, "--sw-report", str(tmp_path / "out"))
+    run = project.runpytest_subprocess if workers else project.runpytest_inprocess
+    run("-p", "no:cacheprovider", *workers, *models, *claims, "--sw-report", str(tmp_path / "out"))
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     jsonschema.validate(document, schema())
     assert {"tiny-planted", "tiny-plain"} == {part["model"] for part in document["models"]}
