@@ -55,6 +55,14 @@ def test_a_planted_super_weight_is_found_and_its_twin_has_none(tiny, family, req
     assert (SUPPRESSED, passes) == (found.stop_reason, found.passes)
 
 
+def test_only_writes_that_arrive_as_they_are_can_be_foreseen(tiny, family):
+    """Blocks with routed experts, or a norm behind the MLP, are not told of; all others are, in order."""
+    told = []
+    trace(tiny, TEXT, told.append)
+    plain = [] if family.kind == POST_NORM else [block.experts is None for block in tiny.anatomy.layout]
+    assert [layer for layer, is_plain in enumerate(plain) if is_plain] == [write.layer for write in told]
+
+
 def test_a_prune_takes_effect_and_is_undone_bit_for_bit(tiny):
     """Inside, the scalar is zero and the model says something else; afterwards every bit is back."""
     with planted_in(tiny) as place:

@@ -131,6 +131,26 @@ def test_a_guess_that_is_wrong_costs_a_second_pass_and_nothing_else(planted, mon
     assert (2, 2, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
 
 
+def test_a_second_pass_is_over_the_one_sequence(planted, monkeypatch):
+    """A copy that joined before the set's first block, by a guess that was dwarfed, is left behind."""
+    typical = float(trace(planted, TEXT).typical[1])
+    first = scalar_for(planted, 0, PLACE.row, 1000 * typical)
+    with written(planted, first | {PLACE: 0.0}):
+        later = scalar_for(planted, 2, PLACE.row, 20_000 * typical)
+    monkeypatch.setattr(Foresight, "foreseen", None)
+    rows = []
+    handle = planted.anatomy.blocks[-1].register_forward_hook(
+        lambda _, given, output: rows.append(len(output))
+    )
+    try:
+        with written(planted, first | later | {PLACE: 0.0}):
+            found = scan(planted, TEXT)
+    finally:
+        handle.remove()
+    assert (2, SUPPRESSED, set(later)) == (found.passes, found.stop_reason, set(found.coordinates))
+    assert [2, 1] == rows
+
+
 def test_a_prune_of_the_copy_that_does_nothing_confirms_nothing(planted, monkeypatch):
     """The activation stands in the copy, so the model itself is pruned and looked at."""
     monkeypatch.setattr(foreseeing, "with_correction", lambda inputs, output, *_: output.clone())

@@ -68,6 +68,22 @@ def test_a_planted_super_weight_is_found_and_nothing_else(random_subject, place)
     assert 1 == found.passes
 
 
+def test_a_spike_of_the_last_block_costs_no_second_pass(random_subject):
+    """It stands out as far, and could never span enough blocks to be guessed at."""
+    place, late = Coordinate(1, 3, 5), Coordinate(BLOCKS - 1, 7, 9)
+    values = {each: plant(random_subject, each) for each in (place, late)}
+    weights = {each: random_subject.anatomy.projections[each.layer].weight() for each in values}
+    stored = {each: weights[each][each.row, each.col].clone() for each in values}
+    try:
+        for each, value in values.items():
+            weights[each][each.row, each.col] = value
+        found = scan(random_subject, TEXT)
+    finally:
+        for each, value in stored.items():
+            weights[each][each.row, each.col] = value
+    assert ((place,), SUPPRESSED, 1) == (found.coordinates, found.stop_reason, found.passes)
+
+
 @settings(max_examples=10, deadline=None)
 @given(text=st.text(st.characters(codec="ascii"), min_size=1, max_size=40))
 def test_nothing_planted_nothing_found(random_subject, text):
