@@ -1,4 +1,4 @@
-"""The pytest plugin: options, markers and fixtures; `harness.summary` has the header and the summary.
+"""The pytest plugin: markers and fixtures; `harness.asking` has the options, `harness.summary` what is said.
 
 Nothing heavy is imported here: a project that does not use the harness pays nothing for it.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness import collecting, sharing
+from harness.asking import pytest_addoption as pytest_addoption
 from harness.errors import BadInput, one_line
 from harness.obtaining import give_back, obtain
 from harness.registry import ModelEntry, load_registry, resolve
@@ -32,76 +32,6 @@ _MARKERS = (
 )
 
 Judge = Callable[["Evidence"], "Verdict"]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("superweight", "super weights of language models")
-    group.addoption(
-        "--sw-model",
-        action="append",
-        default=[],
-        metavar="MODEL",
-        help="Model to test: a registry name, NAME=PATH, org/name[@revision], a directory or a .gguf "
-        "file. Repeatable. Default: every registry model that the run's markers select.",
-    )
-    group.addoption(
-        "--sw-base",
-        metavar="MODEL",
-        help="Base model whose verdicts the tested models must reproduce. Default: none.",
-    )
-    group.addoption(
-        "--sw-expect",
-        default="auto",
-        choices=("auto", "paper"),
-        help="What to expect: auto (the base, else the baseline, else the registry) or paper. "
-        "Default: %(default)s.",
-    )
-    group.addoption(
-        "--sw-device",
-        default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="Where to run: auto is cuda where there is one. Default: %(default)s.",
-    )
-    group.addoption(
-        "--sw-dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="Precision: auto is float32 on a CPU and the checkpoint's own on cuda. Default: %(default)s.",
-    )
-    group.addoption(
-        "--sw-corpus",
-        default="builtin",
-        metavar="CORPUS",
-        help="Text to measure on: builtin, wikitext2, a text file or a directory of them. "
-        "Default: %(default)s.",
-    )
-    group.addoption(
-        "--sw-report",
-        type=Path,
-        metavar="DIR",
-        help="Write report.json, report.html and figures there, one page for all models. Default: no report.",
-    )
-    group.addoption(
-        "--sw-summary",
-        type=Path,
-        metavar="FILE",
-        help="Append the verdicts there as a Markdown table, for example to $GITHUB_STEP_SUMMARY. "
-        "Default: no summary.",
-    )
-    group.addoption(
-        "--sw-baselines",
-        type=Path,
-        metavar="DIR",
-        help="Where baselines are kept. Default: the folder 'baselines' beside the test file; for the "
-        "claims that ship with the harness, tests/claims/baselines of the project.",
-    )
-    group.addoption(
-        "--sw-trust",
-        action="append",
-        default=[],
-        choices=("pickle", "remote-code"),
-        help="Accept pickled weights, or code that a checkpoint brings. Repeatable. Default: neither.",
-    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

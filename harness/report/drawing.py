@@ -75,10 +75,11 @@ def drawn(chart: Chart, key: str) -> Picture:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, for both files
         svg, png = io.BytesIO(), io.BytesIO()
-        FigureCanvasSVG(figure).print_figure(svg, format="svg", metadata={"Date": None, "Creator": None})
-        FigureCanvasAgg(figure).print_figure(
-            png, format="png", dpi=_DOTS, facecolor="white", metadata={"Software": None}
-        )
+        # Not by print_figure, which draws once more before each file, to lay out what is laid out.
+        files: Any = FigureCanvasSVG(figure), FigureCanvasAgg(figure)  # whose printers have no types
+        files[0].print_svg(svg, metadata={"Date": None, "Creator": None})
+        figure.set(dpi=_DOTS, facecolor="white")
+        files[1].print_png(png, metadata={"Software": None})
     text = svg.getvalue().decode()
     file = ElementTree.tostring(_cleaned(text, "black"), encoding="unicode", xml_declaration=False)
     return Picture(file.encode(), png.getvalue(), _inline(text, key))

@@ -71,16 +71,17 @@ def test_a_planted_super_weight_is_found_and_nothing_else(random_subject, place)
 def test_a_spike_of_the_last_block_costs_no_second_pass(random_subject):
     """It stands out as far, and could never span enough blocks to be guessed at."""
     place, late = Coordinate(1, 3, 5), Coordinate(BLOCKS - 1, 7, 9)
-    values = {each: plant(random_subject, each) for each in (place, late)}
-    weights = {each: random_subject.anatomy.projections[each.layer].weight() for each in values}
-    stored = {each: weights[each][each.row, each.col].clone() for each in values}
+    weights = {each: random_subject.anatomy.projections[each.layer].weight() for each in (place, late)}
+    stored = {each: weight[each.row, each.col].clone() for each, weight in weights.items()}
     try:
-        for each, value in values.items():
-            weights[each][each.row, each.col] = value
+        for each, weight in weights.items():  # the late one is planted for the stream that the other makes
+            weight[each.row, each.col] = plant(random_subject, each)
+        spike = abs(trace(random_subject, TEXT).arrived[late.layer][:, late.row]).max()
         found = scan(random_subject, TEXT)
     finally:
         for each, value in stored.items():
             weights[each][each.row, each.col] = value
+    assert 1000 == pytest.approx(spike, rel=0.01)
     assert ((place,), SUPPRESSED, 1) == (found.coordinates, found.stop_reason, found.passes)
 
 
