@@ -54,7 +54,7 @@ def _convert(gguf: Path, digest: str, scratch: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from harness.soundness import quiet_transformers
+    from harness.soundness import quiet_transformers, refuse_broken_numbers
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
@@ -65,6 +65,7 @@ def _convert(gguf: Path, digest: str, scratch: Path) -> None:
     # gguf and transformers raise whatever the bytes provoke (KeyError, struct.error, ...).
     except Exception as error:
         raise BadInput(f"transformers cannot read {gguf}: {error}".splitlines()[0]) from error
+    refuse_broken_numbers(model, gguf)  # or the cache would keep a copy that nobody can use
     scratch.mkdir()
     try:
         save_file(_distinct_tensors(model), scratch / "model.safetensors", metadata={"format": "pt"})

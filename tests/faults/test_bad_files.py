@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from harness.resources import fixtures_directory
+from tests.faults.small import write_gguf
 
 SOUND = fixtures_directory() / "checkpoints" / "tiny-planted"
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"
@@ -208,3 +210,42 @@ def test_an_index_without_a_map_is_refused(sharded, refused, text):
     """Empty, cut short, of another type."""
     (sharded[0] / "model.safetensors.index.json").write_text(text)
     assert str(sharded[0]) in refused(sharded[0])
+
+
+@pytest.fixture
+def gguf_file(tmp_path, monkeypatch):
+    """A sound GGUF file to be spoiled, and a cache of its own in which nothing may be left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_gguf(tmp_path)
+    return tmp_path / "tiny.gguf"
+
+
+def kept(root):
+    """Return the files that lie under the cache, locks left out."""
+    return [path for path in (root / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_a_gguf_file_is_sound(gguf_file, superweight):
+    """What the next tests spoil is good to begin with, and is kept as a copy."""
+    assert 0 == superweight("scan", str(gguf_file)).exit_code
+    assert kept(gguf_file.parent)
+
+
+@pytest.mark.parametrize("percent", range(0, 100, 5))
+def test_a_gguf_file_cut_short_is_refused(gguf_file, refused, percent):
+    """At every twentieth of the file; no copy is made of what is there."""
+    raw = gguf_file.read_bytes()
+    gguf_file.write_bytes(raw[: len(raw) * percent // 100])
+    assert str(gguf_file) in refused(gguf_file)
+    assert [] == kept(gguf_file.parent)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_of_a_gguf_file_that_is_none_is_refused(gguf_file, refused, number):
+    """The last number of the last tensor, which is a norm's; no copy is made of it."""
+    raw = gguf_file.read_bytes()
+    gguf_file.write_bytes(raw[:-4] + struct.pack("<f", number))
+    said = refused(gguf_file)
+    assert str(gguf_file) in said
+    assert "model.layers.3.post_attention_layernorm.weight holds NaN or infinity" in said
+    assert [] == kept(gguf_file.parent)
