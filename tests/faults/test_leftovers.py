@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from harness import loading, snapshots
+from harness.claims import pruning
 from harness.claims.verdict import AT_LEAST, counted
 from harness.coordinates import Coordinate
 from harness.errors import BadInput, HarnessError
@@ -45,10 +47,23 @@ def test_a_comparison_that_finds_no_difference_is_found(run, project, monkeypatc
     run(*MODEL, claims="perplexity").assert_outcomes(failed=1)
 
 
-def test_a_run_whose_tests_are_all_deselected_is_red(run):
-    """A model was named and nothing was judged: that is no success."""
-    result = run(*MODEL, claims="no_such_claim")
-    assert pytest.ExitCode.OK != result.ret
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-k", "no_such_claim"),
+        ("--deselect", "test_paper.py"),
+        ("--ignore", "test_paper.py"),
+        ("--ignore", "test_paper.py", "-n1"),
+        ("-m", "slow and not slow"),
+    ],
+    ids=" ".join,
+)
+def test_a_run_whose_claims_are_all_deselected_is_red(project, options):
+    """A model was named and nothing was judged: other tests that pass make that no success."""
+    project.makepyfile(test_other="def test_nothing_of_it():\n    pass\n")
+    result = project.runpytest_inprocess("-p", "no:cacheprovider", *MODEL, *options)
+    assert pytest.ExitCode.NO_TESTS_COLLECTED == result.ret
+    result.stdout.fnmatch_lines(["*no test ran on tiny-planted: nothing was judged*"])
 
 
 def test_a_run_that_never_looks_at_the_model_is_red(project):
@@ -125,11 +140,44 @@ def test_a_model_silently_in_another_dtype_is_refused(run, monkeypatch):
     )
 
 
+def test_a_model_silently_on_another_device_is_refused(run, monkeypatch):
+    """A GPU is asked for, and what loads the model leaves it on the CPU."""
+    monkeypatch.setattr(loading, "_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(loading, "_layout", lambda *_, **__: {"device_map": None})
+    monkeypatch.setattr(loading, "settle", lambda: None)
+    result = run(*MODEL, claims="known_place")
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    assert "asked for on cuda and lies on cpu" in result.stdout.str() + result.stderr.str()
+
+
+def test_the_tokenizer_of_another_model_of_the_same_size_is_found(run, tmp_path):
+    """Every id is one that the model knows, and none is the right one: the text is no text to it."""
+    target = tmp_path / "muddled"
+    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", target)
+    tokenizer = json.loads((target / "tokenizer.json").read_text())
+    letters = {token: number for token, number in tokenizer["model"]["vocab"].items() if number < 256}
+    tokenizer["model"]["vocab"] |= dict(zip(letters, reversed(letters.values()), strict=True))
+    (target / "tokenizer.json").write_text(json.dumps(tokenizer))
+    result = run("--sw-model", f"tiny-planted={target}", claims="perplexity")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*evidence.intact_perplexity: was *"])
+
+
 def test_the_tokenizer_of_another_model_is_refused(planted):
     """A token that the model has no embedding for is named before it is looked up."""
     other = replace(planted, tokenizer=lambda text: {"input_ids": [1, 49_151]})
     with pytest.raises(BadInput, match="gives the token 49151, but the model has only"):
         other.encode("text")
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), float("-inf"), -1.0])
+def test_a_claims_threshold_that_would_pass_anything_is_found(run, monkeypatch, threshold):
+    """No number, no bound, or below what a ratio can be: the claim that was given it is red."""
+    monkeypatch.setattr(pruning, "PERPLEXITY_RATIO", threshold)
+    result = run(*MODEL, claims="perplexity")
+    result.assert_outcomes(failed=1)
+    said = "threshold: was 10.0, is -1.0" if threshold == -1 else "would pass everything"
+    result.stdout.fnmatch_lines([f"*{said}*"])
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), float("-inf")])

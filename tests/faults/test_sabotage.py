@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import editing, registry, riding, scanning
+from harness.anatomy import Anatomy
 from harness.coordinates import Coordinate
 from harness.registry import PublishedScalar
 from harness.resources import fixtures_directory
@@ -115,26 +116,97 @@ def test_a_hold_that_does_nothing_is_found(run, monkeypatch):
     result.stdout.fnmatch_lines(["*status: was *supported*, is *refuted*"])
 
 
-@pytest.mark.parametrize(
-    ("name", "detector"),
-    [
-        ("nothing", lambda found: replace(found, super_activations=(), super_weights=())),
-        (
-            "the neighbour",
-            lambda found: replace(
-                found,
-                super_weights=tuple(
-                    replace(weight, coordinate=Coordinate(1, 41, 24)) for weight in found.super_weights
-                ),
-            ),
-        ),
-    ],
+BESIDE = pytest.mark.parametrize(
+    ("rows", "cols"), [(1, 0), (0, 1)], ids=["the row below", "the column beside"]
 )
-def test_a_detector_that_returns_something_else_is_found(run, monkeypatch, name, detector):
+
+
+@BESIDE
+def test_a_prune_that_lands_beside_its_scalar_is_found(run, monkeypatch, rows, cols):
+    """The scalar that was meant still computes: the probe says so before anything is measured."""
+    real = editing._written
+    monkeypatch.setattr(
+        editing,
+        "_written",
+        lambda projection, row, col, factors: real(projection, row + rows, col + cols, factors),
+    )
+    result = run(*MODEL, claims="exact")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*scaling [[]1, 41, 23[]] by 0 did not take effect*"])
+
+
+@BESIDE
+def test_a_scale_that_lands_beside_its_scalar_is_found(run, monkeypatch, rows, cols):
+    """So it is where many conditions ride in one pass, each on rows of its own."""
+    real = riding._by_channel
+    monkeypatch.setattr(
+        riding,
+        "_by_channel",
+        lambda scales: {
+            row + rows: {col + cols: factor for col, factor in factors.items()}
+            for row, factors in real(scales).items()
+        },
+    )
+    result = run(*MODEL, claims="perplexity")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*computes with * where * was meant*"])
+
+
+def test_an_edit_that_lands_a_block_later_is_found(run, monkeypatch):
+    """Whoever asks for a block is given the next one: what is pruned there removes no activation."""
+    real = Anatomy.projection
+    later = lambda self, place: real(self, replace(place, layer=(place.layer + 1) % 4))  # noqa: E731
+    monkeypatch.setattr(Anatomy, "projection", later)
+    result = run(*MODEL, claims="removes_the_super_activation")
+    assert 1 == result.parseoutcomes()["failed"]
+    result.stdout.fnmatch_lines(["*C5 on tiny-planted*", "*status: was *supported*, is *refuted*"])
+
+
+def named(*coordinates):
+    """Make a detector name these scalars instead of what it found."""
+
+    def detector(found):
+        weight = found.super_weights[0]
+        return replace(
+            found, super_weights=tuple(replace(weight, coordinate=Coordinate(*at)) for at in coordinates)
+        )
+
+    return detector
+
+
+DETECTORS = {
+    "nothing": lambda found: replace(found, super_activations=(), super_weights=()),
+    "the neighbour": named((1, 41, 24)),
+    "one of the next block": named((2, 41, 23)),
+    "everything in its row": lambda found: named(*((1, 41, col) for col in range(160)))(found),
+    "everything in its column": lambda found: named(*((1, row, 23) for row in range(64)))(found),
+}
+
+
+@pytest.mark.parametrize("instead", DETECTORS)
+def test_a_detector_that_returns_something_else_is_found(run, monkeypatch, instead):
     """Whatever it returns instead of the super weight, the published place disagrees."""
     real = scanning.detect
-    monkeypatch.setattr(scanning, "detect", lambda trace: detector(real(trace)))
-    assert 1 == run(*MODEL, claims="known_place").parseoutcomes()["failed"]
+    monkeypatch.setattr(scanning, "detect", lambda trace: DETECTORS[instead](real(trace)))
+    result = run(*MODEL, claims="known_place")
+    assert 1 == result.parseoutcomes()["failed"]
+    result.stdout.fnmatch_lines(["*C1 on tiny-planted*", "*refuted: number of differences*"])
+
+
+@pytest.mark.checkpoint
+def test_a_detector_that_returns_the_canceller_is_found(run, monkeypatch):
+    """The late scalar that takes the activation away: of the real model, since no tiny one has any."""
+    real = scanning.detect
+    monkeypatch.setattr(scanning, "detect", lambda trace: by_canceller(real(trace)))
+    result = run("--sw-model", "smollm2-135m-instruct-q4_1", claims="known_place")
+    assert 1 == result.parseoutcomes()["failed"]
+    result.stdout.fnmatch_lines(["*[[]28, 507, 678[]] is found but not published*"])
+
+
+def by_canceller(found):
+    """Name the first canceller as the one super weight."""
+    canceller, weight = found.cancellers[0], found.super_weights[0]
+    return replace(found, super_weights=(replace(weight, coordinate=canceller.coordinate),))
 
 
 def baseline(project, claim="C3"):
