@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,17 @@ from harness.cli import main
 from harness.errors import BadInput
 from harness.loading import load
 from harness.registry import resolve
+from harness.report import writing
+from harness.report.drawing import drawn
+from harness.sharing import share_cores
 
 REPOSITORY = Path(__file__).parent
+
+# pytester gives every test a home of its own, where the real model would be downloaded and converted
+# anew and matplotlib would look for every font again.
+os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+# Not only for models that the plugin obtains: two workers that compute on all cores wait for each other.
+share_cores()
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +84,15 @@ def superweight(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.delenv("CI", raising=False)
     return lambda *arguments: CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture(scope="session")
+def _pictures():
+    """Every picture that was drawn so far, by its chart."""
+    return cache(drawn)
+
+
+@pytest.fixture
+def drawn_once(monkeypatch, _pictures):
+    """Take a figure that another test had drawn from the same numbers: drawing is most of a report."""
+    monkeypatch.setattr(writing, "drawn", _pictures)

@@ -10,7 +10,13 @@ from click.testing import CliRunner
 from harness.cli import main
 
 HOSTILE = "<img src=x onerror=\"console.error('in')\"><script>console.error('in')</script>"
-WIDTHS = [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")]
+# Each width and each scheme in every run; the other two pairs with the long ones.
+PAIRS = [
+    (1280, "light"),
+    (360, "dark"),
+    pytest.param(1280, "dark", marks=pytest.mark.slow),
+    pytest.param(360, "light", marks=pytest.mark.slow),
+]
 
 
 def command(*arguments):
@@ -22,7 +28,7 @@ def command(*arguments):
 def report(tmp_path_factory):
     """The report of the planted model beside its base, with a hostile model's name, token and text."""
     folder = tmp_path_factory.mktemp("report")
-    command("check", "tiny-tuned", "--base", "tiny-planted", "--report", folder)
+    command("check", "tiny-tuned", "--base", "tiny-planted", "--json", folder / "report.json")
     document = json.loads((folder / "report.json").read_text())
     document["model"] = f"{'very-long-name-' * 8}{HOSTILE}"
     document["observed"]["next_token"]["top"][0]["token"] = HOSTILE
@@ -61,11 +67,12 @@ def violations(page):
     from axe_playwright_python.sync_playwright import Axe
 
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    found = Axe().run(page).response["violations"]
+    # What passes is not asked for: listing it takes axe a third of its time.
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [(fault["id"], [node["html"][:200] for node in fault["nodes"]]) for fault in found]
 
 
-@pytest.mark.parametrize(("width", "scheme"), WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), PAIRS)
 def test_the_page_is_accessible_silent_alone_and_fits(visit, path, width, scheme):
     """axe-core finds nothing, the console is empty, only the file itself is read, nothing sticks out."""
     page = visit(path, width=width, scheme=scheme)
@@ -76,9 +83,9 @@ def test_the_page_is_accessible_silent_alone_and_fits(visit, path, width, scheme
     assert [] == violations(page)
 
 
-def test_what_the_checks_look_for_is_found(visit, path, tmp_path):
-    """On a broken copy of the page each of the four checks finds what was put in."""
-    text = path.read_text(encoding="utf-8")
+def test_what_the_checks_look_for_is_found(visit, compared, tmp_path):
+    """On a broken copy of a page each of the four checks finds what was put in."""
+    text = compared.read_text(encoding="utf-8")
     text = text.replace("default-src 'none'", "default-src * 'unsafe-inline'").replace(
         "<main",
         '<img src="missing.png"><script>console.error("said")</script>'

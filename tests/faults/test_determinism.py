@@ -28,7 +28,7 @@ def test_a_report_is_the_same_twice(superweight, tmp_path):
     assert reports[0]["run"]["stages"]
 
 
-@pytest.mark.parametrize("command", ["scan", "sweep"])
+@pytest.mark.parametrize("command", ["scan", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_json_is_the_same_twice(superweight, tmp_path, command):
     """What a program reads has no times in it: the files are equal."""
     for name in ("first", "second"):

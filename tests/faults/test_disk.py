@@ -58,15 +58,32 @@ def test_a_copy_that_does_not_fit_leaves_nothing(superweight, disk, tmp_path, mo
     assert 0 == superweight("scan", str(tmp_path / "tiny.gguf")).exit_code
 
 
-@pytest.mark.parametrize("leave", [0, 2**12, 2**15, 2**17])
-def test_a_report_that_does_not_fit_leaves_the_old_one(superweight, disk, leave):
-    """The pages and figures are all new or all old, whether little or nothing was free."""
+@pytest.fixture
+def old_report(disk):
+    """A report that is there already, on the small disk."""
     out = disk / "report"
     out.mkdir()
     (out / "report.json").write_text("old")
     (out / "report.html").write_text("old")
+    return out
+
+
+@pytest.mark.usefixtures("drawn_once")
+@pytest.mark.parametrize("leave", [0, 2**12, 2**15, 2**17])
+def test_a_report_that_does_not_fit_leaves_the_old_one(superweight, disk, old_report, tmp_path, leave):
+    """The page and the figures are all new or all old, whether little or nothing was free."""
+    found = tmp_path / "found.json"
+    assert 0 == superweight("check", "tiny-plain", "--json", str(found)).exit_code
     fill(disk, leave=leave)
-    refused(superweight("check", "tiny-planted", "--report", str(out)), str(out))
+    refused(superweight("report", str(found), "--output", str(old_report)), str(old_report))
+    assert {b"old"} == set(contents(disk).values())
+
+
+@pytest.mark.usefixtures("drawn_once")
+def test_a_check_whose_report_does_not_fit_leaves_the_old_one(superweight, disk, old_report):
+    """Its report.json included, which is the first that would have fitted."""
+    fill(disk, leave=2**15)
+    refused(superweight("check", "tiny-planted", "--report", str(old_report)), str(old_report))
     assert {b"old"} == set(contents(disk).values())
 
 

@@ -25,6 +25,11 @@ def _imported():
 def project(pytester, monkeypatch, _imported):
     """Run pytest, in process, over a copy of the claims and their baselines."""
     monkeypatch.delenv("CI", raising=False)
+    # Of a run that is ended pytest renders the source around every frame, unless told a style; here
+    # those are four dozen, and nobody reads them.
+    rendered = pytest.ExceptionInfo.getrepr
+    brief = lambda caught, **how: rendered(caught, **({"style": "native"} | how))  # noqa: E731
+    monkeypatch.setattr(pytest.ExceptionInfo, "getrepr", brief)
     shutil.copy(CLAIMS / "test_paper.py", pytester.path)
     shutil.copytree(CLAIMS / "baselines", pytester.path / "baselines")
     return pytester

@@ -62,7 +62,10 @@ def machine(pytester, monkeypatch, tmp_path):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         pytester.makeconftest(FAKE_CUDA.format(count=gpus))
         pytester.makepyfile(test_witness=WITNESS)
-        result = pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
+        # Plugins that no witness uses, hypothesis above all, take most of a process's start.
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        plugins = ("-p", "no:cacheprovider", "-p", "xdist", "-p", "harness.plugin")
+        result = pytester.runpytest_subprocess(*plugins, *options)
         return result, sorted(tuple(path.name.split("--")) for path in tmp_path.iterdir())
 
     return run

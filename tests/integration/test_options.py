@@ -152,6 +152,7 @@ def test_a_corpus_with_nothing_to_predict_is_refused(run, tmp_path, text):
     assert f"corpus {corpus}" in result.stdout.str() + result.stderr.str()
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_sw_report_writes_json_and_a_page(run, tmp_path):
     """One model: report.json with the contract's keys, and a page."""
     run("--sw-model", "tiny-planted", "--sw-report", str(tmp_path / "out"))
@@ -198,18 +199,49 @@ def test_sw_model_alone_runs_the_claims_that_ship(pytester, monkeypatch):
     result.stdout.fnmatch_lines(["*(expected: supported, baseline)*"])
 
 
-@pytest.mark.parametrize("workers", [(), ("-n1", "--dist", "loadgroup")])
+@pytest.mark.usefixtures("drawn_once")
+@pytest.mark.parametrize(
+    "workers", [(), pytest.param(("-n1", "--dist", "loadgroup"), marks=pytest.mark.slow)]
+)
 def test_sw_report_puts_all_models_on_one_page(project, tmp_path, workers):
     """Two models, in this process or a worker: one document, each with what was observed of it."""
     models = ("--sw-model", "tiny-planted", "--sw-model", "tiny-plain")
     claims = ("-k", f"{PLACE} or perplexity")
-    run = project.runpytest_subprocess if workers else project.runpytest_inprocess
-    run("-p", "no:cacheprovider", *workers, *models, *claims, "--sw-report", str(tmp_path / "out"))
+    options = (*workers, *models, *claims, "--sw-report", str(tmp_path / "out"))
+    project.runpytest_inprocess("-p", "no:cacheprovider", *options)
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     jsonschema.validate(document, schema())
     assert {"tiny-planted", "tiny-plain"} == {part["model"] for part in document["models"]}
     assert all("magnitudes" in part["observed"] for part in document["models"])
     assert document["run"]["command"].startswith("pytest ")
+
+
+# Says again, in a worker that need not load torch, what an earlier run had found.
+REPLAY = """
+import json
+from pathlib import Path
+from harness.summary import OBSERVED, PROPERTY
+
+def test_says_it_again(request):
+    found = json.loads(Path({report!r}).read_text())
+    request.config.stash[OBSERVED] = {{found["model"]: {{"observed": found["observed"]}}}}
+    about = {{name: found[name] for name in ("model", "provenance")}}
+    for row in found["verdicts"]:
+        request.node.user_properties.append((PROPERTY, json.dumps(row | about)))
+"""
+
+
+@pytest.mark.usefixtures("drawn_once")
+def test_a_worker_hands_over_what_it_found(run, pytester, tmp_path):
+    """What the controller of xdist writes is what one process writes, observations and verdicts alike."""
+    alone, handed = tmp_path / "alone", tmp_path / "handed"
+    run("--sw-model", "tiny-planted", "--sw-report", str(alone), claims=f"{PLACE} or perplexity")
+    pytester.makepyfile(test_replay=REPLAY.format(report=str(alone / "report.json")))
+    run("-n1", "--sw-report", str(handed), "test_replay.py").assert_outcomes(passed=1)
+    one, other = (json.loads((folder / "report.json").read_text()) for folder in (alone, handed))
+    assert one.pop("run") != other.pop("run")
+    assert one == other
+    assert 2 == len(one["verdicts"])
 
 
 def test_junit_xml_carries_every_statistic(run, tmp_path):

@@ -12,6 +12,8 @@ from harness.checking import check_model
 from harness.commands import progress
 from harness.report.document import schema
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 
 def written(folder):
     document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
