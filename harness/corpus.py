@@ -42,13 +42,17 @@ class Windows:
     ids: NDArray[np.int64]
     corpus: str
 
-    def shuffled(self) -> Windows:
-        """Return the same windows in a seeded order, of which the first few are a sample of all.
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """A seeded order of the windows, of which the first few are a sample of all: (windows,).
 
         Documents lie sorted, kind by kind.
         """
-        order = np.random.default_rng(SEED).permutation(len(self.ids))
-        return Windows(self.ids[order], self.corpus)
+        return np.random.default_rng(SEED).permutation(len(self.ids))
+
+    def shuffled(self) -> Windows:
+        """Return the same windows in that order."""
+        return Windows(self.ids[self.order], self.corpus)
 
 
 def cut(

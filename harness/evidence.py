@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
+
 from harness.conditions import INTACT, PRUNED, Condition, controls, pruned, treatments
 from harness.corpus import Windows, continuations, cut, default_prompt, documents, prompts
 from harness.detection import Detection, detect
@@ -12,7 +14,8 @@ from harness.editing import Scale, edited
 from harness.generation import Continuation, continue_greedily, nll_of
 from harness.loading import Subject
 from harness.looking import Looking
-from harness.quantization.measuring import nll, split
+from harness.measuring import Values
+from harness.quantization.measuring import split
 from harness.quantization.sweep import Sweep, weight_sweep
 from harness.scanning import Scan, scan
 from harness.trace import Trace, trace_batch
@@ -69,6 +72,14 @@ class Evidence:
         return Looking(self.subject, self.windows, conditions, self.vocabulary.tracked)
 
     @cached_property
+    def intact_losses(self) -> Values:
+        """The mean NLL of the intact model in each of ``windows``, in their own order: (windows,)."""
+        shuffled = self.looking.intact()
+        losses = np.empty_like(shuffled)
+        losses[self.windows.order] = shuffled
+        return losses
+
+    @cached_property
     def rounded_weights(self) -> Sweep:
         """What INT4 weights lose in the smallest and in the largest blocks.
 
@@ -76,7 +87,8 @@ class Evidence:
         """
         text = split(self.windows.shuffled(), ROUNDED_WINDOWS, CALIBRATION_WINDOWS)
         blocks = weight_sweep(self.subject, self.scan, text, BLOCK_SIZES, unrestored=False)
-        return Sweep(nll(self.subject, text.measured), blocks, {})
+        intact = self.intact_losses[self.windows.order[: len(text.measured)]]
+        return Sweep(intact, blocks, {})
 
     @property
     def intact_writing(self) -> tuple[Continuation, ...]:

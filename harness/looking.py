@@ -70,6 +70,16 @@ class Looking:
         _, windows = self._stretches[stages - 1]
         return Look(windows, {name: joined(part[:stages]) for name, part in parts.items()})
 
+    def intact(self) -> Values:
+        """Return the mean NLL of the intact model in every window, in the order of the looks: (windows,).
+
+        What was measured for a look is not measured again.
+        """
+        for stage in range(len(self._stretches)):
+            self._measure(stage, [])
+        losses: Values = joined(self._parts[INTACT]).nll.mean(axis=1)
+        return losses
+
     def _measure(self, stage: int, wanted: Sequence[Condition]) -> None:
         missing = [item for item in wanted if len(self._parts.get(item.name, [])) <= stage]
         if not missing and len(self._parts.get(INTACT, [])) > stage:

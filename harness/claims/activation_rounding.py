@@ -16,7 +16,7 @@ from harness.claims.verdict import (
 )
 from harness.errors import BadInput
 from harness.evidence import Evidence
-from harness.quantization.measuring import Text, nll
+from harness.quantization.measuring import Text
 from harness.quantization.sweep import HELD_OUT, NAIVE, activation_sweep
 from harness.statistics import bootstrap
 
@@ -46,7 +46,7 @@ def judge(evidence: Evidence) -> Verdict:
     except BadInput as error:
         return not_applicable(CLAIM, str(error))
     naive, held = rounded[NAIVE], rounded[HELD_OUT]
-    full = nll(evidence.subject, ids)
+    full = evidence.intact_losses
     if bootstrap(naive - full).low <= 0:
         return not_applicable(CLAIM, "rounding all activations loses nothing that could be won back")
     both = np.stack([naive - held, naive - full], axis=1)

@@ -10,7 +10,7 @@ import torch
 from harness.corpus import Windows
 from harness.errors import BadInput
 from harness.loading import Subject
-from harness.measuring import Values, predicted
+from harness.measuring import Values, log_probabilities
 
 # Every batch rounds the model anew, so batches are larger than elsewhere; the logits of this many
 # windows of 48 tokens and a vocabulary of 50,000 take 300 MB.
@@ -49,6 +49,10 @@ def nll(subject: Subject, ids: torch.Tensor) -> Values:
     """Return the mean NLL of each window in nats: (windows,)."""
     means = []
     for part in ids.to(subject.device).split(BATCH):
-        found = predicted(subject, part).gather(-1, part[:, 1:, None])
-        means.append(-found[..., 0].double().mean(1).cpu().numpy())
-    return np.concatenate(means)
+        with torch.no_grad():
+            batch = subject.model(input_ids=part, use_cache=False).logits
+        # One window at a time: the log-probabilities of all would be as large as the logits again.
+        for window, logits in zip(part, batch, strict=True):
+            found = log_probabilities(logits[None])[0].gather(-1, window[1:, None])
+            means.append(float(-found.double().mean()))
+    return np.array(means)

@@ -22,6 +22,7 @@ from harness.claims import (
 from harness.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
 from harness.conditions import INTACT, OTHER_OUTLIERS, PRUNED, RANDOM, RESTORED_ACTIVATION, SAME_MATRIX
 from harness.coordinates import Coordinate
+from harness.corpus import Windows
 from harness.detection import Detection, SuperActivation, SuperWeight
 from harness.errors import BadInput
 from harness.looking import Look
@@ -264,10 +265,12 @@ def rounded(monkeypatch):
             return {NAIVE: 3.0 + naive * SPREAD, HELD_OUT: 3.0 + held * SPREAD}
 
         monkeypatch.setattr(activation_rounding, "activation_sweep", sweep)
-        monkeypatch.setattr(activation_rounding, "nll", lambda *_: np.full(WINDOWS, 3.0))
-        windows = SimpleNamespace(ids=np.zeros((WINDOWS, 4), dtype=np.int64))
+        windows = Windows(np.zeros((WINDOWS, 4), dtype=np.int64), "by hand")
         scan = SimpleNamespace(super_activations=found)
-        return activation_rounding.judge(SimpleNamespace(scan=scan, windows=windows, subject=None))
+        intact = np.full(WINDOWS, 3.0)
+        return activation_rounding.judge(
+            SimpleNamespace(scan=scan, windows=windows, subject=None, intact_losses=intact)
+        )
 
     return judge
 

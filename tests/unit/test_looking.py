@@ -12,6 +12,7 @@ from harness.conditions import INTACT, Condition
 from harness.coordinates import Coordinate
 from harness.corpus import cut, documents
 from harness.editing import Prune
+from harness.evidence import Evidence
 from harness.looking import Looking
 from harness.measuring import measure
 from harness.statistics import LOOKS
@@ -76,6 +77,28 @@ def test_the_last_look_is_what_measuring_all_windows_gives(planted, windows):
             expected = getattr(measurement, part)[order]
             np.testing.assert_allclose(expected, getattr(shuffled, part), rtol=1e-4, atol=1e-6)
     assert (48, 47) == last.measurements[INTACT].nll.shape
+
+
+def test_what_looks_measured_of_the_intact_model_is_not_measured_again(planted, windows, measured):
+    """After two looks the other 32 windows; then all are known, window by window in the looks' order."""
+    looks = Looking(planted, windows, [FIRST, SECOND], ())
+    at_a = looks.at(["a"])
+    next(at_a), next(at_a)
+    losses = looks.intact()
+    assert [(8, ["a", "b"]), (8, ["a"]), (16, []), (16, [])] == measured
+    assert np.array_equal(losses, looks.intact())
+    assert 4 == len(measured)
+    whole = measure(planted, windows, [])[INTACT].nll.mean(axis=1)
+    np.testing.assert_allclose(whole[windows.order], losses, rtol=1e-5)
+    *_, last = looks.at(["b"])
+    assert 48 == last.windows
+
+
+def test_the_intact_losses_of_a_corpus_stand_in_its_own_order(planted, windows):
+    """The n-th is of the n-th window, however the looks went through them."""
+    evidence = Evidence(planted, "builtin")
+    whole = measure(planted, windows, [])[INTACT].nll.mean(axis=1)
+    np.testing.assert_allclose(whole, evidence.intact_losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
