@@ -206,13 +206,15 @@ class RemoteFolder:
 def hub_folder(repo: str, revision: str | None) -> RemoteFolder:
     """Return the files of a repository on the hub, at a revision, with the token of this machine.
 
-    Honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, as the hub's client does.
+    Honours HF_ENDPOINT, HF_TOKEN, HF_HUB_DISABLE_IMPLICIT_TOKEN and HF_HUB_OFFLINE, as the hub's
+    client does.
     """
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily exported
+    from huggingface_hub import constants, get_token, hf_hub_url
 
     if constants.HF_HUB_OFFLINE:
         raise BadInput(f"{repo} would be read from the hub, but HF_HUB_OFFLINE is set; unset it")
     address = hf_hub_url(repo, "x", revision=revision).removesuffix("/x")
-    headers: dict[str, str] = build_hf_headers()
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    # Not the client's own headers: to make them it asks the hub which tools it should tell it about.
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     return RemoteFolder(address, headers=headers)

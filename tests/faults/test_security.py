@@ -100,3 +100,24 @@ def test_a_report_tells_nothing_of_its_user(superweight, monkeypatch, tmp_path):
         content = path.read_bytes()
         for secret in ("hunter2-hunter2", "somebody-unlikely", "home-of-somebody"):
             assert secret.encode() not in content, (path.name, secret)
+
+
+@pytest.mark.parametrize("where", [("192.0.2.1", 9), ("example.invalid", 9), ("2001:db8::1", 9)])
+@pytest.mark.parametrize("connect", ["create_connection", "connect", "connect_ex"])
+def test_every_test_is_held_to_this_machine(where, connect):
+    """By address and by name: a test that reaches out is red, whatever catches errors on the way."""
+    host, _ = where
+    if connect == "create_connection":
+        with pytest.raises(BaseException, match=f"a test reaches for {host}"):
+            socket.create_connection(where)
+        return
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(kind) as own, pytest.raises(BaseException, match=f"a test reaches for {host}"):
+        getattr(own, connect)(where)
+
+
+def test_this_machine_is_not_held_off():
+    """Servers of the tests' own are reached by name and by address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for host in ("localhost", "127.0.0.1"):
+            socket.create_connection((host, server.getsockname()[1])).close()

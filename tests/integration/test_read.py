@@ -530,6 +530,18 @@ def test_the_token_goes_to_the_hub_alone(hub, superweight):
     assert {None} == {headers.get("Authorization") for _, headers in hub.storage.requests}
 
 
+def test_a_token_that_is_not_to_be_sent_unasked_is_not(hub, superweight, monkeypatch):
+    """HF_HUB_DISABLE_IMPLICIT_TOKEN is heeded."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    assert (
+        VALUE
+        == scalars(superweight("hf://mistralai/Mistral-7B-v0.1", "--directory", "--json", "-"))[0]["value"]
+    )
+    assert {None} == {headers.get("Authorization") for _, headers in hub.requests}
+
+
 def test_a_revision_is_asked_for(hub, superweight):
     """The revision stands in the request, one with slashes as well."""
     hub.storage.prefix = "/org/name/resolve/refs%2Fpr%2F1"

@@ -1,0 +1,57 @@
+"""What every test of the harness itself is held to: it reaches nothing beyond this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from unittest.mock import patch
+
+import pytest
+
+
+class ReachedOut(BaseException):
+    """Raised where a test reaches beyond this machine; nothing that catches errors catches it."""
+
+
+def is_here(host):
+    """Tell whether a host name or address is this machine's own."""
+    if host in (None, "", "localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _held(real, host_of):
+    def call(*arguments, **named):
+        host = host_of(*arguments)
+        if not is_here(host):
+            raise ReachedOut(f"a test reaches for {host}")
+        return real(*arguments, **named)
+
+    return call
+
+
+def _host(connection, address, *_):
+    return address[0] if connection.family in (socket.AF_INET, socket.AF_INET6) else None
+
+
+@pytest.fixture(autouse=True)
+def _this_machine_only(request):
+    """Let the sockets of this process connect to this machine alone.
+
+    Not those of tests on models that a user named, or that only a GPU runs: they are downloaded. The
+    real model is brought by pip, in a process of its own.
+    """
+    if request.node.get_closest_marker("gpu") or "sw_entry" in request.fixturenames:
+        yield
+        return
+    kind = socket.socket
+    with (
+        patch.object(kind, "connect", _held(kind.connect, _host)),
+        patch.object(kind, "connect_ex", _held(kind.connect_ex, _host)),
+        patch.object(socket, "getaddrinfo", _held(socket.getaddrinfo, lambda host, *_, **__: host)),
+    ):
+        yield
