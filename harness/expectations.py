@@ -25,7 +25,8 @@ class Outcome:
     """A verdict beside what was expected of it.
 
     ``source`` says who expected it: "base", "baseline", "registry", "paper", or None when the
-    model is being met for the first time. ``gaps`` are the reasons why it is not as expected.
+    model is being met for the first time. "update" says that nothing was expected: the verdict was
+    accepted as the new baseline. ``gaps`` are the reasons why it is not as expected.
     """
 
     verdict: Verdict

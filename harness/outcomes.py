@@ -16,7 +16,7 @@ from harness.expectations import PAPER, Outcome, baseline_of, hold, hold_to_base
 from harness.records import record
 from harness.report.gathering import document_of, shown
 from harness.snapshots import bound_to
-from harness.summary import OBSERVED
+from harness.summary import OBSERVED, UPDATE
 
 
 def judged(
@@ -52,9 +52,9 @@ def judged(
         return outcome
     snapshot = request.getfixturevalue("snapshot").use_extension(bound_to(path))
     matches = snapshot == recorded
-    if matches and option.update_snapshots:
-        return Outcome(verdict, verdict.status, "baseline")
     outcome = hold_to_baseline(verdict, recorded, stored or {})
+    if matches and outcome.gaps and option.update_snapshots:
+        return Outcome(verdict, None, UPDATE)  # what was kept a moment ago was not expected before
     # Neither is believed alone: what one of them cannot tell apart, the other may.
     if matches or outcome.gaps:
         return outcome

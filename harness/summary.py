@@ -14,6 +14,8 @@ import pytest
 PROPERTY = "superweight"
 # And under this one that it used a model at all.
 USED = "superweight-model"
+# Stands where it is said who expected a verdict: nobody did, it has just been kept as the baseline.
+UPDATE = "update"
 # What each model of this process showed, for the report: "observed" and "base" of its document.
 OBSERVED = pytest.StashKey[dict[str, dict[str, Any]]]()
 
@@ -70,12 +72,18 @@ class Verdicts:
         for model, rows in self._rows.items():
             terminalreporter.write_line(model)
             for row in rows:
-                expected = f"{row['expected']}, {row['expected_by']}" if row["expected"] else "nothing"
                 mark = "  " if row["as_expected"] else "! "
                 terminalreporter.write_line(
-                    f"  {mark}{row['claim']:<4}{row['status']:<15} (expected: {expected})  {row['reason']}"
+                    f"  {mark}{row['claim']:<4}{row['status']:<15} (expected: {_expected(row)})  "
+                    f"{row['reason']}"
                 )
-            if all(row["expected"] is None for row in rows):
+            kept = sum(row["expected_by"] == UPDATE for row in rows)
+            if kept:
+                terminalreporter.write_line(
+                    f"  {kept} of {len(rows)} kept as new baselines by --snapshot-update: nothing was "
+                    "compared there. Look at the difference before you commit it."
+                )
+            if all(row["expected_by"] is None for row in rows):
                 terminalreporter.write_line(
                     "  met for the first time: nothing was compared. "
                     "--snapshot-update keeps this as its baseline."
@@ -130,18 +138,24 @@ class Verdicts:
         write_report(directory, of_models(documents, run))
 
 
+def _expected(row: Mapping[str, Any]) -> str:
+    """Say what was expected of a verdict, and by whom."""
+    if row["expected_by"] == UPDATE:
+        return "nothing, update"
+    return f"{row['expected']}, {row['expected_by']}" if row["expected"] else "nothing"
+
+
 def markdown(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Return the verdicts of each model as a Markdown table under its name."""
     parts = []
     for model, verdicts in rows.items():
         parts += [f"### {model}", "", "| | claim | verdict | expected | measured |", "|---|---|---|---|---|"]
         for row in verdicts:
-            expected = f"{row['expected']} ({row['expected_by']})" if row["expected"] else "nothing"
             cells = (
                 "" if row["as_expected"] else "**!**",
                 row["claim"],
                 row["status"],
-                expected,
+                _expected(row),
                 row["reason"].replace("|", r"\|"),
             )
             parts.append(f"| {' | '.join(cells)} |")

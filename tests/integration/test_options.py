@@ -267,6 +267,26 @@ def test_update_keeps_the_baselines_of_models_that_did_not_run(run, project):
     assert before == sorted(Path(project.path, "baselines").rglob("*.json"))
 
 
+def test_update_says_that_it_compared_nothing(run, project, tmp_path):
+    """What was accepted was expected by nobody; what had not changed was held to its baseline."""
+    kept, summary = Path(project.path, "baselines", "tiny-planted", "cpu-float32"), tmp_path / "summary.md"
+    changed = (kept / "C3.json").read_text().replace('"supported"', '"refuted"', 1)
+    (kept / "C3.json").write_text(changed)
+    options = ("--sw-model", "tiny-planted", "--snapshot-update", "--sw-summary", str(summary))
+    result = run(*options, claims=f"{PLACE} or perplexity")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*C1  supported *(expected: supported, baseline)*",
+            "*C3  supported *(expected: nothing, update)*",
+            "*1 of 2 kept as new baselines by --snapshot-update: nothing was compared there.*",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*met for the first time*")
+    assert "| C3 | supported | nothing, update |" in summary.read_text()
+    assert changed != (kept / "C3.json").read_text()
+
+
 def test_update_leaves_what_is_within_tolerance_untouched(run, project):
     """Only the leaf that is out of tolerance is rewritten."""
     path = Path(project.path, "baselines", "tiny-planted", "cpu-float32", "C3.json")
