@@ -16,12 +16,21 @@ from harness.commands.report import render
 from harness.commands.scan import scan
 from harness.commands.sweep import sweep
 from harness.errors import BadInput, HarnessError, one_line
+from harness.notes import noted
 
 
 class _Group(click.Group):
-    """Turns the harness's own errors into one line and the exit code of the contract."""
+    """Turns the harness's own errors into one line and the exit code of the contract; tells its notes."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        with noted() as ctx.obj:
+            try:
+                return self._judged(ctx)
+            finally:
+                for note in ctx.obj:
+                    click.echo(f"note: {note}", err=True)
+
+    def _judged(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

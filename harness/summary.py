@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.notes import noted
+
 # Under this name a test hands over its verdict, which xdist carries to the controller.
 PROPERTY = "superweight"
 # And under this one that it used a model at all.
 USED = "superweight-model"
+# And under this one a worker hands over its notes.
+NOTES = "superweight-notes"
 # Stands where it is said who expected a verdict: nobody did, it has just been kept as the baseline.
 UPDATE = "update"
 # What each model of this process showed, for the report: "observed" and "base" of its document.
@@ -29,6 +34,12 @@ class Verdicts:
         self._observed: dict[str, dict[str, Any]] = {}
         self._stages: list[dict[str, Any]] = []
         self._used: set[str] = set()
+        self._undo = ExitStack()
+        self._notes = self._undo.enter_context(noted())
+
+    @pytest.hookimpl
+    def pytest_unconfigure(self) -> None:
+        self._undo.close()
 
     @pytest.hookimpl
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
@@ -69,6 +80,8 @@ class Verdicts:
         if not self._rows:
             return
         terminalreporter.section("super weights")
+        for note in self._notes:
+            terminalreporter.write_line(f"note: {note}")
         for model, rows in self._rows.items():
             terminalreporter.write_line(model)
             for row in rows:
@@ -92,7 +105,9 @@ class Verdicts:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker of xdist has observed; a worker that crashed has nothing to hand over."""
-        self._take(getattr(node, "workeroutput", {}).get(PROPERTY))
+        handed = getattr(node, "workeroutput", {})
+        self._take(handed.get(PROPERTY))
+        self._notes.extend(note for note in handed.get(NOTES, ()) if note not in self._notes)
 
     def _take(self, observed: str | None) -> None:
         if observed is not None:
@@ -110,7 +125,8 @@ class Verdicts:
         observed = json.dumps(self._config.stash.get(OBSERVED, {}))
         # Workers hand what they know to the controller, which writes for all of them.
         if hasattr(self._config, "workerinput"):
-            vars(self._config)["workeroutput"][PROPERTY] = observed  # xdist puts it there
+            # xdist puts it there.
+            vars(self._config)["workeroutput"].update({PROPERTY: observed, NOTES: self._notes})
             return
         if self._idle and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
@@ -134,7 +150,7 @@ class Verdicts:
             documents.append(of_model(model, rows[0]["provenance"], kept, **self._observed.get(model, {})))
         invocation = self._config.invocation_params
         command = ["pytest", *map(str, invocation.args)]
-        run = run_of(command, self._config.option.sw_corpus, self._stages)
+        run = run_of(command, self._config.option.sw_corpus, self._stages, self._notes)
         write_report(directory, of_models(documents, run))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.completion import complete_model
-from harness.commands.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, typed, write
+from harness.commands.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write
 from harness.commands.progress import CHECK, progressing
 from harness.setting import Setting
 
@@ -89,13 +89,12 @@ def check(
 
 def _document(checked: Checked, stages: Stages, corpus: str) -> Document:
     from harness.report.gathering import document_of
-    from harness.report.run import run_of
 
     stages("gathering what the report shows")
     document = document_of(checked.evidence, checked.outcomes)
     if checked.base is not None:
         document["base"] = document_of(checked.base)
-    document["run"] = run_of(typed(click.get_current_context()), corpus, stages.seconds())
+    document["run"] = run_part(corpus, stages)
     return document
 
 

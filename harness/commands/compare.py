@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.commands.completion import complete_model
-from harness.commands.options import EXIT_NOT_AS_EXPECTED, judging_options, typed, write
+from harness.commands.options import EXIT_NOT_AS_EXPECTED, judging_options, run_part, write
 from harness.commands.progress import COMPARE, progressing
 from harness.setting import Setting
 
@@ -102,7 +102,6 @@ def _report_comparison(
     directory: Path, result: Comparison, models: list[Evidence], stages: Stages, corpus: str
 ) -> None:
     from harness.report.document import of_comparison
-    from harness.report.run import run_of
     from harness.report.writing import write_report
 
     stages("gathering what the report shows")
@@ -112,5 +111,4 @@ def _report_comparison(
         from harness.report.gathering import document_if_measurable
 
         documents.append(document_if_measurable(evidence))
-    run = run_of(typed(click.get_current_context()), corpus, stages.seconds())
-    write_report(directory, of_comparison(result.as_dict(), documents, run))
+    write_report(directory, of_comparison(result.as_dict(), documents, run_part(corpus, stages)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -14,6 +14,9 @@ from harness.atomic import write_whole
 from harness.errors import BadInput
 from harness.resources import DEFAULT_BASELINES
 from harness.setting import Setting
+
+if TYPE_CHECKING:
+    from harness.report.run import Stages
 
 EXIT_NOT_AS_EXPECTED = 1
 EXIT_BAD_INPUT = 4
@@ -101,6 +104,14 @@ def typed(context: click.Context) -> list[str]:
             for item in values:
                 words += [parameter.opts[0]] if flag else [parameter.opts[0], str(item)]
     return words
+
+
+def run_part(corpus: str, stages: Stages) -> dict[str, Any]:
+    """Return what a report says of this very call: how it is made again, its stages, and its notes."""
+    from harness.report.run import run_of
+
+    context = click.get_current_context()
+    return run_of(typed(context), corpus, stages.seconds(), context.obj or ())
 
 
 def literal(text: str) -> str:

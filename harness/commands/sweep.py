@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.commands.completion import complete_model
-from harness.commands.options import measuring_options, typed, write
+from harness.commands.options import measuring_options, run_part, write
 from harness.commands.progress import SWEEP, progressing
 from harness.setting import Setting
 
@@ -81,11 +81,10 @@ def sweep(
 
 def _write_report(directory: Path, evidence: Evidence, losses: Sweep, stages: Stages) -> None:
     from harness.report.gathering import document_of
-    from harness.report.run import run_of
     from harness.report.sweeping import sweep_rows
     from harness.report.writing import write_report
 
     stages("gathering what the report shows")
     document = document_of(evidence) | {"sweep": sweep_rows(losses)}
-    document["run"] = run_of(typed(click.get_current_context()), evidence.corpus, stages.seconds())
+    document["run"] = run_part(evidence.corpus, stages)
     write_report(directory, document)

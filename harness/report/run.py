@@ -38,8 +38,13 @@ class Stages:
         ]
 
 
-def run_of(command: Sequence[str], corpus: str, stages: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ``run`` part of a report: no environment variable, user name or home directory in it."""
+def run_of(
+    command: Sequence[str], corpus: str, stages: Sequence[dict[str, Any]], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the ``run`` part of a report: no environment variable, user name or home directory in it.
+
+    ``notes`` say what went other than planned and was gone on with.
+    """
     versions = {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
     return {
         "command": command_line(command),
@@ -47,4 +52,5 @@ def run_of(command: Sequence[str], corpus: str, stages: Sequence[dict[str, Any]]
         "seed": SEED,
         "versions": versions,
         "stages": list(stages),
+        "notes": list(notes),
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from fnmatch import fnmatch
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +69,40 @@ def test_what_never_fits_is_bad_input(planted, material, monkeypatch):
     short_of(monkeypatch, FAILURES["CUDA"], windows=0, conditions=0)
     with pytest.raises(TooLarge, match="tiny-planted does not fit in memory beside one window"):
         measure(planted, text, changes)
+
+
+NOTE = "out of memory with * windows at once; going on with half of them"
+
+
+def test_a_check_records_that_it_went_on_in_halves(superweight, monkeypatch, tmp_path):
+    """On stderr, once, and in the report, which says with what the numbers were made."""
+    short_of(monkeypatch, FAILURES["CUDA"], windows=1, conditions=99)
+    result = superweight("check", "tiny-planted", "--report", str(tmp_path))
+    assert 0 == result.exit_code
+    notes = json.loads((tmp_path / "report.json").read_text())["run"]["notes"]
+    assert notes == [line.removeprefix("note: ") for line in result.stderr.splitlines() if "note: " in line]
+    assert notes
+    assert all(fnmatch(note, NOTE) for note in notes)
+    assert f"<p>Note: {notes[0]}</p>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_pytest_run_records_that_it_went_on_in_halves(run, monkeypatch, tmp_path):
+    """In its summary and in its report; the verdicts are those of the baseline."""
+    short_of(monkeypatch, FAILURES["CUDA"], windows=1, conditions=99)
+    options = ("--sw-model", "tiny-planted", "--sw-report", str(tmp_path))
+    result = run(*options, claims="perplexity")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"note: {NOTE}"])
+    assert all(
+        fnmatch(note, NOTE) for note in json.loads((tmp_path / "report.json").read_text())["run"]["notes"]
+    )
+
+
+def test_a_run_in_which_nothing_was_halved_has_no_notes(superweight):
+    """A note is kept for the run that it belongs to, and for no later one."""
+    result = superweight("check", "tiny-plain", "--json", "-")
+    assert [] == json.loads(result.stdout)["run"]["notes"]
+    assert "note: " not in result.stderr
 
 
 def test_another_error_is_not_taken_for_one_of_memory(planted, material, monkeypatch):
