@@ -83,7 +83,7 @@ class Checkpoint:
         position = int(np.ravel_multi_index(index, info.shape)) if index else 0
         block, within = divmod(position, info.block_elements)
         data = self._blocks(info, block, block + 1)
-        stored = decode(data, info.dtype)[within]
+        stored = _decoded(info, data)[within]
         scale = self._scale(info)
         if scale is not None:
             gap = float8_step(float(stored), info.dtype) if info.dtype in FLOAT8 else 1.0
@@ -137,7 +137,7 @@ class Checkpoint:
     def _stored(self, info: TensorInfo, first: int, count: int) -> Floats:
         """Return a run of numbers before they are scaled."""
         begin, end = first // info.block_elements, -(-(first + count) // info.block_elements)
-        stored = decode(self._blocks(info, begin, end), info.dtype)
+        stored = _decoded(info, self._blocks(info, begin, end))
         skipped = first - begin * info.block_elements
         return stored[skipped : skipped + count]
 
@@ -160,6 +160,13 @@ class Checkpoint:
         settings = self.config.get("quantization_config")
         block_size = settings.get("weight_block_size") if isinstance(settings, dict) else None
         return make_scale(info, name, self.read(name), zeros, block_size)
+
+
+def _decoded(info: TensorInfo, data: bytes) -> Floats:
+    try:
+        return decode(data, info.dtype)
+    except BadInput as error:
+        raise BadInput(f"{info.file.name}: tensor {info.name!r}: {error}") from None
 
 
 def json_object(text: bytes, place: str) -> dict[str, object]:

@@ -87,5 +87,6 @@ def _entry(file: File, name: str, entry: object, begin: int) -> TensorInfo:
 
 
 def _counts(value: object) -> TypeGuard[list[int]]:
-    # A bool is an int to isinstance, and none here.
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    # A bool is an int to isinstance, and none here. Beyond 64 bits Python counts on, until a sum has
+    # more digits than it writes.
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)

@@ -4,7 +4,7 @@
     python tests/faults/fuzz.py safetensors CORPUS -max_total_time=600
     python tests/faults/fuzz.py gguf CORPUS -max_total_time=600
 
-A reader may read a file or refuse it in one line (`BadInput`); anything else is a finding, and
+A reader may read a file or refuse it in one line that names it (`BadInput`); anything else is a finding, and
 libFuzzer writes the bytes that provoke it. CORPUS is a directory; an empty one is given a sound
 file to begin with. What follows are libFuzzer's own options. What ten minutes of each led to is kept
 in tests/faults/corpus, and read by test_corpus.py in every run.
@@ -67,8 +67,8 @@ def main() -> None:
             try:
                 read_all(path)
             except BadInput as refusal:
-                if len(str(refusal).splitlines()) != 1:
-                    raise RuntimeError("a refusal of several lines") from refusal
+                if len(str(refusal).splitlines()) != 1 or path.name not in str(refusal):
+                    raise RuntimeError("a refusal of several lines, or of no file") from refusal
 
         atheris.Setup([*sys.argv, f"-max_len={LONGEST}"], one)
         atheris.Fuzz()
