@@ -201,6 +201,7 @@ def test_tasks_are_refused_before_a_model_is_loaded():
     assert "loading" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.checkpoint
 def test_accuracy_of_the_real_model_falls_to_guessing():
     """16 items of each task: what the model knows above guessing is gone with its set, and back after."""
