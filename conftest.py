@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from harness.cache import cache_directory
 from harness.cli import main
 from harness.errors import BadInput
 from harness.loading import load
@@ -23,7 +24,7 @@ REPOSITORY = Path(__file__).parent
 
 # pytester gives every test a home of its own, where the real model would be downloaded and converted
 # anew and matplotlib would look for every font again.
-os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+os.environ["XDG_CACHE_HOME"] = str(cache_directory().parent)
 # Not only for models that the plugin obtains: two workers that compute on all cores wait for each other.
 share_cores()
 
