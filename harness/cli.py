@@ -25,12 +25,12 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with noted() as ctx.obj:
             try:
-                return self._judged(ctx)
+                return self._with_exit_code(ctx)
             finally:
                 for note in ctx.obj:
                     click.echo(f"note: {note}", err=True)
 
-    def _judged(self, ctx: click.Context) -> Any:
+    def _with_exit_code(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
