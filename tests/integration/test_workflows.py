@@ -73,6 +73,12 @@ def test_every_action_is_pinned_to_a_commit_and_says_its_version():
     assert all(1 == len(commits) for commits in pins.values())
 
 
+def test_the_audit_fails_where_it_looked_up_nothing():
+    """Left to itself, pip-audit exits 0 when no version could be looked up: it is told to be strict."""
+    (line,) = (line for line in WORKFLOWS[0].read_text().splitlines() if "pip-audit " in line)
+    assert "&& pip-audit --strict " in line
+
+
 def test_only_what_writes_may_write():
     """No workflow has rights of its own; the jobs that need some name them."""
     for path in WORKFLOWS:
