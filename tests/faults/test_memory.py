@@ -74,6 +74,7 @@ def test_what_never_fits_is_bad_input(planted, material, monkeypatch):
 NOTE = "out of memory with * windows at once; going on with half of them"
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_a_check_records_that_it_went_on_in_halves(superweight, monkeypatch, tmp_path):
     """On stderr, once, and in the report, which says with what the numbers were made."""
     short_of(monkeypatch, FAILURES["CUDA"], windows=1, conditions=99)
@@ -86,6 +87,7 @@ def test_a_check_records_that_it_went_on_in_halves(superweight, monkeypatch, tmp
     assert f"<p>Note: {notes[0]}</p>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_a_pytest_run_records_that_it_went_on_in_halves(run, monkeypatch, tmp_path):
     """In its summary and in its report; the verdicts are those of the baseline."""
     short_of(monkeypatch, FAILURES["CUDA"], windows=1, conditions=99)

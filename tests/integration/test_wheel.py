@@ -78,6 +78,7 @@ def test_it_holds_the_data_and_the_claims(wheel):
     assert not any(name.startswith(("tests/", "docs/")) for name in inside)
 
 
+@pytest.mark.slow
 def test_the_command_and_pytest_work_there(elsewhere):
     """All claims on the tiny model by the command, one by pytest with --sw-model alone, in one process."""
     script = (
