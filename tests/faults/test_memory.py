@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from fnmatch import fnmatch
 
 import numpy as np
@@ -101,8 +102,10 @@ def test_a_pytest_run_records_that_it_went_on_in_halves(run, monkeypatch, tmp_pa
 
 
 def test_a_run_in_which_nothing_was_halved_has_no_notes(superweight):
-    """A note is kept for the run that it belongs to, and for no later one."""
+    """A note is kept for the run that it belongs to, and for no later one; nothing is left listening."""
+    listening = list(logging.getLogger("harness").handlers)
     result = superweight("check", "tiny-plain", "--json", "-")
+    assert listening == logging.getLogger("harness").handlers
     assert [] == json.loads(result.stdout)["run"]["notes"]
     assert "note: " not in result.stderr
 
