@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
-from harness.cache import cache_directory
-from harness.cli import main
-from harness.errors import BadInput
-from harness.loading import load
-from harness.registry import resolve
-from harness.report import writing
-from harness.report.drawing import drawn
-from harness.sharing import share_cores
+from superweight.cache import cache_directory
+from superweight.cli import main
+from superweight.errors import BadInput
+from superweight.loading import load
+from superweight.pytest_plugin.xdist import share_cores
+from superweight.registry import resolve
+from superweight.report import writing
+from superweight.report.drawing import drawn
 
 REPOSITORY = Path(__file__).parent
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 import transformers
+from superweight.loading import Subject, load
+from superweight.registry import resolve
 
 from benchmarks import finding, offloading, precision, proving, starting
 from benchmarks.timing import Row
-from harness.loading import Subject, load
-from harness.registry import resolve
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

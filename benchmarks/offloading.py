@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from superweight.anatomy import describe
+from superweight.conditions import controls, treatments
+from superweight.corpus import cut, documents
+from superweight.loading import Provenance, Subject
+from superweight.measuring import measure
+from superweight.registry import resolve
+from superweight.scanning import scan
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from benchmarks.timing import Row, aimed, in_turn, ratios, spread
-from harness.anatomy import describe
-from harness.conditions import controls, treatments
-from harness.corpus import cut, documents
-from harness.loading import Provenance, Subject
-from harness.measuring import measure
-from harness.registry import resolve
-from harness.scanning import scan
 
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
 # The paper's coordinate in Llama-7B.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
+from superweight.corpus import default_prompt
+from superweight.loading import load
+from superweight.registry import resolve
+from superweight.scanning import scan
 
 from benchmarks.proving import all_claims
 from benchmarks.timing import Row, in_turn, ratios
-from harness.corpus import default_prompt
-from harness.loading import load
-from harness.registry import resolve
-from harness.scanning import scan
 
 DTYPES = ("float32", "bfloat16")
 MODELS = ("tiny-planted", "tiny-plain", "tiny-tuned", "smollm2-135m-instruct-q4_1")

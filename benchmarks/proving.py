@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from superweight.claims import CLAIMS
+from superweight.conditions import controls, treatments
+from superweight.corpus import cut, documents
+from superweight.editing import edited
+from superweight.evidence import Evidence
+from superweight.loading import Subject
+from superweight.measuring import measure, one_by_one, ridden
 
 from benchmarks.timing import Row, aimed, in_turn, ratios
-from harness.claims import CLAIMS
-from harness.conditions import controls, treatments
-from harness.corpus import cut, documents
-from harness.editing import edited
-from harness.evidence import Evidence
-from harness.loading import Subject
-from harness.measuring import measure, one_by_one, ridden
 
 CONDITIONS, TOKENS = 12, 2048
 # Those that need no quantised model.

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 import transformers
-
-from harness.anatomy import describe
-from harness.coordinates import Coordinate
-from harness.loading import Subject
-from harness.projections import Projection
-from harness.trace import trace
+from superweight.anatomy import describe
+from superweight.coordinates import Coordinate
+from superweight.loading import Subject
+from superweight.projections import Projection
+from superweight.trace import trace
 
 TEXT = "A short prompt."
 BLOCKS, HIDDEN, INTERMEDIATE, EXPERTS = 4, 32, 48, 4

@@ -13,14 +13,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-
-from harness.anatomy import describe
-from harness.editing import Prune, Scale, edited
-from harness.errors import UnknownAnatomy
-from harness.loading import load
-from harness.registry import resolve
-from harness.scanning import SUPPRESSED, head_room, scan
-from harness.trace import trace
+from superweight.anatomy import describe
+from superweight.editing import Prune, Scale, edited
+from superweight.errors import UnknownAnatomy
+from superweight.loading import load
+from superweight.registry import resolve
+from superweight.scanning import SUPPRESSED, head_room, scan
+from superweight.trace import trace
 
 from .families import GATED, TEXT, Tiny, planted_in
 
@@ -384,7 +383,7 @@ def test_a_checkpoint_that_is_no_causal_model_is_refused_when_loaded(planted, tm
 @pytest.mark.filterwarnings("ignore")
 def test_controls_reach_the_weights_of_a_quantised_build(release):
     """The largest others of a packed matrix are those of the matrix its kernel computes with."""
-    from harness.controls import largest_of_matrix
+    from superweight.controls import largest_of_matrix
 
     subject = release.reopened(**QUANTISED["torchao int8 weight-only"][0]())
     projection = subject.anatomy.projection(release.place)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-
-from harness.anatomy import describe
-from harness.conditions import Condition
-from harness.editing import EditFailed, Prune, Scale, edited
-from harness.errors import NotFinite, UnknownAnatomy
-from harness.measuring import one_by_one, ridden
-from harness.resuming import keeping_prefixes, resumed
-from harness.riding import can_ride
-from harness.scanning import NONE_FOUND, SUPPRESSED, scan
-from harness.trace import trace, trace_batch
+from superweight.anatomy import describe
+from superweight.conditions import Condition
+from superweight.editing import EditFailed, Prune, Scale, edited
+from superweight.errors import NotFinite, UnknownAnatomy
+from superweight.measuring import one_by_one, ridden
+from superweight.resuming import keeping_prefixes, resumed
+from superweight.riding import can_ride
+from superweight.scanning import NONE_FOUND, SUPPRESSED, scan
+from superweight.trace import trace, trace_batch
 
 from .families import FAMILIES, INTERMEDIATE, MIXTURE, POST_NORM, TEXT, logits, planted_in
 

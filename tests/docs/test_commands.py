@@ -10,16 +10,12 @@ import tomllib
 import click
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
-from click.testing import CliRunner
 
 # Pytester forgets what is first imported inside a run, and classes would exist twice.
-import harness.checking
-import harness.release.comparing
-import harness.report
-import harness.snapshots  # noqa: F401
-from harness.cli import main
-from harness.registry import load_registry
-from harness.resources import fixtures_directory
+from click.testing import CliRunner
+from superweight.cli import main
+from superweight.registry import load_registry
+from superweight.resources import fixtures_directory
 
 from .commands import PAGES, REPOSITORY, shown
 
@@ -126,7 +122,7 @@ def test_pytest_takes_it(command, pytester):
     """Every option parses, and every file it names is there."""
     config = pytester.parseconfig(*command.arguments)
     for place in config.args:
-        if place not in ("harness.suite", str(pytester.path)):
+        if place not in ("superweight.suite", str(pytester.path)):
             assert (REPOSITORY / place.partition("::")[0]).exists(), place
 
 

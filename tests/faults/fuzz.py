@@ -19,10 +19,11 @@ from pathlib import Path
 import atheris
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY))
+sys.path[:0] = [str(REPOSITORY / "harness"), str(REPOSITORY)]
 
-with atheris.instrument_imports(include=["harness"]):
-    from harness.errors import BadInput
+with atheris.instrument_imports(include=["superweight"]):
+    from superweight.errors import BadInput
+
     from tests.faults.reading import read_all
 
 KINDS = ("safetensors", "gguf")

@@ -26,7 +26,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[2]
-HARNESS = REPOSITORY / "harness"
+SOURCES = REPOSITORY / "harness"
+PACKAGE = SOURCES / "superweight"
 SECONDS = 60
 
 # Nothing but the tiny models, in the order in which they are likely to notice.
@@ -66,7 +67,7 @@ class Mutant(NamedTuple):
 
 
 def modules(name: str) -> list[Path]:
-    path = HARNESS / name
+    path = PACKAGE / name
     return sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
@@ -77,7 +78,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
 
     source = path.read_text(encoding="utf-8")
     meaning = _meaning(source)
-    module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    module = ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
     seen = {meaning}
     for name in sorted(operator_names()):
         short = name.partition("/")[2]
@@ -138,15 +139,14 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def preload() -> None:
     """Import, in this process, all that a check imports but the harness itself."""
-    sys.path.insert(0, str(REPOSITORY))
+    sys.path[:0] = [str(SOURCES), str(REPOSITORY)]
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
-
-    from harness.checking import Request, check_model
-    from harness.setting import Setting
+    from superweight.checking import Request, check_model
+    from superweight.setting import Setting
 
     check_model(Request("tiny-planted", None, "paper", Setting(device="cpu")))
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("harness", "tests")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("superweight", "tests")]:
         del sys.modules[name]
     gc.collect()
     gc.freeze()
@@ -198,7 +198,7 @@ def main() -> None:
     left = {(row["module"], row["operator"], row["after"]) for row in known if row["fate"] == "survived"}
     rows, begun = [], time.monotonic()
     for name in options.names:
-        if notices(None, HARNESS, TESTS[name]) != "survived":
+        if notices(None, PACKAGE, TESTS[name]) != "survived":
             raise SystemExit(f"the tests of {name} fail without any mutation")
         found = [(path, mutant) for path in modules(name) for mutant in mutants(path)]
         if options.again:

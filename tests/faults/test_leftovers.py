@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from harness import loading, snapshots
-from harness.claims import pruning
-from harness.claims.verdict import AT_LEAST, counted
-from harness.coordinates import Coordinate
-from harness.errors import BadInput, HarnessError
-from harness.resources import fixtures_directory
+from superweight import loading
+from superweight.claims import pruning
+from superweight.claims.verdict import AT_LEAST, counted
+from superweight.coordinates import Coordinate
+from superweight.errors import BadInput, HarnessError
+from superweight.pytest_plugin import snapshots
+from superweight.resources import fixtures_directory
 
 MODEL = ("--sw-model", "tiny-planted")
 PLANTED = Coordinate(1, 41, 23)
@@ -43,7 +43,7 @@ def test_a_comparison_that_finds_no_difference_is_found(run, project, monkeypatc
     """And should ours find nothing, syrupy's word and the status stand."""
     path = Path(project.path, "baselines", "tiny-planted", "cpu-float32", "C3.json")
     path.write_text(path.read_text().replace('"supported"', '"refuted"', 1))
-    monkeypatch.setattr("harness.expectations.differences", lambda *_: [])
+    monkeypatch.setattr("superweight.expectations.differences", lambda *_: [])
     run(*MODEL, claims="perplexity").assert_outcomes(failed=1)
 
 
@@ -76,8 +76,8 @@ def test_a_run_that_never_looks_at_the_model_is_red(project):
 
 LEAKS = {
     "an edit": """
-        from harness.editing import Prune, edited
-        from harness.coordinates import Coordinate
+        from superweight.editing import Prune, edited
+        from superweight.coordinates import Coordinate
         KEPT = []
         def test_leaves_it(subject):
             KEPT.append(edited(subject, [Prune(Coordinate(1, 41, 23))]))
@@ -203,25 +203,25 @@ def test_controls_equal_to_the_treatment_are_found(run, monkeypatch):
     """Controls that prune the super weight do all of its damage, and the verdict changes."""
     chosen = lambda *_: [PLANTED]  # noqa: E731  # three names for one stand-in
     for name in ("largest_of_matrix", "largest_of_each_matrix", "random_of_same_matrices"):
-        monkeypatch.setattr(f"harness.conditions.{name}", chosen)
+        monkeypatch.setattr(f"superweight.conditions.{name}", chosen)
     assert 1 == run(*MODEL, claims="other_outliers").ret
 
 
 def test_an_interval_of_no_width_is_found(run, monkeypatch):
     """A spread that is gone differs from the baseline's."""
-    from harness import statistics
+    from superweight import statistics
 
     def certain(windows, statistic=None, **_):
         means = windows.reshape(len(windows), -1).mean(axis=0)[None]
         return statistics.exactly(float((means[:, 0] if statistic is None else statistic(means))[0]))
 
-    monkeypatch.setattr("harness.claims.pruning.jackknife", certain)
+    monkeypatch.setattr("superweight.claims.pruning.jackknife", certain)
     run(*MODEL, claims="perplexity").assert_outcomes(failed=1)
 
 
 def test_a_scale_that_does_nothing_is_found(run, monkeypatch):
     """Riding conditions are probed on every seat; a scale that is skipped is named."""
-    monkeypatch.setattr("harness.riding._rescale", lambda *_: lambda *_: None)
+    monkeypatch.setattr("superweight.riding._rescale", lambda *_: lambda *_: None)
     result = run(*MODEL, claims="perplexity")
     assert 1 == result.ret
     result.stdout.fnmatch_lines(["*computes with * where 0 was meant*"])

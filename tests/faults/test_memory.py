@@ -9,13 +9,12 @@ from fnmatch import fnmatch
 import numpy as np
 import pytest
 import torch
-
-from harness import measuring
-from harness.conditions import INTACT, treatments
-from harness.corpus import cut, default_prompt, documents
-from harness.errors import TooLarge
-from harness.measuring import measure
-from harness.scanning import scan
+from superweight import measuring
+from superweight.conditions import INTACT, treatments
+from superweight.corpus import cut, default_prompt, documents
+from superweight.errors import TooLarge
+from superweight.measuring import measure
+from superweight.scanning import scan
 
 FAILURES = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -103,9 +102,9 @@ def test_a_pytest_run_records_that_it_went_on_in_halves(run, monkeypatch, tmp_pa
 
 def test_a_run_in_which_nothing_was_halved_has_no_notes(superweight):
     """A note is kept for the run that it belongs to, and for no later one; nothing is left listening."""
-    listening = list(logging.getLogger("harness").handlers)
+    listening = list(logging.getLogger("superweight").handlers)
     result = superweight("check", "tiny-plain", "--json", "-")
-    assert listening == logging.getLogger("harness").handlers
+    assert listening == logging.getLogger("superweight").handlers
     assert [] == json.loads(result.stdout)["run"]["notes"]
     assert "note: " not in result.stderr
 

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from harness import editing, registry, riding, scanning
-from harness.anatomy import Anatomy
-from harness.coordinates import Coordinate
-from harness.registry import PublishedScalar
-from harness.resources import fixtures_directory
+from superweight import editing, registry, riding, scanning
+from superweight.anatomy import Anatomy
+from superweight.coordinates import Coordinate
+from superweight.registry import PublishedScalar
+from superweight.resources import fixtures_directory
 
 MODEL = ("--sw-model", "tiny-planted")
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"

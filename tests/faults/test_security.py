@@ -9,8 +9,7 @@ import socket
 from pathlib import Path
 
 import pytest
-
-from harness.resources import fixtures_directory
+from superweight.resources import fixtures_directory
 
 SOUND = fixtures_directory() / "checkpoints" / "tiny-planted"
 

@@ -8,9 +8,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-from harness.loading import load
-from harness.registry import resolve
+from superweight.loading import load
+from superweight.registry import resolve
 
 
 @pytest.fixture

@@ -31,16 +31,16 @@ import os, random
 from itertools import pairwise
 from pathlib import Path
 import pytest
-import harness.loading
+import superweight.loading
 
-load = harness.loading.load
+load = superweight.loading.load
 
 def noted(entry, **options):
     with Path(os.environ["LOADS"]).open("a") as file:
         file.write(f"{os.getpid()} {entry.name}\\n")
     return load(entry, **options)
 
-harness.loading.load = noted
+superweight.loading.load = noted
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):

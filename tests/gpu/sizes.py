@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-
-from harness.anatomy import describe
-from harness.coordinates import Coordinate
-from harness.devices import settle
-from harness.loading import Subject
-from harness.trace import trace
+from superweight.anatomy import describe
+from superweight.coordinates import Coordinate
+from superweight.devices import settle
+from superweight.loading import Subject
+from superweight.trace import trace
 
 TEXT = "A short prompt."
 # Far over the largest of a random model, and far under what float16 holds.

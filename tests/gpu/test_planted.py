@@ -7,16 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from harness.coordinates import Coordinate
-from harness.corpus import cut, documents
-from harness.editing import Prune, Scale, edited
-from harness.errors import NotFinite
-from harness.loading import free
-from harness.measuring import INTACT, Condition, measure, predicted
-from harness.placement import need
-from harness.scanning import SUPPRESSED, head_room, scan
-from harness.trace import trace
+from superweight.coordinates import Coordinate
+from superweight.corpus import cut, documents
+from superweight.editing import Prune, Scale, edited
+from superweight.errors import NotFinite
+from superweight.loading import free
+from superweight.measuring import INTACT, Condition, measure, predicted
+from superweight.placement import need
+from superweight.scanning import SUPPRESSED, head_room, scan
+from superweight.trace import trace
 
 from .sizes import PRODUCT, SEVEN_B, SIZES, TEXT, activity, planted_at
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from harness.baselines import baseline_path, differences, read
-from harness.claims import CLAIMS
-from harness.evidence import Evidence
-from harness.loading import free, load
-from harness.records import record
-from harness.registry import resolve
+from superweight.baselines import baseline_path, differences, read
+from superweight.claims import CLAIMS
+from superweight.evidence import Evidence
+from superweight.loading import free, load
+from superweight.records import record
+from superweight.registry import resolve
 
 BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
 GPU = [pytest.mark.gpu, pytest.mark.slow]

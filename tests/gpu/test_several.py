@@ -5,17 +5,16 @@ from __future__ import annotations
 import accelerate
 import pytest
 import torch
-
-from harness import loading, placement
-from harness.corpus import cut, documents
-from harness.devices import Device
-from harness.editing import Prune, edited
-from harness.loading import load
-from harness.measuring import Condition, measure
-from harness.placement import stored_bytes
-from harness.registry import resolve
-from harness.resources import fixtures_directory
-from harness.scanning import scan
+from superweight import loading, placement
+from superweight.corpus import cut, documents
+from superweight.devices import Device
+from superweight.editing import Prune, edited
+from superweight.loading import load
+from superweight.measuring import Condition, measure
+from superweight.placement import stored_bytes
+from superweight.registry import resolve
+from superweight.resources import fixtures_directory
+from superweight.scanning import scan
 
 TEXT = "A short prompt."
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
-
-from harness.checking import Request, check_model
-from harness.setting import Setting
+from superweight.checking import Request, check_model
+from superweight.setting import Setting
 
 REPOSITORY = Path(__file__).parents[2]
 CLAIMS = REPOSITORY / "tests" / "claims"

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
-
-from harness.cli import main
-from harness.resources import fixtures_directory
+from superweight.cli import main
+from superweight.resources import fixtures_directory
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -76,7 +75,7 @@ def test_bad_input_is_one_line_and_exit_4(superweight, arguments):
 def test_models_lists_the_registry_without_torch():
     """The table names the models; nothing heavy is imported for it."""
     script = (
-        "import sys; from harness.cli import main; main(['models'], standalone_mode=False); "
+        "import sys; from superweight.cli import main; main(['models'], standalone_mode=False); "
         "print('torch' in sys.modules)"
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -103,6 +102,9 @@ def test_a_shell_completes_models(words, offered):
 
 def test_the_plugin_does_not_import_torch():
     """A project that does not use the harness pays nothing for it."""
-    script = "import sys, harness.plugin; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    script = (
+        "import sys, superweight.pytest_plugin.plugin\n"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "False False" == finished.stdout.strip()

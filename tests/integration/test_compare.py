@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from superweight.coordinates import Coordinate
+from superweight.registry import resolve
 
-from harness.coordinates import Coordinate
-from harness.registry import resolve
 from tests.release.releases import DAMAGED, make
 
 CLAIMS = Path(__file__).parents[1] / "claims"

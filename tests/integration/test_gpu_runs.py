@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from harness import loading, sharing
+from superweight import loading
+from superweight.pytest_plugin import xdist
 
 # In place of torch, so that three processes a run need not import it.
 FAKE_CUDA = """
@@ -64,7 +64,7 @@ def machine(pytester, monkeypatch, tmp_path):
         pytester.makepyfile(test_witness=WITNESS)
         # Plugins that no witness uses, hypothesis above all, take most of a process's start.
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-        plugins = ("-p", "no:cacheprovider", "-p", "xdist", "-p", "harness.plugin")
+        plugins = ("-p", "no:cacheprovider", "-p", "xdist", "-p", "pytest_superweight")
         result = pytester.runpytest_subprocess(*plugins, *options)
         return result, sorted(tuple(path.name.split("--")) for path in tmp_path.iterdir())
 
@@ -125,7 +125,7 @@ def claims(project, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Stand-in")
-    for module in (sharing, loading):
+    for module in (xdist, loading):
         monkeypatch.setattr(module, "settle", lambda: None)
 
     def run(*options, free=80 * 2**30):

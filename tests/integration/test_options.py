@@ -11,11 +11,10 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 import torch
-
-from harness import loading
-from harness.registry import load_registry
-from harness.report.document import schema
-from harness.resources import fixtures_directory
+from superweight import loading
+from superweight.registry import load_registry
+from superweight.report.document import schema
+from superweight.resources import fixtures_directory
 
 PLACE = "known_place"
 
@@ -180,7 +179,7 @@ def test_sw_model_that_no_test_looks_at_is_said(run, pytester):
     pytester.makepyfile(test_other="def test_other(): pass")
     result = run("--sw-model", "tiny-planted", "test_other.py")
     result.stdout.fnmatch_lines(
-        ["super weights: no collected test looks at --sw-model; --pyargs harness.suite*"]
+        ["super weights: no collected test looks at --sw-model; --pyargs superweight.suite*"]
     )
 
 
@@ -194,7 +193,7 @@ def test_sw_model_alone_runs_the_claims_that_ship(pytester, monkeypatch):
     assert kept.is_file()
     # Now that there is a folder of tests, the claims are asked for by name.
     assert pytest.ExitCode.NO_TESTS_COLLECTED == pytester.runpytest_inprocess(*options).ret
-    result = pytester.runpytest_inprocess(*options, "--pyargs", "harness.suite")
+    result = pytester.runpytest_inprocess(*options, "--pyargs", "superweight.suite")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*(expected: supported, baseline)*"])
 
@@ -221,11 +220,11 @@ REPLAY = """
 import json
 import logging
 from pathlib import Path
-from harness.summary import OBSERVED, PROPERTY
+from superweight.pytest_plugin.terminal import OBSERVED, PROPERTY
 
 def test_says_it_again(request):
     found = json.loads(Path({report!r}).read_text())
-    logging.getLogger("harness.measuring").warning("it went on in halves")
+    logging.getLogger("superweight.measuring").warning("it went on in halves")
     request.config.stash[OBSERVED] = {{found["model"]: {{"observed": found["observed"]}}}}
     about = {{name: found[name] for name in ("model", "provenance")}}
     for row in found["verdicts"]:

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from superweight.claims import weight_rounding
+from superweight.coordinates import Coordinate
+from superweight.corpus import cut, default_prompt, documents
+from superweight.errors import EditFailed
+from superweight.quantization.measuring import nll, split
+from superweight.quantization.real import QUANTISERS, really_quantised
+from superweight.quantization.real_sweep import Refused, by_block_size, real_sweep
+from superweight.scanning import scan
 from torch import nn
-
-from harness.claims import weight_rounding
-from harness.coordinates import Coordinate
-from harness.corpus import cut, default_prompt, documents
-from harness.errors import EditFailed
-from harness.quantization.measuring import nll, split
-from harness.quantization.real import QUANTISERS, really_quantised
-from harness.quantization.real_sweep import Refused, by_block_size, real_sweep
-from harness.scanning import scan
 
 PLACE, BESIDE = Coordinate(1, 41, 23), Coordinate(1, 41, 24)
 INT4_32, INT4_ROWS = (QUANTISERS[f"torchao int4 weight-only, {what}"] for what in ("blocks of 32", "rows"))

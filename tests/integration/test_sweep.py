@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
-from harness.baselines import differences
-from harness.cli import main
-from harness.corpus import WINDOWS, cut, default_prompt, documents
-from harness.loading import load
-from harness.quantization.blocks import PerTensor
-from harness.quantization.measuring import CALIBRATION, nll, split
-from harness.quantization.page import BEGIN, END, as_document, figure, table, write_page
-from harness.quantization.rounding import INT4
-from harness.quantization.sweep import (
+from superweight.baselines import differences
+from superweight.cli import main
+from superweight.corpus import WINDOWS, cut, default_prompt, documents
+from superweight.loading import load
+from superweight.quantization.blocks import PerTensor
+from superweight.quantization.measuring import CALIBRATION, nll, split
+from superweight.quantization.page import BEGIN, END, as_document, figure, table, write_page
+from superweight.quantization.rounding import INT4
+from superweight.quantization.sweep import (
     HELD_OUT,
     NAIVE,
     SIZES,
@@ -26,10 +25,10 @@ from harness.quantization.sweep import (
     sweep,
     weight_sweep,
 )
-from harness.quantization.weights import WeightRounding, fake_quantised
-from harness.registry import resolve
-from harness.report.document import read_document
-from harness.scanning import scan
+from superweight.quantization.weights import WeightRounding, fake_quantised
+from superweight.registry import resolve
+from superweight.report.document import read_document
+from superweight.scanning import scan
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "quantization.md"

@@ -12,10 +12,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-
-from harness.registry import load_registry
-from harness.resources import fixtures_directory
-from harness.verifying import verify
+from superweight.registry import load_registry
+from superweight.resources import fixtures_directory
+from superweight.verifying import verify
 
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
 PLAIN = fixtures_directory() / "checkpoints" / "tiny-plain"
@@ -143,7 +142,7 @@ def test_a_server_is_read_by_ranges(models, monkeypatch):
 def test_torch_is_not_imported():
     """Nor transformers: every model of the registry is verified in seconds."""
     script = (
-        "import sys; from harness.cli import main\n"
+        "import sys; from superweight.cli import main\n"
         "main(['models', '--verify', 'tiny-planted'], standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
     )

@@ -59,8 +59,8 @@ def elsewhere(wheel, tmp_path_factory):
         )  # fmt: skip
         return finished.returncode, finished.stdout + finished.stderr
 
-    code, where = run("-c", "import harness; print(harness.__file__)")
-    assert (0, str(target / "harness" / "__init__.py")) == (code, where.strip())
+    code, where = run("-c", "import superweight; print(superweight.__file__)")
+    assert (0, str(target / "superweight" / "__init__.py")) == (code, where.strip())
     return run
 
 
@@ -68,13 +68,13 @@ def test_it_holds_the_data_and_the_claims(wheel):
     """Everything under fixtures/, and the tests of the claims, at the places they are looked for."""
     inside = set(zipfile.ZipFile(wheel).namelist())
     fixtures = {
-        f"harness/fixtures/{path.relative_to(REPOSITORY / 'fixtures').as_posix()}"
+        f"superweight/fixtures/{path.relative_to(REPOSITORY / 'fixtures').as_posix()}"
         for path in (REPOSITORY / "fixtures").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert fixtures <= inside
-    assert {"harness/suite/test_paper.py", "harness/suite/test_release.py"} <= inside
-    assert "harness/report/templates/page.html.jinja" in inside
+    assert {"superweight/suite/test_paper.py", "superweight/suite/test_release.py"} <= inside
+    assert "superweight/report/templates/page.html.jinja" in inside
     assert not any(name.startswith(("tests/", "docs/")) for name in inside)
 
 
@@ -82,7 +82,7 @@ def test_it_holds_the_data_and_the_claims(wheel):
 def test_the_command_and_pytest_work_there(elsewhere):
     """All claims on the tiny model by the command, one by pytest with --sw-model alone, in one process."""
     script = (
-        "import pytest; from harness.cli import main\n"
+        "import pytest; from superweight.cli import main\n"
         "main(['check', 'tiny-planted'], standalone_mode=False)\n"
         "options = ['-p', 'no:cacheprovider', '--sw-model', 'tiny-planted', '-k', 'known_place']\n"
         "raise SystemExit(pytest.main(options))"

@@ -8,16 +8,15 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
-from harness.claims import zero_shot as claim
-from harness.cli import main
-from harness.commands.accuracy_table import accuracy_lines
-from harness.editing import Prune, active_edits, edited
-from harness.evidence import Evidence
-from harness.loading import load
-from harness.registry import resolve
-from harness.resources import fixtures_directory
-from harness.zero_shot import Accuracy, accuracies, read_tasks
+from superweight.claims import zero_shot as claim
+from superweight.cli import main
+from superweight.commands.accuracy_table import accuracy_lines
+from superweight.editing import Prune, active_edits, edited
+from superweight.evidence import Evidence
+from superweight.loading import load
+from superweight.registry import resolve
+from superweight.resources import fixtures_directory
+from superweight.zero_shot import Accuracy, accuracies, read_tasks
 
 pytest.importorskip("lm_eval", reason="needs the extra eval")
 

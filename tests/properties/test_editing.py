@@ -9,15 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from harness import editing
-from harness.coordinates import Coordinate
-from harness.detection import detect
-from harness.editing import HoldActivation, Prune, Scale, active_edits, edited
-from harness.errors import BadInput, EditFailed
-from harness.loading import load
-from harness.registry import resolve
-from harness.trace import trace
+from superweight import editing
+from superweight.coordinates import Coordinate
+from superweight.detection import detect
+from superweight.editing import HoldActivation, Prune, Scale, active_edits, edited
+from superweight.errors import BadInput, EditFailed
+from superweight.loading import load
+from superweight.registry import resolve
+from superweight.trace import trace
 
 TEXT = "The bridge was closed."
 
@@ -275,7 +274,7 @@ def test_many_scalars_are_scaled_in_one_call(planted):
 
 def test_a_hook_edit_that_is_off_by_little_is_refused(planted, monkeypatch):
     """Four roundings are allowed it; a thousandth is more than that."""
-    from harness.projections import LinearProjection
+    from superweight.projections import LinearProjection
 
     corrected = LinearProjection.corrected
     monkeypatch.setattr(

@@ -8,17 +8,16 @@ from dataclasses import replace
 import accelerate
 import pytest
 import torch
-
-from harness import foreseeing, scanning
-from harness.coordinates import Coordinate
-from harness.detection import detect
-from harness.editing import Prune, edited
-from harness.foreseeing import Foresight
-from harness.loading import load
-from harness.projections import LinearProjection
-from harness.registry import resolve
-from harness.scanning import SUPPRESSED, scan
-from harness.trace import trace
+from superweight import foreseeing, scanning
+from superweight.coordinates import Coordinate
+from superweight.detection import detect
+from superweight.editing import Prune, edited
+from superweight.foreseeing import Foresight
+from superweight.loading import load
+from superweight.projections import LinearProjection
+from superweight.registry import resolve
+from superweight.scanning import SUPPRESSED, scan
+from superweight.trace import trace
 
 TEXT = "The bridge was closed."
 PLACE = Coordinate(1, 41, 23)

@@ -9,14 +9,13 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from harness.anatomy import describe
-from harness.coordinates import Coordinate
-from harness.detection import detect
-from harness.editing import Prune, edited
-from harness.errors import HarnessError
-from harness.scanning import NONE_FOUND, SUPPRESSED, scan
-from harness.trace import trace, trace_batch
+from superweight.anatomy import describe
+from superweight.coordinates import Coordinate
+from superweight.detection import detect
+from superweight.editing import Prune, edited
+from superweight.errors import HarnessError
+from superweight.scanning import NONE_FOUND, SUPPRESSED, scan
+from superweight.trace import trace, trace_batch
 
 BLOCKS, HIDDEN, INTERMEDIATE = 5, 32, 48
 TEXT = "A short prompt."

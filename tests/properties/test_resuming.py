@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from harness.coordinates import Coordinate
-from harness.editing import Prune, edited
-from harness.resuming import keeping_prefixes, resumed
+from superweight.coordinates import Coordinate
+from superweight.editing import Prune, edited
+from superweight.resuming import keeping_prefixes, resumed
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])

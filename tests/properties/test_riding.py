@@ -8,15 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from harness import riding as riding_module
-from harness.conditions import INTACT, Condition
-from harness.coordinates import Coordinate
-from harness.detection import SuperActivation
-from harness.editing import EditFailed, Prune, Scale, edited
-from harness.generation import continue_greedily
-from harness.measuring import one_by_one, ridden
-from harness.riding import riding
+from superweight import riding as riding_module
+from superweight.conditions import INTACT, Condition
+from superweight.coordinates import Coordinate
+from superweight.detection import SuperActivation
+from superweight.editing import EditFailed, Prune, Scale, edited
+from superweight.generation import continue_greedily
+from superweight.measuring import one_by_one, ridden
+from superweight.riding import riding
 
 PLACE = Coordinate(1, 41, 23)
 ACTIVATION = SuperActivation(channel=41, token=0, onset=1, last=3, magnitude=0.0)

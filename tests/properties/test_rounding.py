@@ -8,11 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from harness.errors import BadInput
-from harness.quantization.blocks import Groups, PerRow, PerTensor, Tiles
-from harness.quantization.holding import clip_, held_out
-from harness.quantization.rounding import (
+from superweight.errors import BadInput
+from superweight.quantization.blocks import Groups, PerRow, PerTensor, Tiles
+from superweight.quantization.holding import clip_, held_out
+from superweight.quantization.rounding import (
     INT4,
     INT4_ASYMMETRIC,
     INT8,

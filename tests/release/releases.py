@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-
-from harness.coordinates import Coordinate
+from superweight.coordinates import Coordinate
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from superweight.coordinates import Coordinate
+from superweight.errors import BadInput
+from superweight.registry import resolve
+from superweight.release.comparing import Request, compare, known_super_weights
+from superweight.release.comparison import ACTIVATIONS, QUALITY, STATIC
+from superweight.setting import Setting
 
-from harness.coordinates import Coordinate
-from harness.errors import BadInput
-from harness.registry import resolve
-from harness.release.comparing import Request, compare, known_super_weights
-from harness.release.comparison import ACTIVATIONS, QUALITY, STATIC
-from harness.setting import Setting
 from tests.architectures.families import GATED, Tiny
 
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged

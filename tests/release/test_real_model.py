@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from harness.conversion import converted_copy
-from harness.coordinates import Coordinate
-from harness.corpus import cut, documents
-from harness.loading import load
-from harness.registry import resolve
-from harness.release.comparing import Request, compare
-from harness.release.comparison import ACTIVATIONS, STATIC
-from harness.sources import fetch
+from superweight.conversion import converted_copy
+from superweight.coordinates import Coordinate
+from superweight.corpus import cut, documents
+from superweight.loading import load
+from superweight.registry import resolve
+from superweight.release.comparing import Request, compare
+from superweight.release.comparison import ACTIVATIONS, STATIC
+from superweight.sources import fetch
 
 from .releases import DAMAGED, KEPT, clipped, make, sharded
 

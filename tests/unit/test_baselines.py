@@ -5,11 +5,10 @@ import math
 from pathlib import Path
 
 import pytest
-
-from harness.baselines import baseline_path, differences, dump, merged, parse, read
-from harness.claims.verdict import AT_LEAST, Claim, Criterion, Measured, Verdict, counted, judged
-from harness.records import record
-from harness.statistics import Interval
+from superweight.baselines import baseline_path, differences, dump, merged, parse, read
+from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Measured, Verdict, counted, judged
+from superweight.records import record
+from superweight.statistics import Interval
 
 CLAIM = Claim("C3", "sentence", "place")
 

@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-
-from harness.cache import cache_directory, publish, sha256
-from harness.errors import BadInput
+from superweight.cache import cache_directory, publish, sha256
+from superweight.errors import BadInput
 
 
 def visible(directory):
@@ -131,7 +130,7 @@ def test_a_cache_that_cannot_be_made_is_bad_input(tmp_path, below):
 _PROCESS = """
 import sys, time
 from pathlib import Path
-from harness.cache import publish
+from superweight.cache import publish
 
 room, me = Path(sys.argv[1]), sys.argv[2]
 

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from harness.claims import (
+from superweight.claims import (
     activation_restored,
     activation_rounding,
     generation,
@@ -19,15 +18,15 @@ from harness.claims import (
     suppression,
     weight_rounding,
 )
-from harness.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
-from harness.conditions import INTACT, OTHER_OUTLIERS, PRUNED, RANDOM, RESTORED_ACTIVATION, SAME_MATRIX
-from harness.coordinates import Coordinate
-from harness.corpus import Windows
-from harness.detection import Detection, SuperActivation, SuperWeight
-from harness.errors import BadInput
-from harness.looking import Look
-from harness.measuring import Measurement
-from harness.quantization.sweep import HELD_OUT, NAIVE, BlockSize
+from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
+from superweight.conditions import INTACT, OTHER_OUTLIERS, PRUNED, RANDOM, RESTORED_ACTIVATION, SAME_MATRIX
+from superweight.coordinates import Coordinate
+from superweight.corpus import Windows
+from superweight.detection import Detection, SuperActivation, SuperWeight
+from superweight.errors import BadInput
+from superweight.looking import Look
+from superweight.measuring import Measurement
+from superweight.quantization.sweep import HELD_OUT, NAIVE, BlockSize
 
 WINDOWS = 8
 PLACE, OTHER = Coordinate(1, 5, 3), Coordinate(2, 5, 4)

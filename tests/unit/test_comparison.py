@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from harness.errors import HarnessError
-from harness.release.comparison import (
+from superweight.errors import HarnessError
+from superweight.release.comparison import (
     QUALITY,
     STATIC,
     Comparison,
@@ -16,7 +15,7 @@ from harness.release.comparison import (
     not_comparable,
     within,
 )
-from harness.release.limits import Limits, read_limits
+from superweight.release.limits import Limits, read_limits
 
 
 def comparison(*checks):

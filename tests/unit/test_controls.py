@@ -2,12 +2,16 @@
 
 import pytest
 import torch
-
-from harness.controls import distinct_from, largest_of_each_matrix, largest_of_matrix, random_of_same_matrices
-from harness.coordinates import Coordinate
-from harness.errors import HarnessError
-from harness.loading import load
-from harness.registry import resolve
+from superweight.controls import (
+    distinct_from,
+    largest_of_each_matrix,
+    largest_of_matrix,
+    random_of_same_matrices,
+)
+from superweight.coordinates import Coordinate
+from superweight.errors import HarnessError
+from superweight.loading import load
+from superweight.registry import resolve
 
 PLANTED = Coordinate(1, 41, 23)
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
-
-from harness.cache import sha256
-from harness.conversion import RECORD, converted_copy, original_sha256
-from harness.errors import BadInput
+from superweight.cache import sha256
+from superweight.conversion import RECORD, converted_copy, original_sha256
+from superweight.errors import BadInput
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
 DOWN = "blk.0.ffn_down.weight"
@@ -115,7 +114,7 @@ def test_the_copy_is_made_once(converted, monkeypatch):
     moved = path.with_name("moved.gguf")
     moved.write_bytes(path.read_bytes())
     monkeypatch.setenv("XDG_CACHE_HOME", str(copy.parents[2]))
-    monkeypatch.setattr("harness.conversion._convert", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr("superweight.conversion._convert", lambda *_: pytest.fail("converted again"))
     assert copy == converted_copy(moved)
 
 

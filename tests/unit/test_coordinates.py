@@ -1,9 +1,8 @@
 """Where a scalar sits: how a coordinate is written, read, ordered and refused."""
 
 import pytest
-
-from harness.coordinates import Coordinate
-from harness.errors import BadInput
+from superweight.coordinates import Coordinate
+from superweight.errors import BadInput
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-
-from harness import corpus
-from harness.corpus import cut, documents
-from harness.errors import BadInput
-from harness.loading import load
-from harness.registry import resolve
+from superweight import corpus
+from superweight.corpus import cut, documents
+from superweight.errors import BadInput
+from superweight.loading import load
+from superweight.registry import resolve
 
 BOS = 256
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-
-from harness.coordinates import Coordinate
-from harness.detection import COMPANION, detect, find_super_activations
-from harness.errors import UnknownAnatomy
-from harness.trace import Trace, Write
+from superweight.coordinates import Coordinate
+from superweight.detection import COMPANION, detect, find_super_activations
+from superweight.errors import UnknownAnatomy
+from superweight.trace import Trace, Write
 
 BLOCKS, TOKENS, HIDDEN, INTERMEDIATE = 8, 3, 16, 6
 

@@ -6,8 +6,7 @@ import os
 
 import pytest
 import torch
-
-from harness.devices import VISIBLE, Device, callers_devices, described, gib, settle, share
+from superweight.devices import VISIBLE, Device, callers_devices, described, gib, settle, share
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """What a verdict is held against, and what a person reads when it does not match."""
 
 import pytest
-
-from harness.claims.verdict import Claim, Verdict
-from harness.coordinates import Coordinate
-from harness.expectations import (
+from superweight.claims.verdict import Claim, Verdict
+from superweight.coordinates import Coordinate
+from superweight.expectations import (
     Outcome,
     explain,
     hold_to_base,
@@ -13,8 +12,8 @@ from harness.expectations import (
     hold_to_registry,
     in_ci,
 )
-from harness.records import record
-from harness.registry import ModelEntry, PublishedScalar
+from superweight.records import record
+from superweight.registry import ModelEntry, PublishedScalar
 
 STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
 

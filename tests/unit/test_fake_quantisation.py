@@ -7,23 +7,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from superweight.anatomy import describe
+from superweight.coordinates import Coordinate
+from superweight.corpus import cut, default_prompt, documents
+from superweight.editing import Prune, edited
+from superweight.errors import EditFailed
+from superweight.quantization.activations import held_places, rounded_inputs, rounded_sequences
+from superweight.quantization.blocks import Groups, PerRow, PerTensor
+from superweight.quantization.matrices import matrices_of, readings_of
+from superweight.quantization.measuring import nll, split
+from superweight.quantization.reconstruction import best_clip, reconstruction_errors
+from superweight.quantization.rounding import INT4, INT8, round_
+from superweight.quantization.smoothing import smoothing_factors
+from superweight.quantization.weights import WeightRounding, fake_quantised
+from superweight.scanning import scan
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-
-from harness.anatomy import describe
-from harness.coordinates import Coordinate
-from harness.corpus import cut, default_prompt, documents
-from harness.editing import Prune, edited
-from harness.errors import EditFailed
-from harness.quantization.activations import held_places, rounded_inputs, rounded_sequences
-from harness.quantization.blocks import Groups, PerRow, PerTensor
-from harness.quantization.matrices import matrices_of, readings_of
-from harness.quantization.measuring import nll, split
-from harness.quantization.reconstruction import best_clip, reconstruction_errors
-from harness.quantization.rounding import INT4, INT8, round_
-from harness.quantization.smoothing import smoothing_factors
-from harness.quantization.weights import WeightRounding, fake_quantised
-from harness.scanning import scan
 
 TEXT = "The bridge was closed."
 PLACE = Coordinate(1, 41, 23)

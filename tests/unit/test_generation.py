@@ -1,8 +1,7 @@
 """Whether what a model writes has collapsed: loops and repetition, counted on ids alone."""
 
 import pytest
-
-from harness.generation import Continuation
+from superweight.generation import Continuation
 
 
 def written(*ids):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-
-from harness.coordinates import Coordinate
-from harness.errors import BadInput
-from harness.tensors import locate, locations, open_checkpoint
+from superweight.coordinates import Coordinate
+from superweight.errors import BadInput
+from superweight.tensors import locate, locations, open_checkpoint
 
 NAME = "blk.1.ffn_down.weight"
 

@@ -7,13 +7,12 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
-
-from harness.claims import location
-from harness.coordinates import Coordinate
-from harness.disputes import hold, nearest
-from harness.evidence import Evidence
-from harness.published import PublishedActivation, PublishedScalar, PublishedSet
-from harness.registry import ModelEntry
+from superweight.claims import location
+from superweight.coordinates import Coordinate
+from superweight.disputes import hold, nearest
+from superweight.evidence import Evidence
+from superweight.published import PublishedActivation, PublishedScalar, PublishedSet
+from superweight.registry import ModelEntry
 
 RIGHT, WRONG, OTHER = Coordinate(1, 41, 23), Coordinate(2, 41, 23), Coordinate(1, 42, 23)
 

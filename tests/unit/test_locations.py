@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-
-from harness.coordinates import Coordinate
-from harness.tensors import locate, locations, open_checkpoint
+from superweight.coordinates import Coordinate
+from superweight.tensors import locate, locations, open_checkpoint
 
 HIDDEN, INTERMEDIATE = 4, 6
 # What stands at (row, col) says where it stands.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from harness import looking
-from harness.claims.settling import settled
-from harness.claims.verdict import Claim, Verdict
-from harness.conditions import INTACT, Condition
-from harness.coordinates import Coordinate
-from harness.corpus import cut, documents
-from harness.editing import Prune
-from harness.evidence import Evidence
-from harness.looking import Looking
-from harness.measuring import measure
-from harness.statistics import LOOKS
+from superweight import looking
+from superweight.claims.settling import settled
+from superweight.claims.verdict import Claim, Verdict
+from superweight.conditions import INTACT, Condition
+from superweight.coordinates import Coordinate
+from superweight.corpus import cut, documents
+from superweight.editing import Prune
+from superweight.evidence import Evidence
+from superweight.looking import Looking
+from superweight.measuring import measure
+from superweight.statistics import LOOKS
 
 FIRST, SECOND = (Condition(name, (Prune(Coordinate(1, 41, col)),)) for name, col in [("a", 23), ("b", 24)])
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-
-from harness import obtaining
-from harness.obtaining import give_back, obtain
-from harness.registry import resolve
+from superweight.pytest_plugin import models
+from superweight.pytest_plugin.models import give_back, obtain
+from superweight.registry import resolve
 
 ENTRY = resolve("tiny-plain")
 
@@ -36,7 +35,7 @@ def test_a_small_model_is_loaded_once(config):
 
 def test_a_large_model_is_freed(config, monkeypatch):
     """Its memory is given back at once, and the next who asks loads it."""
-    monkeypatch.setattr(obtaining, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(models, "KEPT_BYTES", 1000)
     first = obtain(config, ENTRY)
     give_back(config, first)
     assert 0 == weights(first)
@@ -47,7 +46,7 @@ def test_models_are_kept_while_they_fit_together(config, monkeypatch):
     """The second does not fit beside the first, and is freed; the first is still there."""
     first, second = obtain(config, ENTRY), obtain(config, resolve("tiny-planted"))
     size = sum(tensor.nbytes for tensor in first.model.parameters())
-    monkeypatch.setattr(obtaining, "KEPT_BYTES", int(1.5 * size))
+    monkeypatch.setattr(models, "KEPT_BYTES", int(1.5 * size))
     give_back(config, first)
     give_back(config, second)
     assert 0 == weights(second)

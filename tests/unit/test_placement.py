@@ -8,13 +8,12 @@ import accelerate
 import pytest
 import torch
 import transformers
-
-from harness import loading
-from harness.devices import Device
-from harness.errors import TooLarge
-from harness.placement import SLACK, WORKING, need, place, stored_bytes
-from harness.registry import load_registry, resolve
-from harness.resources import fixtures_directory
+from superweight import loading
+from superweight.devices import Device
+from superweight.errors import TooLarge
+from superweight.placement import SLACK, WORKING, need, place, stored_bytes
+from superweight.registry import load_registry, resolve
+from superweight.resources import fixtures_directory
 
 GIB = 2**30
 

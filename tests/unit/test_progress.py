@@ -1,8 +1,7 @@
 """How much is left: by what stages usually take, and by how fast it has gone so far."""
 
 import pytest
-
-from harness.commands.progress import ONCE, Estimate
+from superweight.commands.progress import ONCE, Estimate
 
 
 class Clock:

@@ -3,11 +3,10 @@
 from decimal import Decimal
 
 import pytest
-
-from harness.claims.pruning import PERPLEXITY_RATIO
-from harness.coordinates import Coordinate
-from harness.errors import BadInput
-from harness.registry import ModelEntry, PublishedScalar, load_registry, resolve
+from superweight.claims.pruning import PERPLEXITY_RATIO
+from superweight.coordinates import Coordinate
+from superweight.errors import BadInput
+from superweight.registry import ModelEntry, PublishedScalar, load_registry, resolve
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-
-from harness.tensors import Condition, condition, open_checkpoint
+from superweight.tensors import Condition, condition, open_checkpoint
 
 NAME = "layers.0.mlp.down_proj.weight"
 

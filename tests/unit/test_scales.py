@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-
-from harness.coordinates import Coordinate
-from harness.tensors import locate, open_checkpoint
+from superweight.coordinates import Coordinate
+from superweight.tensors import locate, open_checkpoint
 
 STEM = "model.layers.0.mlp.down_proj"
 NAME = f"{STEM}.weight"

@@ -8,12 +8,11 @@ import inspect
 import pkgutil
 
 import pytest
-
-import harness
+import superweight
 
 # What hooks fill while a model runs.
 GATHERED = {"Foresight", "Record", "_Seen"}
-MODULES = sorted(module.name for module in pkgutil.walk_packages(harness.__path__, "harness."))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(superweight.__path__, "superweight."))
 
 
 def defined(name, kind):

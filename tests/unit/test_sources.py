@@ -6,10 +6,9 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-
-from harness.errors import BadInput, Unavailable
-from harness.registry import ModelEntry, load_registry
-from harness.sources import LocalModel, fetch
+from superweight.errors import BadInput, Unavailable
+from superweight.registry import ModelEntry, load_registry
+from superweight.sources import LocalModel, fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

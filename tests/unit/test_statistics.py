@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 import pytest
-
-from harness.errors import HarnessError
-from harness.statistics import ERROR, LEVEL, LOOKS, Interval, bootstrap, exactly, jackknife, looks
+from superweight.errors import HarnessError
+from superweight.statistics import ERROR, LEVEL, LOOKS, Interval, bootstrap, exactly, jackknife, looks
 
 
 @pytest.fixture

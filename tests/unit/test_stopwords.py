@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-from harness.claims import stopwords
-from harness.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
-from harness.conditions import INTACT, PRUNED, alone
-from harness.looking import Look
-from harness.measuring import Measurement
-from harness.vocabulary import STOPWORDS, Vocabulary
+from superweight.claims import stopwords
+from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
+from superweight.conditions import INTACT, PRUNED, alone
+from superweight.looking import Look
+from superweight.measuring import Measurement
+from superweight.vocabulary import STOPWORDS, Vocabulary
 
 # Each stopword has two spellings, which count together; the ids stand in no order.
 WORDS = Vocabulary(

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-
-from harness.claims.verdict import (
+from superweight.claims.verdict import (
     AT_LEAST,
     AT_MOST,
     RELATIVE_TOLERANCE,
@@ -16,8 +15,8 @@ from harness.claims.verdict import (
     measured,
     not_applicable,
 )
-from harness.errors import HarnessError
-from harness.statistics import Interval
+from superweight.errors import HarnessError
+from superweight.statistics import Interval
 
 CLAIM = Claim("C3", "sentence", "place")
 NOT_FINITE = pytest.mark.parametrize(

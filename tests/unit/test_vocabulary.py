@@ -1,11 +1,10 @@
 """Which tokens are stopwords, punctuation and content words; here, where none are words."""
 
 import pytest
-
-from harness.corpus import cut, documents
-from harness.loading import load
-from harness.registry import resolve
-from harness.vocabulary import STOPWORDS, Vocabulary, _is_content, classify
+from superweight.corpus import cut, documents
+from superweight.loading import load
+from superweight.registry import resolve
+from superweight.vocabulary import STOPWORDS, Vocabulary, _is_content, classify
 
 
 @pytest.fixture(scope="module")

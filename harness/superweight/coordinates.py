@@ -1,0 +1,66 @@
+"""Where a scalar sits: the paper's (layer, row, col), zero-based, and the expert where there are some."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import total_ordering
+
+from superweight.errors import BadInput
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Coordinate:
+    """One scalar of one MLP output projection, as Table 2 of the paper writes it.
+
+    ``row`` is the residual (output) channel and ``col`` the intermediate (input) neuron,
+    whatever way round the checkpoint stores its matrix. ``expert`` numbers a routed expert of a
+    mixture-of-experts block (the "super experts" of arXiv 2507.23279); it is None for the one
+    projection of a dense block, and for shared experts, which every token passes.
+    """
+
+    layer: int
+    row: int
+    col: int
+    expert: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.indices) < 0:
+            raise BadInput(f"coordinate {self} has a negative index; indices start at 0")
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """(layer, row, col), or (layer, expert, row, col)."""
+        if self.expert is None:
+            return self.layer, self.row, self.col
+        return self.layer, self.expert, self.row, self.col
+
+    def __lt__(self, other: Coordinate) -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, int, int, int]:
+        # Dense and shared projections stand before the routed experts of their block.
+        return self.layer, -1 if self.expert is None else self.expert, self.row, self.col
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(str, self.indices))}]"
+
+    @classmethod
+    def of(cls, *indices: int) -> Coordinate:
+        """Make a coordinate of (layer, row, col) or (layer, expert, row, col)."""
+        if len(indices) == 3:
+            return cls(*indices)
+        layer, expert, row, col = indices
+        return cls(layer, row, col, expert)
+
+    @classmethod
+    def parse(cls, text: str) -> Coordinate:
+        """Read ``LAYER,ROW,COL`` or ``LAYER,EXPERT,ROW,COL``; raises `BadInput` for anything else."""
+        try:
+            return cls.of(*(int(part) for part in text.strip("[] ").split(",")))
+        except (ValueError, TypeError):
+            raise BadInput(
+                f"{text!r} is not a coordinate; write LAYER,ROW,COL, for example 11,507,1229 "
+                "(LAYER,EXPERT,ROW,COL in a mixture of experts)"
+            ) from None

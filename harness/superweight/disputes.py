@@ -1,0 +1,53 @@
+"""Which of several conflicting published sets of super weights a model's weights support."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from superweight.coordinates import Coordinate
+from superweight.published import PublishedSet
+
+
+@dataclass(frozen=True)
+class Held:
+    """One published set, and how what was found differs from it; no differences: it is supported."""
+
+    reading: PublishedSet
+    differences: tuple[str, ...]
+
+    @property
+    def supported(self) -> bool:
+        return not self.differences
+
+    def __str__(self) -> str:
+        places = ", ".join(map(str, sorted(self.reading.coordinates)))
+        verdict = "supported" if self.supported else f"not supported: {'; '.join(self.differences)}"
+        return f"{self.reading.cited} ({places}): {verdict}"
+
+
+def hold(
+    readings: Sequence[PublishedSet], found: Mapping[Coordinate, float], relative_step: float
+) -> tuple[Held, ...]:
+    """Hold every published set to the super weights that a scan found, values by coordinate.
+
+    ``relative_step`` is the spacing of the loaded dtype, as `PublishedScalar.agrees_with` takes it.
+    """
+    return tuple(Held(reading, tuple(_differences(reading, found, relative_step))) for reading in readings)
+
+
+def _differences(reading: PublishedSet, found: Mapping[Coordinate, float], relative_step: float) -> list[str]:
+    published = {scalar.coordinate: scalar for scalar in reading.super_weights}
+    missing = [f"{place} is published but not found" for place in sorted(published.keys() - found.keys())]
+    extra = [f"{place} is found but not published" for place in sorted(found.keys() - published.keys())]
+    values = [
+        f"value of {place}: published {published[place].value}, found {found[place]!r}"
+        for place in sorted(published.keys() & found.keys())
+        if not published[place].agrees_with(found[place], relative_step)
+    ]
+    return missing + extra + values
+
+
+def nearest(held: Sequence[Held]) -> Held:
+    """Return the set with the fewest differences, the first of them where several have as few."""
+    return min(held, key=lambda each: len(each.differences))

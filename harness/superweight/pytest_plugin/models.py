@@ -1,0 +1,77 @@
+"""How a pytest run gets its models, and what becomes of a test whose model cannot be had."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from superweight.environment import in_ci
+from superweight.errors import BadInput, TooLarge, Unavailable, one_line
+from superweight.pytest_plugin.xdist import share_cores
+from superweight.registry import STORED, ModelEntry, resolve
+
+if TYPE_CHECKING:
+    from superweight.loading import Subject
+
+# What models that were given back may hold together: the real 135M one in float32, and the tiny ones.
+KEPT_BYTES = 2**30
+_KEPT = pytest.StashKey[dict[tuple[str, str], "Subject"]]()
+
+
+def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
+    """Load a model, or end the test, or the run, in the way that fits what stands against it.
+
+    A model that somebody named and that is not there ends the run like a bad option (exit code 4).
+    One that the markers picked is skipped where it cannot be had, which is an error under CI, and
+    where it does not fit.
+    """
+    from superweight.loading import load
+
+    kept = config.stash.setdefault(_KEPT, {}).pop((entry.name, entry.source), None)
+    if kept is not None:
+        return kept
+    option = config.option
+    named = (on_behalf_of or entry) in [resolve(spec) for spec in (*option.sw_model, option.sw_base) if spec]
+    share_cores()
+    try:
+        if not named and entry.tier == "gpu":
+            _refuse_too_large(entry, option.sw_dtype)
+        return load(
+            entry, device=option.sw_device, dtype=option.sw_dtype, trust=option.sw_trust, offload=named
+        )
+    except BadInput as error:
+        if named:
+            pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
+        if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and not in_ci()):
+            pytest.skip(f"{entry.name}: {error}")
+        pytest.fail(f"{entry.name}: {error}", pytrace=False)
+
+
+def give_back(config: pytest.Config, subject: Subject) -> None:
+    """Free a model that no test at hand needs; a small one on a CPU is kept instead.
+
+    Under xdist's work stealing a worker may be given tests of a model that it was done with.
+    """
+    from superweight.loading import free
+
+    kept = config.stash.setdefault(_KEPT, {})
+    size = sum(_bytes(each) for each in (*kept.values(), subject))
+    if subject.device.type == "cpu" and size <= KEPT_BYTES:
+        kept[subject.entry.name, subject.entry.source] = subject
+    else:
+        free(subject)
+
+
+def _bytes(subject: Subject) -> int:
+    return sum(tensor.nbytes for tensor in subject.model.parameters())
+
+
+def _refuse_too_large(entry: ModelEntry, dtype: str) -> None:
+    """Raise `TooLarge` before a model is downloaded that would not fit."""
+    from superweight.devices import present
+    from superweight.placement import place
+
+    weights, devices = entry.weight_bytes(STORED.get(dtype)), present()
+    if weights is not None and devices:
+        place(weights, [device.free for device in devices])

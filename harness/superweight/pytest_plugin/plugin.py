@@ -1,0 +1,251 @@
+"""Hooks and fixtures of the pytest plugin; the modules beside this one do the work.
+
+`pytest_superweight`, the entry point, registers this module. It imports neither torch nor
+transformers before a test asks for a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from superweight.errors import BadInput, one_line
+from superweight.pytest_plugin import collection, xdist
+from superweight.pytest_plugin.models import give_back, obtain
+from superweight.pytest_plugin.terminal import PROPERTY, USED, Verdicts
+from superweight.registry import ModelEntry, load_registry, resolve
+
+if TYPE_CHECKING:
+    from superweight.claims.verdict import Verdict
+    from superweight.evidence import Evidence
+    from superweight.loading import Subject
+    from superweight.release import Comparison
+    from superweight.scanning import Scan
+
+_MARKERS = (
+    "gpu: needs CUDA; run them with -m gpu",
+    "slow: takes minutes",
+    "checkpoint: needs real weights, downloaded once and cached",
+)
+
+Judge = Callable[["Evidence"], "Verdict"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    xdist.prepare(config)
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    config.pluginmanager.register(Verdicts(config), "superweight-verdicts")
+    config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic implementation")
+    entries = _entries(config)  # a name that cannot be right is refused before anything is collected
+    if config.option.sw_base is not None:
+        _refuse_itself(config.option.sw_base, entries)
+    config.args = collection.arguments(config)
+
+
+def _refuse_itself(base: str, entries: list[ModelEntry]) -> None:
+    from superweight.sources import refuse_itself
+
+    try:
+        for entry in entries:
+            refuse_itself(resolve(base), entry)
+    except BadInput as error:
+        raise pytest.UsageError(one_line(error)) from error
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell xdist's workers which GPUs are theirs."""
+    xdist.tell(node)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return xdist.header(config)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked gpu where there is no CUDA; asking for it by ``-m gpu`` is an error already."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA, and torch sees no such device here")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "sw_entry" in metafunc.fixturenames:
+        metafunc.parametrize("sw_entry", _parameters(metafunc.config), indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Leave out the comparison with a base where none is given: there is nothing to compare.
+
+    Whatever order others then choose, one model's tests stay together, so that it is loaded once.
+    """
+    xdist.keep_together(items)  # before xdist looks at the groups
+    if config.option.sw_base is None:
+        items[:] = [item for item in items if "comparison" not in getattr(item, "fixturenames", ())]
+    yield
+    xdist.by_model(items)
+
+
+def _parameters(config: pytest.Config) -> list[Any]:
+    """Return the selected entries; what is not selected does not even show as deselected."""
+    gpu = xdist.asks_for_gpu(config)
+    entries = _entries(config) or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
+    return [pytest.param(entry, id=entry.name, marks=_marks(config, entry, on_gpu=gpu)) for entry in entries]
+
+
+def _entries(config: pytest.Config) -> list[ModelEntry]:
+    try:
+        return [resolve(spec) for spec in config.option.sw_model]
+    except BadInput as error:
+        raise pytest.UsageError(one_line(error)) from error
+
+
+def _marks(config: pytest.Config, entry: ModelEntry, *, on_gpu: bool) -> list[pytest.MarkDecorator]:
+    # One worker loads a model once, under xdist's --dist loadgroup.
+    marks = [pytest.mark.xdist_group(xdist.group(config, entry.name, on_gpu=on_gpu))]
+    if entry.tier != "hermetic":
+        marks.append(pytest.mark.checkpoint)
+    if entry.tier == "gpu" or on_gpu:
+        marks += [pytest.mark.gpu, pytest.mark.slow]
+    return marks
+
+
+@pytest.fixture(scope="session")
+def sw_entry(request: pytest.FixtureRequest) -> ModelEntry:
+    """The registry entry, or the ad-hoc one, of the model under test."""
+    entry: ModelEntry = request.param
+    return entry
+
+
+@pytest.fixture(scope="session")
+def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan | None:
+    """What a scan finds in the model that the one under test was tuned from, if the registry names it.
+
+    It is scanned and gone before the other is loaded: there may be room for one only.
+    """
+    from superweight.corpus import default_prompt
+    from superweight.scanning import scan
+
+    if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
+        return None
+    origin = obtain(pytestconfig, resolve(sw_entry.tuned_from), on_behalf_of=sw_entry)
+    try:
+        return scan(origin, default_prompt())
+    finally:
+        give_back(pytestconfig, origin)
+
+
+@pytest.fixture(scope="session")
+def subject(
+    sw_entry: ModelEntry, tuned_from_scan: Scan | None, pytestconfig: pytest.Config
+) -> Iterator[Subject]:
+    """The loaded model under test; a test that leaves it changed fails. It is given back at the end."""
+    loaded = obtain(pytestconfig, sw_entry)
+    yield loaded
+    give_back(pytestconfig, loaded)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold every test that uses the model under test to leaving it as it was."""
+    if "subject" not in request.fixturenames:
+        yield
+        return
+    from superweight.pytest_plugin.isolation import attached, leftover
+
+    subject: Subject = request.getfixturevalue("subject")
+    request.node.user_properties.append((USED, subject.name))
+    before = attached(subject)
+    yield
+    measured = request.getfixturevalue("evidence") if "evidence" in request.fixturenames else None
+    found = vars(measured).get("scan") if measured is not None else None
+    fault = leftover(subject, before, found)
+    if fault is not None:
+        pytest.fail(f"{fault}; what is measured from here on does not count", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
+    """What is measured of the base model, if one is given."""
+    from superweight.evidence import Evidence
+
+    spec = pytestconfig.option.sw_base
+    if spec is None:
+        return None
+    return Evidence(obtain(pytestconfig, resolve(spec)), pytestconfig.option.sw_corpus)
+
+
+@pytest.fixture(scope="session")
+def evidence(
+    subject: Subject,
+    tuned_from_scan: Scan | None,
+    base_evidence: Evidence | None,
+    pytestconfig: pytest.Config,
+) -> Iterator[Evidence]:
+    """Everything the claims need to know about the model under test, measured once."""
+    from superweight.evidence import Evidence
+    from superweight.pytest_plugin.verdicts import observe
+
+    base = base_evidence.scan if base_evidence is not None else tuned_from_scan
+    try:
+        measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
+        _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
+    except BadInput as error:
+        pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
+    yield measured
+    if pytestconfig.option.sw_report is not None:
+        observe(pytestconfig, measured, base_evidence)
+
+
+@pytest.fixture
+def as_expected(
+    request: pytest.FixtureRequest,
+    evidence: Evidence,
+    base_evidence: Evidence | None,
+) -> Callable[[Judge], None]:
+    """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
+    from superweight.expectations import explain
+    from superweight.pytest_plugin.verdicts import judged
+    from superweight.report.document import statistics, verdict_row
+
+    def check(judge: Judge) -> None:
+        outcome = judged(request, evidence, base_evidence, judge)
+        row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
+        # Not through record_property, which warns under the default family of --junitxml.
+        request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
+        request.node.user_properties.extend(statistics(outcome.verdict))
+        if not outcome.as_expected:
+            pytest.fail(explain(evidence.subject.name, outcome), pytrace=False)
+
+    return check
+
+
+@pytest.fixture
+def comparison(
+    request: pytest.FixtureRequest, sw_entry: ModelEntry, evidence: Evidence, base_evidence: Evidence
+) -> Comparison:
+    """The model under test against its base, at every depth; see docs/compare.md."""
+    from superweight.release.comparing import Request, compare_loaded
+    from superweight.release.limits import read_limits
+    from superweight.setting import Setting
+
+    option, settings = request.config.option, request.config.rootpath / "pyproject.toml"
+    asked = Request(
+        base=option.sw_base,
+        release=_spec(request.config, sw_entry),
+        limits=read_limits(settings if settings.is_file() else None),
+        setting=Setting(baselines=collection.baselines(request)),
+    )
+    return compare_loaded(asked, base_evidence, evidence)
+
+
+def _spec(config: pytest.Config, entry: ModelEntry) -> str:
+    """Return what was typed for an entry; a registry name stands for itself."""
+    return next((spec for spec in config.option.sw_model if resolve(spec) == entry), entry.name)

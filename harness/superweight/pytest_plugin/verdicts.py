@@ -1,0 +1,69 @@
+"""What a pytest run makes of a claim: its verdict beside what is expected, its snapshot included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from superweight.baselines import read
+from superweight.claims.verdict import Verdict
+from superweight.environment import in_ci
+from superweight.evidence import Evidence
+from superweight.expectations import PAPER, Outcome, baseline_of, hold, hold_to_baseline
+from superweight.pytest_plugin import collection
+from superweight.pytest_plugin.snapshots import bound_to
+from superweight.pytest_plugin.terminal import OBSERVED, UPDATE
+from superweight.records import record
+from superweight.report.gathering import document_of, shown
+
+
+def judged(
+    request: pytest.FixtureRequest,
+    evidence: Evidence,
+    base: Evidence | None,
+    judge: Callable[[Evidence], Verdict],
+) -> Outcome:
+    """Judge a claim and hold the verdict to what is expected; ``--snapshot-update`` keeps it instead.
+
+    Under CI a model that the registry alone knows has no gate to pass: that is a gap.
+    """
+    option, subject = request.config.option, evidence.subject
+    verdict = judge(evidence)
+    path = baseline_of(collection.baselines(request), subject, verdict)
+    recorded = record(subject.name, verdict, subject.provenance.as_dict())
+    stored = read(path)
+    outcome = hold(
+        verdict,
+        recorded,
+        stored,
+        base=None if base is None else judge(base),
+        expect=option.sw_expect,
+        entry=subject.entry,
+        path=path,
+    )
+    if option.sw_expect == PAPER or base is not None:
+        return outcome
+    if stored is None and not option.update_snapshots:
+        if in_ci() and outcome.as_expected:
+            gap = f"CI is set, and there is no baseline {path.name} for {path.parent.name}"
+            return replace(outcome, source=None, gaps=(gap,))
+        return outcome
+    snapshot = request.getfixturevalue("snapshot").use_extension(bound_to(path))
+    matches = snapshot == recorded
+    outcome = hold_to_baseline(verdict, recorded, stored or {})
+    if matches and outcome.gaps and option.update_snapshots:
+        return Outcome(verdict, None, UPDATE)  # what was kept a moment ago was not expected before
+    # Neither is believed alone: what one of them cannot tell apart, the other may.
+    if matches or outcome.gaps:
+        return outcome
+    return replace(outcome, gaps=("the baseline does not match",))
+
+
+def observe(config: pytest.Config, evidence: Evidence, base: Evidence | None) -> None:
+    """Keep what the report shows of a model beside its verdicts, while it is still loaded."""
+    parts = shown(evidence)
+    if base is not None:
+        parts["base"] = document_of(base)
+    config.stash.setdefault(OBSERVED, {})[evidence.subject.name] = parts

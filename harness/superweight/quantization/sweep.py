@@ -1,0 +1,127 @@
+"""Losses by rounding scheme: the block-size sweep of Figure 7 and the comparison of Tables 3 and 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from superweight.coordinates import Coordinate
+from superweight.loading import Subject
+from superweight.measuring import Values
+from superweight.quantization.activations import held_places, rounded_inputs
+from superweight.quantization.blocks import Groups, PerRow, PerTensor
+from superweight.quantization.measuring import Text, nll
+from superweight.quantization.reconstruction import best_clip
+from superweight.quantization.rounding import INT4, INT8, Scheme
+from superweight.quantization.smoothing import smoothing_factors
+from superweight.quantization.weights import WeightRounding, fake_quantised
+from superweight.scanning import Scan
+
+# The paper's four, 128² to 1024², and two that practice uses.
+SIZES = (64, 1024, 128**2, 256**2, 512**2, 1024**2)
+
+NAIVE = "naive W8A8"
+HELD_OUT = "super activation held out"
+SMOOTHED = "SmoothQuant"
+TOKENWISE = "one step a token"
+ACTIVATION_SCHEMES = (NAIVE, HELD_OUT, SMOOTHED, TOKENWISE)
+
+Progress = Callable[[str], None]
+
+
+def _silent(step: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """What one block size costs, mean NLL of each window in nats: (windows,) each.
+
+    ``plain`` is round-to-nearest; ``held_out`` clips at ``clip``, rounds, and restores the super
+    weights; ``clipped`` does the same and does not restore them (None where it was not asked for).
+    """
+
+    size: int
+    clip: float | None
+    plain: Values
+    held_out: Values
+    clipped: Values | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One subject under all schemes; every loss is on the same windows: (windows,)."""
+
+    intact: Values
+    blocks: tuple[BlockSize, ...]
+    activations: dict[str, Values]
+
+
+def sweep(subject: Subject, found: Scan, text: Text, progress: Progress = _silent) -> Sweep:
+    """Measure all block sizes and all W8A8 variants of one subject."""
+    progress("intact")
+    return Sweep(
+        nll(subject, text.measured),
+        weight_sweep(subject, found, text, progress=progress),
+        activation_sweep(subject, found, text, progress=progress),
+    )
+
+
+def weight_sweep(
+    subject: Subject,
+    found: Scan,
+    text: Text,
+    sizes: Sequence[int] = SIZES,
+    scheme: Scheme = INT4,
+    *,
+    unrestored: bool = True,
+    progress: Progress = _silent,
+) -> tuple[BlockSize, ...]:
+    """Measure round-to-nearest weights by block size, plain, with the set held out, and clipped only.
+
+    ``unrestored`` says whether the last of the three is wanted.
+    """
+    held = found.coordinates
+
+    def losses(rounding: WeightRounding, hold_out: Collection[Coordinate]) -> Values:
+        progress(f"{rounding}{', super weights held out' if hold_out else ''}")
+        with fake_quantised(subject, rounding, hold_out=hold_out):
+            return nll(subject, text.measured)
+
+    blocks = []
+    for size in sizes:
+        plain = WeightRounding(scheme, Groups(size))
+        progress(f"{plain}: choosing where to clip")
+        chosen = best_clip(subject, plain, held, text.calibration)
+        rounded = losses(plain, ())
+        clipped = rounded if chosen == plain else losses(chosen, ()) if unrestored else None
+        blocks.append(BlockSize(size, chosen.clip, rounded, losses(chosen, held), clipped))
+    return tuple(blocks)
+
+
+def activation_sweep(
+    subject: Subject,
+    found: Scan,
+    text: Text,
+    names: Sequence[str] = ACTIVATION_SCHEMES,
+    progress: Progress = _silent,
+) -> dict[str, Values]:
+    """Measure W8A8 variants: INT8 weights, one step a matrix, and INT8 inputs of every matrix."""
+    losses = {}
+    for name in names:
+        progress(f"W8A8: {name}")
+        with ExitStack() as undo:
+            smoothing: dict[nn.Module, torch.Tensor] | None = None
+            if name == SMOOTHED:
+                smoothing = smoothing_factors(subject, text.calibration)
+            places = held_places(subject, found) if name == HELD_OUT else None
+            layout = PerRow() if name == TOKENWISE else PerTensor()
+            rounding = WeightRounding(INT8, PerTensor())
+            undo.enter_context(fake_quantised(subject, rounding, smoothing=smoothing))
+            undo.enter_context(rounded_inputs(subject, INT8, layout, hold_out=places, smoothing=smoothing))
+            losses[name] = nll(subject, text.measured)
+    return losses

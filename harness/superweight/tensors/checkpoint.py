@@ -1,0 +1,180 @@
+"""A checkpoint's tensors by name; of their numbers only the bytes that are needed are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from superweight.errors import BadInput
+from superweight.tensors.decoding import FLOAT8, INTEGERS, Floats, block_step, decode, float8_step
+from superweight.tensors.files import Folder
+from superweight.tensors.info import Header, TensorInfo
+from superweight.tensors.scales import Scale, make_scale, scale_name
+
+# Of a matrix that is looked through in pieces: 1 MiB of float32, which a processor's cache holds.
+_PIECE = 2**18
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One number of a tensor.
+
+    ``value`` is what the model computes with. ``step`` is how far apart the numbers are that the
+    scalar's own block can store: the block's scale for integers and evenly spaced GGUF types, the
+    gap around the value for 8-bit floats, None for types that are not quantised or not even.
+    """
+
+    value: float
+    step: float | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of a model, opened by `open_checkpoint`.
+
+    ``files`` maps every tensor's name to the file that holds it; a file's header is read when the
+    first of its tensors is needed.
+    """
+
+    name: str
+    folder: Folder
+    files: Mapping[str, str]
+    read_header: Callable[[str], Header]
+    is_gguf: bool = False
+    _headers: dict[str, Header] = field(default_factory=dict, repr=False)
+    _scales: dict[str, Scale | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def received(self) -> int | None:
+        """How many bytes came over the network so far; None where there is no network."""
+        return self.folder.received
+
+    @cached_property
+    def config(self) -> Mapping[str, object]:
+        """The model's config.json, empty where there is none; raises `BadInput` if it is no JSON object."""
+        text = None if self.is_gguf else self.folder.document("config.json")
+        return {} if text is None else json_object(text, f"{self.folder.name}/config.json")
+
+    def info(self, name: str) -> TensorInfo:
+        """Return what the header says of a tensor; raises `BadInput` when there is none of that name."""
+        if name not in self.files:
+            raise BadInput(f"{self.name} has no tensor {name!r}")
+        file = self.files[name]
+        header = self._header(file)
+        if name not in header:
+            raise BadInput(f"{self.name}: the index says that {file} holds {name!r}, but it does not")
+        return header[name]
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Return every tensor by name, from the headers of all files.
+
+        Raises `BadInput` when a file is missing or damaged, or lacks a tensor that the index names.
+        """
+        self.folder.prepare(sorted(set(self.files.values()) - self._headers.keys()))
+        return {name: self.info(name) for name in sorted(self.files)}
+
+    def scalar(self, name: str, *index: int) -> Scalar:
+        """Read one number of a tensor, by an index into each of its dimensions."""
+        info = self._indexed(name, index, whole=True)
+        position = int(np.ravel_multi_index(index, info.shape)) if index else 0
+        block, within = divmod(position, info.block_elements)
+        data = self._blocks(info, block, block + 1)
+        stored = _decoded(info, data)[within]
+        scale = self._scale(info)
+        if scale is not None:
+            gap = float8_step(float(stored), info.dtype) if info.dtype in FLOAT8 else 1.0
+            return Scalar(float(scale.apply(stored, index)), abs(scale.at(index)) * gap)
+        if info.dtype in FLOAT8:
+            return Scalar(float(stored), float8_step(float(stored), info.dtype))
+        return Scalar(float(stored), block_step(data, info.dtype, within))
+
+    def read(self, name: str, *index: int) -> Floats:
+        """Read a tensor, or the part of it at a leading index, as float32."""
+        info = self._indexed(name, index, whole=False)
+        shape = info.shape[len(index) :]
+        count = int(np.prod(shape, dtype=np.int64))
+        offset = 0
+        for place, length in zip(index, info.shape, strict=False):
+            offset = offset * length + place
+        part = self._stored(info, offset * count, count).reshape(shape)
+        scale = self._scale(info)
+        return part if scale is None else scale.apply(part, index)
+
+    def row(self, name: str, *index: int) -> Floats:
+        """Read one row, by an index into each dimension but the last."""
+        rank = len(self.info(name).shape)
+        if len(index) != rank - 1:
+            raise BadInput(f"{name} has {rank} dimensions, so a row of it takes {rank - 1} indices")
+        return self.read(name, *index)
+
+    def pieces(self, name: str) -> Iterator[Floats]:
+        """Read a tensor in flat pieces, so that one larger than memory can be looked through."""
+        info = self.info(name)
+        if self._scale(info) is not None:
+            for place in range(info.shape[0]):
+                yield self.read(name, place).reshape(-1)
+            return
+        for first in range(0, info.elements, _PIECE):
+            yield self._stored(info, first, min(_PIECE, info.elements - first))
+
+    def _header(self, file: str) -> Header:
+        if file not in self._headers:
+            self._headers[file] = self.read_header(file)
+        return self._headers[file]
+
+    def _indexed(self, name: str, index: tuple[int, ...], *, whole: bool) -> TensorInfo:
+        info = self.info(name)
+        fits = len(index) == len(info.shape) if whole else len(index) <= len(info.shape)
+        inside = all(0 <= place < length for place, length in zip(index, info.shape, strict=False))
+        if not (fits and inside):
+            raise BadInput(f"index {list(index)} lies outside {name} of shape {list(info.shape)}")
+        return info
+
+    def _stored(self, info: TensorInfo, first: int, count: int) -> Floats:
+        """Return a run of numbers before they are scaled."""
+        begin, end = first // info.block_elements, -(-(first + count) // info.block_elements)
+        stored = _decoded(info, self._blocks(info, begin, end))
+        skipped = first - begin * info.block_elements
+        return stored[skipped : skipped + count]
+
+    def _blocks(self, info: TensorInfo, begin: int, end: int) -> bytes:
+        return info.file.read(info.start + begin * info.block_bytes, info.start + end * info.block_bytes)
+
+    def _scale(self, info: TensorInfo) -> Scale | None:
+        if self.is_gguf or info.dtype not in (*INTEGERS, *FLOAT8):
+            return None
+        if info.name not in self._scales:
+            self._scales[info.name] = self._read_scale(info)
+        return self._scales[info.name]
+
+    def _read_scale(self, info: TensorInfo) -> Scale | None:
+        name = scale_name(info, self.files)
+        if name is None:
+            return None
+        zero_point = info.name + "_zero_point"
+        zeros = self.read(zero_point) if zero_point in self.files else None
+        settings = self.config.get("quantization_config")
+        block_size = settings.get("weight_block_size") if isinstance(settings, dict) else None
+        return make_scale(info, name, self.read(name), zeros, block_size)
+
+
+def _decoded(info: TensorInfo, data: bytes) -> Floats:
+    try:
+        return decode(data, info.dtype)
+    except BadInput as error:
+        raise BadInput(f"{info.file.name}: tensor {info.name!r}: {error}") from None
+
+
+def json_object(text: bytes, place: str) -> dict[str, object]:
+    """Return a JSON object; raises `BadInput` naming ``place`` when it is none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{place} is no valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BadInput(f"{place} holds no JSON object")
+    return document

@@ -1,0 +1,112 @@
+"""From stored bytes to float32, and how far apart the numbers are that a type can store."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from superweight.errors import BadInput
+
+Floats = npt.NDArray[np.float32]
+
+_PLAIN = {
+    "BOOL": "u1",
+    **{f"I{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"<u{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
+}
+INTEGERS = tuple(name for name in _PLAIN if name[0] in "IU")
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+# The gap between 1 and the next number, of types that are not quantised.
+EPSILON = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
+# GGUF types whose numbers lie evenly in each block; the others look theirs up in a codebook.
+_EVEN = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+
+
+def decode(data: bytes, dtype: str) -> Floats:
+    """Return the numbers that a run of whole blocks stores, one after the other.
+
+    Numbers that float32 cannot hold are rounded to it. Raises `BadInput` for a type that cannot be
+    read, such as one of less than a byte.
+    """
+    if dtype in _PLAIN:
+        # F64 may hold what float32 overflows on; infinity is what the model would see as well.
+        with np.errstate(over="ignore"):
+            return np.frombuffer(data, _PLAIN[dtype]).astype(np.float32, copy=False)
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F8_E5M2":
+        # It is the upper half of a float16.
+        return (np.frombuffer(data, "u1").astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    if dtype == "F8_E4M3":
+        return np.take(_e4m3(), np.frombuffer(data, "u1"))
+    return _dequantise(data, dtype)
+
+
+@cache
+def _e4m3() -> Floats:
+    codes = np.arange(256)
+    sign = np.where(codes < 128, 1.0, -1.0)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    normal = 2.0 ** (exponent - 7) * (1 + mantissa / 8)
+    magnitude = np.where(exponent == 0, 2.0**-6 * mantissa / 8, normal)
+    # The type has no infinity, and one NaN of either sign.
+    return np.where(codes & 127 == 127, np.nan, sign * magnitude).astype(np.float32)
+
+
+def _dequantise(data: bytes, dtype: str) -> Floats:
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    try:
+        kind = GGMLQuantizationType[dtype]
+        blocks = np.frombuffer(data, np.uint8)
+        # In one row, since the package takes rows sixteen at a time. A corrupt scale overflows,
+        # and is to be seen in the numbers, not in a warning.
+        with np.errstate(all="ignore"):
+            return np.asarray(dequantize(blocks[None], kind), dtype=np.float32).reshape(-1)
+    except (KeyError, NotImplementedError):
+        raise BadInput(f"numbers of type {dtype} cannot be read; give a checkpoint of another type") from None
+
+
+def block_step(block: bytes, dtype: str, position: int) -> float | None:
+    """Return how far the number at ``position`` moves when its quantum changes by one.
+
+    That is the scale of its own block, or sub-block in the K-quants. None for types whose numbers
+    do not lie evenly.
+    """
+    if dtype not in _EVEN:
+        return None
+    own = decode(block, dtype)[position]
+    moved = _flipped(block, dtype)[_own_bits(dtype, len(block), position), position]
+    steps = np.abs(moved - own)
+    return float(steps.min())
+
+
+@cache
+def _own_bits(dtype: str, size: int, position: int) -> npt.NDArray[np.intp]:
+    """Return which bits of a block belong to one number alone.
+
+    They are found in a block in which no quantum is likely zero: in the block of a super weight
+    all the other numbers may be zero, and its scale then seems to belong to that one.
+    """
+    # Bytes this small make no infinite scale.
+    typical = np.random.default_rng(0).integers(1, 0x40, size, dtype=np.uint8).tobytes()
+    changed = _flipped(typical, dtype) != decode(typical, dtype)
+    return np.flatnonzero(changed[:, position] & (changed.sum(axis=1) == 1))
+
+
+def _flipped(block: bytes, dtype: str) -> Floats:
+    """Return the numbers of a block with each of its bits flipped in turn: (bits, numbers)."""
+    bits = np.unpackbits(np.frombuffer(block, np.uint8))
+    variants = np.packbits(bits ^ np.eye(len(bits), dtype=np.uint8), axis=1)
+    return decode(variants.tobytes(), dtype).reshape(len(bits), -1)
+
+
+def float8_step(value: float, dtype: str) -> float:
+    """Return the gap between numbers of an 8-bit float type around ``value``."""
+    mantissa_bits, least_exponent = {"F8_E4M3": (3, -6), "F8_E5M2": (2, -14)}[dtype]
+    exponent = max(int(np.frexp(abs(value))[1]) - 1, least_exponent) if value else least_exponent
+    return 2.0 ** (exponent - mantissa_bits)

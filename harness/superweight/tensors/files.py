@@ -1,0 +1,105 @@
+"""The files of a checkpoint as byte ranges, and those of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from superweight.errors import BadInput
+
+
+class File(Protocol):
+    """A file of which only the bytes asked for are brought."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls the file: a path or an address."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from ``start`` up to ``end``; raises `BadInput` when there are fewer."""
+
+
+class Folder(Protocol):
+    """The place where a checkpoint's files lie side by side."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls the place: a path or an address."""
+
+    @property
+    def received(self) -> int | None:
+        """How many bytes came over the network so far; None where there is no network."""
+
+    def find(self, name: str) -> File | None:
+        """Return a file, or None when there is none of that name."""
+
+    def document(self, name: str) -> bytes | None:
+        """Return a small file whole, or None when there is none of that name."""
+
+    def prepare(self, names: list[str]) -> None:
+        """Bring the beginnings of several files, all at once where that is faster."""
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of this machine."""
+
+    path: Path
+    size: int
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self, start: int, end: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                data = file.read(end - start)
+        except OSError as error:
+            raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
+        return whole(data, self, start, end)
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A directory of this machine."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def received(self) -> int | None:
+        return None
+
+    def find(self, name: str) -> LocalFile | None:
+        path = self.path / name
+        try:
+            return LocalFile(path, path.stat().st_size) if path.is_file() else None
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+    def document(self, name: str) -> bytes | None:
+        file = self.find(name)
+        return None if file is None else file.read(0, file.size)
+
+    def prepare(self, names: list[str]) -> None:
+        """Do nothing: a file of this machine is as near as it can be."""
+
+
+def whole(data: bytes, file: File, start: int, end: int) -> bytes:
+    """Return ``data`` if it is all of what was asked for; raises `BadInput` if the file ends before."""
+    if len(data) != end - start:
+        raise BadInput(
+            f"{file.name} ends at byte {start + len(data)}, but bytes {start} to {end} were expected; "
+            "it is truncated, so fetch it again"
+        )
+    return data

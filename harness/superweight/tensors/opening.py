@@ -1,0 +1,168 @@
+"""Opening a checkpoint: a directory, a file, an address, or a repository on the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from superweight.errors import BadInput
+from superweight.tensors import gguf, safetensors
+from superweight.tensors.checkpoint import Checkpoint, json_object
+from superweight.tensors.files import File, Folder, LocalFolder
+from superweight.tensors.info import Header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_HUB = re.compile(
+    # A branch named refs/pr/1 is the one kind of revision that holds slashes; others write %2F.
+    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>refs/\w+/[\w.-]+|[\w.%-]+))?(/(?P<file>[^@?]+))?/?"
+)
+_ADDRESS = re.compile(r"(?P<path>https?://[^?#]+)(?P<query>\?[^#]*)?")
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_WEIGHTS = (".safetensors", ".gguf")
+
+
+def is_remote(where: str) -> bool:
+    """Tell whether ``where`` is an address rather than a path."""
+    return where.startswith(("hf://", "http://", "https://"))
+
+
+def hub_repository(where: str) -> str | None:
+    """Return the org/name that an hf:// address names, if it is one."""
+    match = _HUB.fullmatch(where)
+    return None if match is None else match["repo"]
+
+
+def open_checkpoint(where: str | Path) -> Checkpoint:
+    """Open a checkpoint; of a remote one nothing is brought but what is asked for.
+
+    ``where`` is a directory of safetensors, a .safetensors or .gguf file, an https address of
+    either, or of a folder of safetensors, or ``hf://org/name[@revision][/file]``. Raises `BadInput`
+    in one line when it is none of these, cannot be reached, or lacks a file that its index names.
+    """
+    text = str(where)
+    if text.startswith("hf://"):
+        return _open_hub(text)
+    if is_remote(text):
+        return _open_address(text)
+    path = Path(where)
+    if path.is_dir():
+        return _open_folder(text, LocalFolder(path))
+    if not path.is_file():
+        raise BadInput(f"cannot read {path}: there is no such file or directory")
+    if path.suffix not in _WEIGHTS:
+        raise BadInput(f"{path} is neither a .safetensors nor a .gguf file")
+    return _open_file(text, LocalFolder(path.parent), path.name)
+
+
+def _open_hub(where: str) -> Checkpoint:
+    from urllib.parse import unquote
+
+    from superweight.tensors.remote import hub_folder
+
+    match = _HUB.fullmatch(where)
+    if match is None:
+        raise BadInput(f"{where!r} is not of the form hf://org/name[@revision][/file]")
+    revision = match["revision"]
+    folder = hub_folder(match["repo"], None if revision is None else unquote(revision))
+    name, file = where.rstrip("/"), match["file"]
+    if file is None:
+        return _open_folder(name, folder)
+    if not file.endswith(_WEIGHTS):
+        raise BadInput(f"{where!r} is neither a .safetensors nor a .gguf file")
+    return _open_file(name, folder, file)
+
+
+def _open_address(where: str) -> Checkpoint:
+    from superweight.tensors.remote import RemoteFolder
+
+    match = _ADDRESS.fullmatch(where)
+    if match is None:
+        raise BadInput(f"{where!r} is no address of a safetensors file or of a folder of them")
+    path, query = match["path"], match["query"] or ""
+    if path.endswith(_WEIGHTS):
+        parent, _, file = path.rpartition("/")
+        return _open_file(path, RemoteFolder(parent, query=query), file)
+    return _open_folder(path, RemoteFolder(path, query=query))
+
+
+def _open_folder(name: str, folder: Folder) -> Checkpoint:
+    # The order in which transformers looks.
+    if folder.find(SINGLE) is not None:
+        return _open_file(name, folder, SINGLE)
+    index = folder.document(INDEX)
+    if index is not None:
+        return _open_index(name, folder, index)
+    raise BadInput(f"{name} holds neither {SINGLE} nor {INDEX}; {_what_else(folder)}")
+
+
+def _what_else(folder: Folder) -> str:
+    if isinstance(folder, LocalFolder):
+        others = sorted(path.name for path in folder.path.iterdir() if path.suffix in _WEIGHTS)
+        if others:
+            return f"name the file that is meant, such as {folder.path / others[0]}"
+    return "give the address or path of a .safetensors or .gguf file"
+
+
+def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
+    if folder.find(file) is None:
+        raise BadInput(f"{folder.name} holds no {file}; check the address")
+    if not file.endswith(".gguf"):
+        header = safetensors.read_header(_found(folder, file))
+        return Checkpoint(name, folder, dict.fromkeys(header, file), {file: header}.__getitem__)
+    headers: dict[str, Header] = {}
+    files: dict[str, str] = {}
+    for part in _parts(file):
+        headers[part], _ = gguf.read_header(_found(folder, part))
+        if repeated := sorted(headers[part].keys() & files.keys()):
+            raise BadInput(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {part}")
+        files |= dict.fromkeys(headers[part], part)
+    return Checkpoint(name, folder, files, headers.__getitem__, is_gguf=True)
+
+
+def _parts(file: str) -> list[str]:
+    match = _PART.fullmatch(file)
+    if match is None:
+        return [file]
+    return [
+        f"{match['stem']}-{number:05}-of-{match['count']}.gguf"
+        for number in range(1, int(match["count"]) + 1)
+    ]
+
+
+def shards(directory: Path) -> list[str]:
+    """Return the files that a directory's index names, none where there is no index.
+
+    Raises `BadInput` for an index that is none, or that leads out of the directory.
+    """
+    index = directory / INDEX
+    if not index.is_file():
+        return []
+    return sorted(set(_weight_map(index.read_bytes(), str(index)).values()))
+
+
+def _weight_map(text: bytes, place: str) -> dict[str, str]:
+    """Return an index's tensors and the files that hold them."""
+    files = json_object(text, place).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise BadInput(f"{place} has no weight_map, so which file holds what is unknown")
+    for tensor, file in files.items():
+        # A file's name that leads elsewhere would be read from there.
+        if not isinstance(file, str) or PurePosixPath(file).name != file or not file.endswith(".safetensors"):
+            raise BadInput(f"{place} maps {tensor!r} to {file!r}, which is no safetensors file beside it")
+    return files
+
+
+def _open_index(name: str, folder: Folder, text: bytes) -> Checkpoint:
+    files = _weight_map(text, f"{folder.name}/{INDEX}")
+    if isinstance(folder, LocalFolder):
+        for file in sorted(set(files.values())):
+            _found(folder, file)
+    return Checkpoint(name, folder, files, lambda file: safetensors.read_header(_found(folder, file)))
+
+
+def _found(folder: Folder, file: str) -> File:
+    found = folder.find(file)
+    if found is None:
+        raise BadInput(f"{folder.name} lacks {file}, which belongs to the checkpoint; fetch it again")
+    return found

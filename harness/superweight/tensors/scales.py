@@ -1,0 +1,148 @@
+"""What stored integers and 8-bit floats are multiplied with, and which packings are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from superweight.errors import BadInput
+from superweight.tensors.decoding import FLOAT8, INTEGERS, Floats
+from superweight.tensors.info import TensorInfo
+
+# How the formats call the tensor that several numbers are packed into.
+PACKED_SUFFIXES = {
+    ".qweight": "GPTQ or AWQ",
+    ".weight_packed": "compressed-tensors (packed)",
+    "._weight_qdata": "torchao",
+    "_blocks": "MXFP4",
+    ".W_q": "HQQ",
+}
+_BITSANDBYTES_4BIT = ".absmax"
+# LLM.int8 keeps the largest magnitude of each row, which the code 127 stands for.
+_LARGEST_INT8 = 127
+_DEFAULT_BLOCK = 128
+_INSTEAD = "give the checkpoint it was made from, or a GGUF file"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Factors of a tensor's stored numbers, one for each block of it.
+
+    ``factors`` and ``zeros`` have as many dimensions as the tensor. ``shape`` is the tensor's and
+    ``blocks`` the length of a block along each of its dimensions. A number is
+    (stored - zero) x factor.
+    """
+
+    factors: Floats
+    zeros: Floats | None
+    shape: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+    def apply(self, stored: Floats, index: tuple[int, ...]) -> Floats:
+        """Return the numbers the model computes with, of the part of the tensor at ``index``."""
+        if self.zeros is not None:
+            stored = stored - self._part(self.zeros, index)
+        return np.asarray(stored * self._part(self.factors, index), dtype=np.float32)
+
+    def at(self, index: tuple[int, ...]) -> float:
+        """Return the factor of one number."""
+        return float(self._part(self.factors, index))
+
+    def _part(self, values: Floats, index: tuple[int, ...]) -> Floats:
+        chosen = tuple(place // block for place, block in zip(index, self.blocks, strict=False))
+        part: Floats = values[chosen]
+        rest = len(index)
+        for axis, (block, length) in enumerate(zip(self.blocks[rest:], self.shape[rest:], strict=True)):
+            if block != length:  # one block along the whole of an axis is broadcast
+                part = np.repeat(part, block, axis).take(range(length), axis)
+        return part
+
+
+def scale_name(info: TensorInfo, names: Collection[str]) -> str | None:
+    """Return which tensor holds the scale of ``info``, or None when it has none and needs none.
+
+    Raises `BadInput` for packed formats, and for integer weights whose scale is missing.
+    """
+    if info.dtype not in (*INTEGERS, *FLOAT8):
+        return None
+    if info.name + _BITSANDBYTES_4BIT in names:
+        raise _refusal(info.name, "bitsandbytes 4-bit")
+    stem = info.name.removesuffix(".weight")
+    candidates = (info.name + "_scale", info.name + "_scale_inv", stem + ".SCB")
+    found = next((name for name in candidates if name in names), None)
+    if found is None and stem != info.name and info.dtype in INTEGERS:
+        raise BadInput(
+            f"{info.file.name}: {info.name} holds {info.dtype} without a scale beside it, "
+            f"so what it means is unknown; {_INSTEAD}"
+        )
+    return found
+
+
+def packed(name: str, suffix: str, names: Collection[str], config: Mapping[str, object]) -> BadInput:
+    """Return the refusal of a tensor into which numbers are packed."""
+    kind = PACKED_SUFFIXES[suffix]
+    quantisation = config.get("quantization_config")
+    if suffix == ".qweight":
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        if name.removesuffix("qweight") + "g_idx" in names:
+            method = "gptq"
+        kind = str(method).upper() if method else kind
+    return _refusal(name, kind)
+
+
+def _refusal(name: str, kind: str) -> BadInput:
+    return BadInput(f"{name} is packed as {kind}, which is not read; {_INSTEAD}")
+
+
+def make_scale(
+    info: TensorInfo,
+    name: str,
+    factors: Floats,
+    zeros: Floats | None,
+    block_size: object,
+) -> Scale:
+    """Fit the factors found under ``name`` to a tensor.
+
+    ``block_size`` is the config's ``weight_block_size``, if it has one. Raises `BadInput` when the
+    shapes do not go together.
+    """
+    if name.endswith(".SCB"):
+        factors = factors / np.float32(_LARGEST_INT8)
+    factors = _fitted(info, name, factors)
+    if zeros is not None:
+        zeros = _fitted(info, name, zeros)
+        if zeros.shape != factors.shape:
+            raise BadInput(f"{info.file.name}: {name} and the zero point beside it differ in shape")
+    configured = block_size if isinstance(block_size, list) and len(block_size) == factors.ndim else None
+    blocks = []
+    for axis, (length, count) in enumerate(zip(info.shape, factors.shape, strict=True)):
+        if count == 1:
+            block = length
+        elif count == length:
+            block = 1
+        else:
+            block = configured[axis] if configured else _DEFAULT_BLOCK
+            if not isinstance(block, int) or block < 1 or -(-length // block) != count:
+                raise _unfit(info, name, factors)
+        blocks.append(block)
+    return Scale(factors, zeros, info.shape, tuple(blocks))
+
+
+def _fitted(info: TensorInfo, name: str, values: Floats) -> Floats:
+    rank = len(info.shape)
+    if values.size == 1:
+        return values.reshape((1,) * rank)
+    if values.ndim == 1 and rank == 2 and len(values) == info.shape[0]:
+        return values[:, None]
+    if values.ndim != rank:
+        raise _unfit(info, name, values)
+    return values
+
+
+def _unfit(info: TensorInfo, name: str, values: Floats) -> BadInput:
+    return BadInput(
+        f"{info.file.name}: {name} of shape {list(values.shape)} is no scale of {info.name} of shape "
+        f"{list(info.shape)}; the checkpoint is quantised in a way that is not read"
+    )
