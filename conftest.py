@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from superweight.cache import cache_directory
+
+from superweight.checkpoints.cache import cache_directory
+from superweight.checkpoints.registry import resolve
 from superweight.cli import main
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 from superweight.loading import load
 from superweight.pytest_plugin.xdist import share_cores
-from superweight.registry import resolve
 from superweight.report import writing
 from superweight.report.drawing import drawn
 

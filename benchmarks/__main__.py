@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from superweight.loading import Subject, load
-from superweight.registry import resolve
 
 from benchmarks import finding, offloading, precision, proving, starting
 from benchmarks.timing import Row
+from superweight.checkpoints.registry import resolve
+from superweight.loading import Subject, load
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from superweight.coordinates import Coordinate
+
+from benchmarks.timing import Row, aimed, in_turn, ratios
+from superweight.core.coordinates import Coordinate
 from superweight.corpus import default_prompt
 from superweight.detection import detect
 from superweight.editing import Prune, edited
 from superweight.loading import Subject
 from superweight.scanning import scan
 from superweight.trace import trace
-
-from benchmarks.timing import Row, aimed, in_turn, ratios
 
 # The paper's script prints what exceeds this.
 SPIKE = 50.0

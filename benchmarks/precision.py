@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from superweight.corpus import default_prompt
-from superweight.loading import load
-from superweight.registry import resolve
-from superweight.scanning import scan
 
 from benchmarks.proving import all_claims
 from benchmarks.timing import Row, in_turn, ratios
+from superweight.checkpoints.registry import resolve
+from superweight.corpus import default_prompt
+from superweight.loading import load
+from superweight.scanning import scan
 
 DTYPES = ("float32", "bfloat16")
 MODELS = ("tiny-planted", "tiny-plain", "tiny-tuned", "smollm2-135m-instruct-q4_1")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from benchmarks.timing import Row, aimed, in_turn, ratios
 from superweight.claims import CLAIMS
 from superweight.conditions import controls, treatments
 from superweight.corpus import cut, documents
@@ -14,8 +16,6 @@ from superweight.editing import edited
 from superweight.evidence import Evidence
 from superweight.loading import Subject
 from superweight.measuring import measure, one_by_one, ridden
-
-from benchmarks.timing import Row, aimed, in_turn, ratios
 
 CONDITIONS, TOKENS = 12, 2048
 # Those that need no quantised model.

@@ -20,8 +20,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput, UnknownAnatomy
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput, UnknownAnatomy
 from superweight.experts import Experts
 from superweight.projections import LinearProjection, Projection
 

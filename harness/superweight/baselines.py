@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 _NUMBER = {"value", "within"}
 _NOT_COMPARED = "provenance"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from superweight.baselines import read
+from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.sources import refuse_itself
 from superweight.claims import CLAIMS
 from superweight.claims.verdict import Claim, Verdict
 from superweight.corpus import default_prompt
@@ -13,10 +15,8 @@ from superweight.evidence import Evidence
 from superweight.expectations import Outcome, baseline_of, hold
 from superweight.loading import free
 from superweight.records import record
-from superweight.registry import resolve
 from superweight.scanning import scan
 from superweight.setting import Setting
-from superweight.sources import refuse_itself
 
 
 @dataclass(frozen=True)

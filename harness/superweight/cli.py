@@ -15,8 +15,8 @@ from superweight.commands.read import read
 from superweight.commands.report import render
 from superweight.commands.scan import scan
 from superweight.commands.sweep import sweep
-from superweight.errors import BadInput, HarnessError, one_line
-from superweight.notes import noted
+from superweight.core.errors import BadInput, HarnessError, one_line
+from superweight.core.run_notes import noted
 
 
 class _Group(click.Group):

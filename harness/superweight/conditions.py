@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from superweight.controls import largest_of_each_matrix, largest_of_matrix, random_of_same_matrices
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.detection import SuperActivation
 from superweight.editing import Prune, Scale
 from superweight.loading import Subject

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable
 import numpy as np
 import torch
 
-from superweight.coordinates import Coordinate
-from superweight.errors import HarnessError
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import HarnessError
+from superweight.core.statistics import SEED
 from superweight.loading import Subject
 from superweight.projections import Projection
-from superweight.statistics import SEED
 
 # The paper's code prunes the top 1e-6 of each matrix: about 7,000 weights of Llama-7B.
 PAPER_SHARE = 1e-6

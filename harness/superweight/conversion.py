@@ -12,8 +12,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.cache import Progress, cache_directory, publish, sha256, silent
-from superweight.errors import BadInput
+from superweight.checkpoints.cache import Progress, cache_directory, publish, sha256, silent
+from superweight.core.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

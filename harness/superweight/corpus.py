@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
+from superweight.core.resources import fixtures_directory
+from superweight.core.statistics import SEED
 from superweight.loading import Subject
-from superweight.resources import fixtures_directory
-from superweight.statistics import SEED
 
 BUILTIN = "builtin"
 WIKITEXT2 = "wikitext2"

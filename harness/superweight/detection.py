@@ -12,8 +12,8 @@ from functools import cache
 
 import numpy as np
 
-from superweight.coordinates import Coordinate
-from superweight.errors import UnknownAnatomy
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import UnknownAnatomy
 from superweight.trace import Array, Trace
 
 RowReader = Callable[[int, int, int | None], Array]

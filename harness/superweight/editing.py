@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from superweight.anatomy import stream
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput, EditFailed
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput, EditFailed
 from superweight.loading import Subject
 from superweight.projections import Projection
 

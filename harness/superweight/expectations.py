@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from superweight.baselines import baseline_path, differences, has_others
+from superweight.checkpoints.registry import ModelEntry
 from superweight.claims import CLAIMS
 from superweight.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
-from superweight.environment import in_ci
-from superweight.registry import ModelEntry
+from superweight.core.environment import in_ci
 
 if TYPE_CHECKING:
     from superweight.loading import Subject

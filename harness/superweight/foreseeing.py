@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.detection import COMPANION, OUTLIER_RATIO, SHARE, SPAN
 from superweight.joining import entering, with_rows
 from superweight.loading import Subject

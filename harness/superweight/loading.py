@@ -15,13 +15,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from superweight import __version__
 from superweight.anatomy import Anatomy, describe
-from superweight.cache import Progress, sha256, silent
+from superweight.checkpoints.cache import Progress, sha256, silent
+from superweight.checkpoints.registry import ModelEntry
+from superweight.checkpoints.sources import LocalModel, fetch
 from superweight.conversion import converted_copy, original_sha256
+from superweight.core.errors import BadInput, UnknownAnatomy
 from superweight.devices import present, settle
-from superweight.errors import BadInput, UnknownAnatomy
 from superweight.placement import place, stored_bytes
 from superweight.projections import execution_device
-from superweight.registry import ModelEntry
 from superweight.soundness import (
     quiet_transformers,
     refuse_broken_numbers,
@@ -29,7 +30,6 @@ from superweight.soundness import (
     refuse_other_than_asked,
     refuse_unsound_files,
 )
-from superweight.sources import LocalModel, fetch
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from superweight.conditions import INTACT, Condition
+from superweight.core.statistics import looks
 from superweight.corpus import Windows
 from superweight.loading import Subject
 from superweight.measuring import Measurement, Values, joined, measure
-from superweight.statistics import looks
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from transformers.utils.generic import ModelOutput
 
 from superweight.anatomy import stream
 from superweight.conditions import INTACT, Condition
+from superweight.core.errors import HarnessError, TooLarge
 from superweight.corpus import Windows
 from superweight.detection import SuperActivation
 from superweight.editing import Edit, HoldActivation, edited
-from superweight.errors import HarnessError, TooLarge
 from superweight.loading import Subject
 from superweight.resuming import keeping_prefixes, resumed
 from superweight.riding import can_ride, riding

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from superweight.checkpoints.tensors.open import shards
+from superweight.core.errors import TooLarge
 from superweight.devices import gib
-from superweight.errors import TooLarge
-from superweight.tensors.opening import shards
 
 # Beside the weights: logits and log-probabilities of eight windows over the widest vocabulary of
 # the registry take 1.4 GiB, copies of a matrix that is ranked the rest ...

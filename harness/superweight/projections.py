@@ -16,8 +16,8 @@ import torch
 from accelerate.utils import align_module_device
 from torch import nn
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 
 # One-hot inputs sent through a module at once.
 _CHUNK = 512

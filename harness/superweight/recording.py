@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from superweight.anatomy import Anatomy, Block, stream
-from superweight.errors import NotFinite, UnknownAnatomy
+from superweight.core.errors import NotFinite, UnknownAnatomy
 from superweight.experts import Experts
 from superweight.projections import LinearProjection
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from superweight.anatomy import stream
 from superweight.conditions import INTACT, Condition
+from superweight.core.errors import EditFailed
 from superweight.editing import ROUNDINGS, Scale
-from superweight.errors import EditFailed
 from superweight.joining import entering, with_rows
 from superweight.loading import Subject
 from superweight.projections import LinearProjection, Projection, execution_device

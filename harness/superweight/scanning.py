@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import HarnessError
 from superweight.detection import CARRIED, Canceller, Detection, SuperActivation, SuperWeight, detect
 from superweight.editing import Prune, active_edits, edited
-from superweight.errors import HarnessError
 from superweight.foreseeing import foreseeing
 from superweight.loading import Subject
 from superweight.resuming import keeping_prefixes

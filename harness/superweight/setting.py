@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.cache import Progress, silent
-from superweight.registry import resolve
-from superweight.resources import DEFAULT_BASELINES
+from superweight.checkpoints.cache import Progress, silent
+from superweight.checkpoints.registry import resolve
+from superweight.core.resources import DEFAULT_BASELINES
 
 if TYPE_CHECKING:
     from superweight.evidence import Evidence

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from superweight.errors import BadInput
-from superweight.tensors import open_checkpoint
-from superweight.tensors.decoding import INTEGERS
+from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.decoding import INTEGERS
+from superweight.core.errors import BadInput
 
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
+from superweight.core.resources import fixtures_directory
 from superweight.loading import Subject
 from superweight.measuring import Values
-from superweight.resources import fixtures_directory
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

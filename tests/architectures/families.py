@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 import transformers
+
 from superweight.anatomy import describe
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.loading import Subject
 from superweight.projections import Projection
 from superweight.trace import trace

@@ -13,11 +13,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+
 from superweight.anatomy import describe
+from superweight.checkpoints.registry import resolve
+from superweight.core.errors import UnknownAnatomy
 from superweight.editing import Prune, Scale, edited
-from superweight.errors import UnknownAnatomy
 from superweight.loading import load
-from superweight.registry import resolve
 from superweight.scanning import SUPPRESSED, head_room, scan
 from superweight.trace import trace
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+
 from superweight.anatomy import describe
 from superweight.conditions import Condition
+from superweight.core.errors import NotFinite, UnknownAnatomy
 from superweight.editing import EditFailed, Prune, Scale, edited
-from superweight.errors import NotFinite, UnknownAnatomy
 from superweight.measuring import one_by_one, ridden
 from superweight.resuming import keeping_prefixes, resumed
 from superweight.riding import can_ride

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+
 from superweight.cli import main
 
 HOSTILE = "<img src=x onerror=\"console.error('in')\"><script>console.error('in')</script>"

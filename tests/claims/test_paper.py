@@ -8,6 +8,7 @@ baseline, or of the registry. ``refuted`` is a finding where it is expected.
 from __future__ import annotations
 
 import pytest
+
 from superweight import claims
 
 pytestmark = pytest.mark.filterwarnings(

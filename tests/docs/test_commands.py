@@ -13,9 +13,10 @@ import pytest
 
 # Pytester forgets what is first imported inside a run, and classes would exist twice.
 from click.testing import CliRunner
+
+from superweight.checkpoints.registry import load_registry
 from superweight.cli import main
-from superweight.registry import load_registry
-from superweight.resources import fixtures_directory
+from superweight.core.resources import fixtures_directory
 
 from .commands import PAGES, REPOSITORY, shown
 

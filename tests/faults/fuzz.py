@@ -22,8 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 sys.path[:0] = [str(REPOSITORY / "harness"), str(REPOSITORY)]
 
 with atheris.instrument_imports(include=["superweight"]):
-    from superweight.errors import BadInput
-
+    from superweight.core.errors import BadInput
     from tests.faults.reading import read_all
 
 KINDS = ("safetensors", "gguf")

@@ -142,6 +142,7 @@ def preload() -> None:
     sys.path[:0] = [str(SOURCES), str(REPOSITORY)]
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
+
     from superweight.checking import Request, check_model
     from superweight.setting import Setting
 

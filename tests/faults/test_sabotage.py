@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from superweight import editing, registry, riding, scanning
+
+from superweight import editing, riding, scanning
 from superweight.anatomy import Anatomy
-from superweight.coordinates import Coordinate
-from superweight.registry import PublishedScalar
-from superweight.resources import fixtures_directory
+from superweight.checkpoints import registry
+from superweight.checkpoints.registry import PublishedScalar
+from superweight.core.coordinates import Coordinate
+from superweight.core.resources import fixtures_directory
 
 MODEL = ("--sw-model", "tiny-planted")
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"

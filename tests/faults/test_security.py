@@ -9,7 +9,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from superweight.resources import fixtures_directory
+
+from superweight.core.resources import fixtures_directory
 
 SOUND = fixtures_directory() / "checkpoints" / "tiny-planted"
 

@@ -8,8 +8,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from superweight.checkpoints.registry import resolve
 from superweight.loading import load
-from superweight.registry import resolve
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from pathlib import Path
 import accelerate
 import torch
 import transformers
+
+from superweight.checkpoints.registry import resolve
 from superweight.devices import described, gib, present
 from superweight.editing import Prune, edited
 from superweight.loading import Subject, load
 from superweight.placement import need
-from superweight.registry import resolve
 from superweight.scanning import scan
 
 from .sizes import PRODUCT, SEVEN_B, SMALL, TEXT, Size, activity, planted_at

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
 from superweight.anatomy import describe
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.devices import settle
 from superweight.loading import Subject
 from superweight.trace import trace

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from superweight.coordinates import Coordinate
+
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import NotFinite
 from superweight.corpus import cut, documents
 from superweight.editing import Prune, Scale, edited
-from superweight.errors import NotFinite
 from superweight.loading import free
 from superweight.measuring import INTACT, Condition, measure, predicted
 from superweight.placement import need

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from superweight.baselines import baseline_path, differences, read
+from superweight.checkpoints.registry import resolve
 from superweight.claims import CLAIMS
 from superweight.evidence import Evidence
 from superweight.loading import free, load
 from superweight.records import record
-from superweight.registry import resolve
 
 BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
 GPU = [pytest.mark.gpu, pytest.mark.slow]

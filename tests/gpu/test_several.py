@@ -5,15 +5,16 @@ from __future__ import annotations
 import accelerate
 import pytest
 import torch
+
 from superweight import loading, placement
+from superweight.checkpoints.registry import resolve
+from superweight.core.resources import fixtures_directory
 from superweight.corpus import cut, documents
 from superweight.devices import Device
 from superweight.editing import Prune, edited
 from superweight.loading import load
 from superweight.measuring import Condition, measure
 from superweight.placement import stored_bytes
-from superweight.registry import resolve
-from superweight.resources import fixtures_directory
 from superweight.scanning import scan
 
 TEXT = "A short prompt."

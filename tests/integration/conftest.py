@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
+
 from superweight.checking import Request, check_model
 from superweight.setting import Setting
 

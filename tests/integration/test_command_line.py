@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
+
 from superweight.cli import main
-from superweight.resources import fixtures_directory
+from superweight.core.resources import fixtures_directory
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from superweight.coordinates import Coordinate
-from superweight.registry import resolve
 
+from superweight.checkpoints.registry import resolve
+from superweight.core.coordinates import Coordinate
 from tests.release.releases import DAMAGED, make
 
 CLAIMS = Path(__file__).parents[1] / "claims"

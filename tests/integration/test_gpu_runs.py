@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from superweight import loading
 from superweight.pytest_plugin import xdist
 

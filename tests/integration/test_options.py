@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 import torch
+
 from superweight import loading
-from superweight.registry import load_registry
+from superweight.checkpoints.registry import load_registry
+from superweight.core.resources import fixtures_directory
 from superweight.report.document import schema
-from superweight.resources import fixtures_directory
 
 PLACE = "known_place"
 

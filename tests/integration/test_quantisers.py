@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+
 from superweight.claims import weight_rounding
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import EditFailed
 from superweight.corpus import cut, default_prompt, documents
-from superweight.errors import EditFailed
 from superweight.quantization.measuring import nll, split
 from superweight.quantization.real import QUANTISERS, really_quantised
 from superweight.quantization.real_sweep import Refused, by_block_size, real_sweep
 from superweight.scanning import scan
-from torch import nn
 
 PLACE, BESIDE = Coordinate(1, 41, 23), Coordinate(1, 41, 24)
 INT4_32, INT4_ROWS = (QUANTISERS[f"torchao int4 weight-only, {what}"] for what in ("blocks of 32", "rows"))

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
+from superweight.checkpoints.tensors import locate, open_checkpoint, remote
 from superweight.cli import main
-from superweight.coordinates import Coordinate
-from superweight.resources import fixtures_directory
-from superweight.tensors import locate, open_checkpoint, remote
+from superweight.core.coordinates import Coordinate
+from superweight.core.resources import fixtures_directory
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"

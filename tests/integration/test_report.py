@@ -7,6 +7,7 @@ import sys
 
 import jsonschema
 import pytest
+
 from superweight.checking import check_model
 from superweight.commands import progress
 from superweight.report.document import schema

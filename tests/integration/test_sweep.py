@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from superweight.baselines import differences
+from superweight.checkpoints.registry import resolve
 from superweight.cli import main
 from superweight.corpus import WINDOWS, cut, default_prompt, documents
 from superweight.loading import load
@@ -26,7 +28,6 @@ from superweight.quantization.sweep import (
     weight_sweep,
 )
 from superweight.quantization.weights import WeightRounding, fake_quantised
-from superweight.registry import resolve
 from superweight.report.document import read_document
 from superweight.scanning import scan
 

@@ -12,9 +12,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from superweight.registry import load_registry
-from superweight.resources import fixtures_directory
-from superweight.verifying import verify
+
+from superweight.checkpoints.registry import load_registry
+from superweight.checkpoints.verify import verify
+from superweight.core.resources import fixtures_directory
 
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
 PLAIN = fixtures_directory() / "checkpoints" / "tiny-plain"

@@ -8,14 +8,15 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
+from superweight.checkpoints.registry import resolve
 from superweight.claims import zero_shot as claim
 from superweight.cli import main
 from superweight.commands.accuracy_table import accuracy_lines
+from superweight.core.resources import fixtures_directory
 from superweight.editing import Prune, active_edits, edited
 from superweight.evidence import Evidence
 from superweight.loading import load
-from superweight.registry import resolve
-from superweight.resources import fixtures_directory
 from superweight.zero_shot import Accuracy, accuracies, read_tasks
 
 pytest.importorskip("lm_eval", reason="needs the extra eval")

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from superweight import editing
-from superweight.coordinates import Coordinate
+from superweight.checkpoints.registry import resolve
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput, EditFailed
 from superweight.detection import detect
 from superweight.editing import HoldActivation, Prune, Scale, active_edits, edited
-from superweight.errors import BadInput, EditFailed
 from superweight.loading import load
-from superweight.registry import resolve
 from superweight.trace import trace
 
 TEXT = "The bridge was closed."

@@ -8,14 +8,15 @@ from dataclasses import replace
 import accelerate
 import pytest
 import torch
+
 from superweight import foreseeing, scanning
-from superweight.coordinates import Coordinate
+from superweight.checkpoints.registry import resolve
+from superweight.core.coordinates import Coordinate
 from superweight.detection import detect
 from superweight.editing import Prune, edited
 from superweight.foreseeing import Foresight
 from superweight.loading import load
 from superweight.projections import LinearProjection
-from superweight.registry import resolve
 from superweight.scanning import SUPPRESSED, scan
 from superweight.trace import trace
 

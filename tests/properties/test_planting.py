@@ -9,11 +9,12 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from superweight.anatomy import describe
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import HarnessError
 from superweight.detection import detect
 from superweight.editing import Prune, edited
-from superweight.errors import HarnessError
 from superweight.scanning import NONE_FOUND, SUPPRESSED, scan
 from superweight.trace import trace, trace_batch
 

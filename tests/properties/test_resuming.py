@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from superweight.coordinates import Coordinate
+
+from superweight.core.coordinates import Coordinate
 from superweight.editing import Prune, edited
 from superweight.resuming import keeping_prefixes, resumed
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from superweight import riding as riding_module
 from superweight.conditions import INTACT, Condition
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.detection import SuperActivation
 from superweight.editing import EditFailed, Prune, Scale, edited
 from superweight.generation import continue_greedily

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from superweight.errors import BadInput
+
+from superweight.core.errors import BadInput
 from superweight.quantization.blocks import Groups, PerRow, PerTensor, Tiles
 from superweight.quantization.holding import clip_, held_out
 from superweight.quantization.rounding import (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from superweight.coordinates import Coordinate
+
+from superweight.core.coordinates import Coordinate
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.registry import resolve
+
+from superweight.checkpoints.registry import resolve
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 from superweight.release.comparing import Request, compare, known_super_weights
 from superweight.release.comparison import ACTIVATIONS, QUALITY, STATIC
 from superweight.setting import Setting
-
 from tests.architectures.families import GATED, Tiny
 
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged

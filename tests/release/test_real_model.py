@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.sources import fetch
 from superweight.conversion import converted_copy
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.corpus import cut, documents
 from superweight.loading import load
-from superweight.registry import resolve
 from superweight.release.comparing import Request, compare
 from superweight.release.comparison import ACTIVATIONS, STATIC
-from superweight.sources import fetch
 
 from .releases import DAMAGED, KEPT, clipped, make, sharded
 

@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
+
 from superweight.baselines import baseline_path, differences, dump, merged, parse, read
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Measured, Verdict, counted, judged
+from superweight.core.statistics import Interval
 from superweight.records import record
-from superweight.statistics import Interval
 
 CLAIM = Claim("C3", "sentence", "place")
 

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from superweight.cache import cache_directory, publish, sha256
-from superweight.errors import BadInput
+
+from superweight.checkpoints.cache import cache_directory, publish, sha256
+from superweight.core.errors import BadInput
 
 
 def visible(directory):
@@ -130,7 +131,7 @@ def test_a_cache_that_cannot_be_made_is_bad_input(tmp_path, below):
 _PROCESS = """
 import sys, time
 from pathlib import Path
-from superweight.cache import publish
+from superweight.checkpoints.cache import publish
 
 room, me = Path(sys.argv[1]), sys.argv[2]
 

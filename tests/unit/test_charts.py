@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
+
 from superweight.report.chart import brief
 from superweight.report.charts import charts
 from superweight.report.document import of_model, read_document, schema

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from superweight.claims import (
     activation_restored,
     activation_rounding,
@@ -20,10 +21,10 @@ from superweight.claims import (
 )
 from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
 from superweight.conditions import INTACT, OTHER_OUTLIERS, PRUNED, RANDOM, RESTORED_ACTIVATION, SAME_MATRIX
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 from superweight.corpus import Windows
 from superweight.detection import Detection, SuperActivation, SuperWeight
-from superweight.errors import BadInput
 from superweight.looking import Look
 from superweight.measuring import Measurement
 from superweight.quantization.sweep import HELD_OUT, NAIVE, BlockSize

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from superweight.errors import HarnessError
+
+from superweight.core.errors import HarnessError
 from superweight.release.comparison import (
     QUALITY,
     STATIC,

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+
+from superweight.checkpoints.registry import resolve
 from superweight.controls import (
     distinct_from,
     largest_of_each_matrix,
     largest_of_matrix,
     random_of_same_matrices,
 )
-from superweight.coordinates import Coordinate
-from superweight.errors import HarnessError
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import HarnessError
 from superweight.loading import load
-from superweight.registry import resolve
 
 PLANTED = Coordinate(1, 41, 23)
 

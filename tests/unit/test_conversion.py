@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
-from superweight.cache import sha256
+
+from superweight.checkpoints.cache import sha256
 from superweight.conversion import RECORD, converted_copy, original_sha256
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
 DOWN = "blk.0.ffn_down.weight"

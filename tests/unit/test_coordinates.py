@@ -1,8 +1,9 @@
 """Where a scalar sits: how a coordinate is written, read, ordered and refused."""
 
 import pytest
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
+
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+
 from superweight import corpus
+from superweight.checkpoints.registry import resolve
+from superweight.core.errors import BadInput
 from superweight.corpus import cut, documents
-from superweight.errors import BadInput
 from superweight.loading import load
-from superweight.registry import resolve
 
 BOS = 256
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-from superweight.errors import BadInput
-from superweight.tensors.decoding import block_step, decode, float8_step
+
+from superweight.checkpoints.tensors.decoding import block_step, decode, float8_step
+from superweight.core.errors import BadInput
 
 EVEN = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from superweight.coordinates import Coordinate
+
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import UnknownAnatomy
 from superweight.detection import COMPANION, detect, find_super_activations
-from superweight.errors import UnknownAnatomy
 from superweight.trace import Trace, Write
 
 BLOCKS, TOKENS, HIDDEN, INTERMEDIATE = 8, 3, 16, 6

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+
 from superweight.devices import VISIBLE, Device, callers_devices, described, gib, settle, share
 
 

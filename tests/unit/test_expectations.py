@@ -1,8 +1,10 @@
 """What a verdict is held against, and what a person reads when it does not match."""
 
 import pytest
+
+from superweight.checkpoints.registry import ModelEntry, PublishedScalar
 from superweight.claims.verdict import Claim, Verdict
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.expectations import (
     Outcome,
     explain,
@@ -13,7 +15,6 @@ from superweight.expectations import (
     in_ci,
 )
 from superweight.records import record
-from superweight.registry import ModelEntry, PublishedScalar
 
 STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
 

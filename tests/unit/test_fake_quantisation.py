@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
 from superweight.anatomy import describe
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import EditFailed
 from superweight.corpus import cut, default_prompt, documents
 from superweight.editing import Prune, edited
-from superweight.errors import EditFailed
 from superweight.quantization.activations import held_places, rounded_inputs, rounded_sequences
 from superweight.quantization.blocks import Groups, PerRow, PerTensor
 from superweight.quantization.matrices import matrices_of, readings_of
@@ -21,8 +24,6 @@ from superweight.quantization.rounding import INT4, INT8, round_
 from superweight.quantization.smoothing import smoothing_factors
 from superweight.quantization.weights import WeightRounding, fake_quantised
 from superweight.scanning import scan
-from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 TEXT = "The bridge was closed."
 PLACE = Coordinate(1, 41, 23)

@@ -1,6 +1,7 @@
 """Whether what a model writes has collapsed: loops and repetition, counted on ids alone."""
 
 import pytest
+
 from superweight.generation import Continuation
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.tensors import locate, locations, open_checkpoint
+
+from superweight.checkpoints.tensors import locate, locations, open_checkpoint
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 
 NAME = "blk.1.ffn_down.weight"
 

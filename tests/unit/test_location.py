@@ -7,12 +7,13 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
+
+from superweight.checkpoints.agreement import hold, nearest
+from superweight.checkpoints.published import PublishedActivation, PublishedScalar, PublishedSet
+from superweight.checkpoints.registry import ModelEntry
 from superweight.claims import location
-from superweight.coordinates import Coordinate
-from superweight.disputes import hold, nearest
+from superweight.core.coordinates import Coordinate
 from superweight.evidence import Evidence
-from superweight.published import PublishedActivation, PublishedScalar, PublishedSet
-from superweight.registry import ModelEntry
 
 RIGHT, WRONG, OTHER = Coordinate(1, 41, 23), Coordinate(2, 41, 23), Coordinate(1, 42, 23)
 

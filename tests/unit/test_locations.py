@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from superweight.coordinates import Coordinate
-from superweight.tensors import locate, locations, open_checkpoint
+
+from superweight.checkpoints.tensors import locate, locations, open_checkpoint
+from superweight.core.coordinates import Coordinate
 
 HIDDEN, INTERMEDIATE = 4, 6
 # What stands at (row, col) says where it stands.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from superweight import looking
 from superweight.claims.settling import settled
 from superweight.claims.verdict import Claim, Verdict
 from superweight.conditions import INTACT, Condition
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
+from superweight.core.statistics import LOOKS
 from superweight.corpus import cut, documents
 from superweight.editing import Prune
 from superweight.evidence import Evidence
 from superweight.looking import Looking
 from superweight.measuring import measure
-from superweight.statistics import LOOKS
 
 FIRST, SECOND = (Condition(name, (Prune(Coordinate(1, 41, col)),)) for name, col in [("a", 23), ("b", 24)])
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+
+from superweight.checkpoints.registry import resolve
 from superweight.pytest_plugin import models
 from superweight.pytest_plugin.models import give_back, obtain
-from superweight.registry import resolve
 
 ENTRY = resolve("tiny-plain")
 

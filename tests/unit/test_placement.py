@@ -8,12 +8,13 @@ import accelerate
 import pytest
 import torch
 import transformers
+
 from superweight import loading
+from superweight.checkpoints.registry import load_registry, resolve
+from superweight.core.errors import TooLarge
+from superweight.core.resources import fixtures_directory
 from superweight.devices import Device
-from superweight.errors import TooLarge
 from superweight.placement import SLACK, WORKING, need, place, stored_bytes
-from superweight.registry import load_registry, resolve
-from superweight.resources import fixtures_directory
 
 GIB = 2**30
 

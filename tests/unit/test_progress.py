@@ -1,6 +1,7 @@
 """How much is left: by what stages usually take, and by how fast it has gone so far."""
 
 import pytest
+
 from superweight.commands.progress import ONCE, Estimate
 
 

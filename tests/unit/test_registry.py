@@ -3,10 +3,11 @@
 from decimal import Decimal
 
 import pytest
+
+from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
 from superweight.claims.pruning import PERPLEXITY_RATIO
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.registry import ModelEntry, PublishedScalar, load_registry, resolve
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from superweight.tensors import Condition, condition, open_checkpoint
+
+from superweight.checkpoints.tensors import Condition, condition, open_checkpoint
 
 NAME = "layers.0.mlp.down_proj.weight"
 

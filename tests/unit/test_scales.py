@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from superweight.coordinates import Coordinate
-from superweight.tensors import locate, open_checkpoint
+
+from superweight.checkpoints.tensors import locate, open_checkpoint
+from superweight.core.coordinates import Coordinate
 
 STEM = "model.layers.0.mlp.down_proj"
 NAME = f"{STEM}.weight"

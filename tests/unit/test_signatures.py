@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 
 import pytest
+
 import superweight
 
 # What hooks fill while a model runs.

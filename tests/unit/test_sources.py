@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from superweight.errors import BadInput, Unavailable
-from superweight.registry import ModelEntry, load_registry
-from superweight.sources import LocalModel, fetch
+
+from superweight.checkpoints.registry import ModelEntry, load_registry
+from superweight.checkpoints.sources import LocalModel, fetch
+from superweight.core.errors import BadInput, Unavailable
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from superweight.errors import HarnessError
-from superweight.statistics import ERROR, LEVEL, LOOKS, Interval, bootstrap, exactly, jackknife, looks
+
+from superweight.core.errors import HarnessError
+from superweight.core.statistics import ERROR, LEVEL, LOOKS, Interval, bootstrap, exactly, jackknife, looks
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from superweight.claims.verdict import (
     AT_LEAST,
     AT_MOST,
@@ -15,8 +16,8 @@ from superweight.claims.verdict import (
     measured,
     not_applicable,
 )
-from superweight.errors import HarnessError
-from superweight.statistics import Interval
+from superweight.core.errors import HarnessError
+from superweight.core.statistics import Interval
 
 CLAIM = Claim("C3", "sentence", "place")
 NOT_FINITE = pytest.mark.parametrize(

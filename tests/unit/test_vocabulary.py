@@ -1,9 +1,10 @@
 """Which tokens are stopwords, punctuation and content words; here, where none are words."""
 
 import pytest
+
+from superweight.checkpoints.registry import resolve
 from superweight.corpus import cut, documents
 from superweight.loading import load
-from superweight.registry import resolve
 from superweight.vocabulary import STOPWORDS, Vocabulary, _is_content, classify
 
 

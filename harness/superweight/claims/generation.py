@@ -8,9 +8,9 @@ import numpy as np
 
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.conditions import INTACT
+from superweight.core.statistics import bootstrap
 from superweight.evidence import Evidence
 from superweight.generation import Continuation
-from superweight.statistics import bootstrap
 
 CLAIM = Claim("C11", "Without the super weights, what the model writes collapses.", "Figure 1")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from superweight.checkpoints.agreement import Held, hold, nearest
+from superweight.checkpoints.registry import ModelEntry
 from superweight.claims.verdict import AT_LEAST, AT_MOST, Claim, Verdict, counted, judged, not_applicable
-from superweight.disputes import Held, hold, nearest
 from superweight.evidence import Evidence
 from superweight.loading import Subject
-from superweight.registry import ModelEntry
 from superweight.scanning import Scan
 
 CLAIM = Claim(

@@ -7,9 +7,9 @@ import numpy as np
 from superweight.claims.settling import settled
 from superweight.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.conditions import OTHER_OUTLIERS, PRUNED, RANDOM, SAME_MATRIX
+from superweight.core.statistics import jackknife
 from superweight.evidence import Evidence
 from superweight.looking import Look
-from superweight.statistics import jackknife
 
 CLAIM = Claim("C4", "Pruning all other outlying weights hurts far less.", 'Table 1, "Prune Non-SW"')
 

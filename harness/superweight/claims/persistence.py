@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from superweight.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
+from superweight.core.statistics import bootstrap
 from superweight.evidence import Evidence
-from superweight.statistics import bootstrap
 
 CLAIM = Claim("C6", "The residual stream carries the super activation unchanged over a plateau.", "Figure 4")
 

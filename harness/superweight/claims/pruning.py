@@ -17,10 +17,10 @@ from superweight.claims.verdict import (
     not_applicable,
 )
 from superweight.conditions import CANCELLERS, INTACT, PRUNED, all_but, alone
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
+from superweight.core.statistics import Interval, jackknife
 from superweight.evidence import Evidence
 from superweight.looking import Look
-from superweight.statistics import Interval, jackknife
 
 CLAIM = Claim("C3", "Pruning the super weights multiplies perplexity.", 'Table 1, "Prune SW"')
 

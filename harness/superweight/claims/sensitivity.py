@@ -10,10 +10,10 @@ import numpy as np
 from superweight.claims.settling import settled
 from superweight.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.conditions import PRUNED, SCALES, scaled
+from superweight.core.statistics import jackknife
 from superweight.evidence import Evidence
 from superweight.looking import Look
 from superweight.measuring import Values
-from superweight.statistics import jackknife
 
 CLAIM = Claim("C10", "Damage grows as the super weights shrink; amplifying them does no harm.", "Figure 6")
 

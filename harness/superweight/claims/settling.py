@@ -12,7 +12,7 @@ from superweight.looking import Look
 def settled(looks: Iterable[Look], judge: Callable[[Look], Verdict]) -> Verdict:
     """Return the first verdict that is for or against, or the one over all the text.
 
-    The intervals that it rests on must allow for several looks: `superweight.statistics.jackknife`.
+    The intervals that it rests on must allow for several looks: `superweight.core.statistics.jackknife`.
     """
     for look in looks:
         verdict = judge(look)

@@ -9,10 +9,10 @@ import numpy as np
 from superweight.claims.settling import settled
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.conditions import INTACT, PRUNED, alone
+from superweight.core.statistics import Interval, jackknife
 from superweight.evidence import Evidence
 from superweight.looking import Look
 from superweight.measuring import Values
-from superweight.statistics import Interval, jackknife
 from superweight.vocabulary import Vocabulary
 
 CLAIM = Claim("C9", "Without the super weights, stopwords become likelier.", "Figure 5")

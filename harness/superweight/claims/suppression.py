@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from superweight.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
+from superweight.core.statistics import bootstrap
 from superweight.detection import CARRIED
 from superweight.evidence import Evidence
-from superweight.statistics import bootstrap
 
 CLAIM = Claim("C5", "Pruning the super weights removes the super activation.", "Figure 4")
 

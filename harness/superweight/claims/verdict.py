@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from superweight.errors import HarnessError
-from superweight.statistics import Interval, exactly
+from superweight.core.errors import HarnessError
+from superweight.core.statistics import Interval, exactly
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 NOT_APPLICABLE = "not applicable"

@@ -15,11 +15,11 @@ from superweight.claims.verdict import (
     measured,
     not_applicable,
 )
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
+from superweight.core.statistics import bootstrap
 from superweight.evidence import Evidence
 from superweight.measuring import Values
 from superweight.quantization.sweep import BlockSize
-from superweight.statistics import bootstrap
 
 CLAIM = Claim(
     "C13",

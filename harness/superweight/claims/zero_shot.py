@@ -16,9 +16,9 @@ from superweight.claims.verdict import (
     measured,
     not_applicable,
 )
+from superweight.core.statistics import bootstrap
 from superweight.editing import edited
 from superweight.evidence import Evidence
-from superweight.statistics import bootstrap
 from superweight.zero_shot import Accuracy, Tasks, accuracies
 
 CLAIM = Claim("C15", "Without the super weights, zero-shot accuracy falls to guessing.", "Table 1")

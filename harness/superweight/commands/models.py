@@ -6,11 +6,11 @@ import json
 
 import click
 
+from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
 from superweight.commands.completion import complete_model
 from superweight.commands.options import EXIT_BAD_INPUT, EXIT_NOT_AS_EXPECTED, literal, write
-from superweight.environment import in_ci
-from superweight.errors import BadInput
-from superweight.registry import ModelEntry, load_registry, resolve
+from superweight.core.environment import in_ci
+from superweight.core.errors import BadInput
 
 
 @click.command()
@@ -61,8 +61,8 @@ def _print_models(entries: list[ModelEntry]) -> None:
 
 
 def _verify(entries: list[ModelEntry], json_file: str | None) -> None:
-    from superweight.verifying import AGREES, DISAGREES, NOTHING, UNREACHABLE
-    from superweight.verifying import verify as verify_entry
+    from superweight.checkpoints.verify import AGREES, DISAGREES, NOTHING, UNREACHABLE
+    from superweight.checkpoints.verify import verify as verify_entry
 
     done = []
     for entry in entries:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from superweight.atomic import write_whole
-from superweight.errors import BadInput
-from superweight.resources import DEFAULT_BASELINES
+from superweight.core.atomic import write_whole
+from superweight.core.errors import BadInput
+from superweight.core.resources import DEFAULT_BASELINES
 from superweight.setting import Setting
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import click
 
 from superweight.commands.completion import complete_model
 from superweight.commands.options import write
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 
 if TYPE_CHECKING:
-    from superweight.reading import Readings
+    from superweight.checkpoints.scalars import Readings
 
 
 @click.command()
@@ -37,8 +37,8 @@ def read(model: str, places: tuple[str, ...], directory: bool, json_file: str | 
 
     Example: superweight read smollm2-135m-instruct-q4_1 --directory
     """
-    from superweight.reading import as_dict
-    from superweight.reading import read as read_model
+    from superweight.checkpoints.scalars import as_dict
+    from superweight.checkpoints.scalars import read as read_model
 
     result = read_model(model, [Coordinate.parse(place) for place in places], directory=directory)
     if json_file is not None:

@@ -1,0 +1,1 @@
+"""The pytest plugin: hooks and fixtures, registered by `pytest_superweight`."""

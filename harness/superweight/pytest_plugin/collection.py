@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from superweight.resources import DEFAULT_BASELINES, suite_directory
+from superweight.core.resources import DEFAULT_BASELINES, suite_directory
 
 # What a wheel's claims are called for --pyargs; a checkout keeps them elsewhere.
 SUITE = "superweight.suite"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from superweight.environment import in_ci
-from superweight.errors import BadInput, TooLarge, Unavailable, one_line
+from superweight.checkpoints.registry import STORED, ModelEntry, resolve
+from superweight.core.environment import in_ci
+from superweight.core.errors import BadInput, TooLarge, Unavailable, one_line
 from superweight.pytest_plugin.xdist import share_cores
-from superweight.registry import STORED, ModelEntry, resolve
 
 if TYPE_CHECKING:
     from superweight.loading import Subject

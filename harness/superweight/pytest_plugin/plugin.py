@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from superweight.errors import BadInput, one_line
+from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
+from superweight.core.errors import BadInput, one_line
 from superweight.pytest_plugin import collection, xdist
 from superweight.pytest_plugin.models import give_back, obtain
 from superweight.pytest_plugin.terminal import PROPERTY, USED, Verdicts
-from superweight.registry import ModelEntry, load_registry, resolve
 
 if TYPE_CHECKING:
     from superweight.claims.verdict import Verdict
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse_itself(base: str, entries: list[ModelEntry]) -> None:
-    from superweight.sources import refuse_itself
+    from superweight.checkpoints.sources import refuse_itself
 
     try:
         for entry in entries:

@@ -14,8 +14,8 @@ from syrupy.data import SnapshotCollection, SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
-from superweight.atomic import write_whole
 from superweight.baselines import differences, dump, merged, parse
+from superweight.core.atomic import write_whole
 
 
 class BaselineExtension(SingleFileSnapshotExtension):

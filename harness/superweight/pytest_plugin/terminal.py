@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from superweight.notes import noted
+from superweight.core.run_notes import noted
 
 # Under this name a test hands over its verdict, which xdist carries to the controller.
 PROPERTY = "superweight"

@@ -9,7 +9,7 @@ import pytest
 
 from superweight.baselines import read
 from superweight.claims.verdict import Verdict
-from superweight.environment import in_ci
+from superweight.core.environment import in_ci
 from superweight.evidence import Evidence
 from superweight.expectations import PAPER, Outcome, baseline_of, hold, hold_to_baseline
 from superweight.pytest_plugin import collection

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from superweight.core.errors import EditFailed
 from superweight.detection import SuperActivation
-from superweight.errors import EditFailed
 from superweight.loading import Subject
 from superweight.quantization.blocks import Layout
 from superweight.quantization.holding import held_out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 # A view of some blocks, and the dimensions of it that one block spans.
 Blocks = tuple[torch.Tensor, tuple[int, ...]]

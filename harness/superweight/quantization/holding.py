@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 from superweight.loading import Subject
 
 # What a norm holds: one number a channel.

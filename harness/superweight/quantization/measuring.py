@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from superweight.core.errors import BadInput
 from superweight.corpus import Windows
-from superweight.errors import BadInput
 from superweight.loading import Subject
 from superweight.measuring import Values, log_probabilities
 

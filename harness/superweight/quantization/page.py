@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from superweight.atomic import write_whole
 from superweight.claims.verdict import Measured, measured
-from superweight.errors import BadInput
+from superweight.core.atomic import write_whole
+from superweight.core.errors import BadInput
+from superweight.core.statistics import bootstrap
 from superweight.loading import Subject
 from superweight.measuring import Values
 from superweight.quantization.real_sweep import RealLoss, Refused
 from superweight.quantization.sweep import HELD_OUT, NAIVE, Sweep
 from superweight.records import plain
-from superweight.statistics import bootstrap
 
 BEGIN, END = "<!-- sweep: begin -->", "<!-- sweep: end -->"
 

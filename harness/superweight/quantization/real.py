@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput, EditFailed
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput, EditFailed
 from superweight.loading import Subject
 from superweight.quantization.holding import clip_, held_out
 from superweight.quantization.matrices import Matrix, held_of, matrices_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 from superweight.loading import Subject
 from superweight.measuring import Values
 from superweight.quantization.measuring import Text, nll

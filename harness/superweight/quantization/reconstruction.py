@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.loading import Subject
 from superweight.quantization.weights import WeightRounding, fake_quantised
 

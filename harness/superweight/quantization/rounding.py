@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 from superweight.quantization.blocks import Layout
 
 BITS = range(2, 17)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 from superweight.loading import Subject
 from superweight.measuring import Values
 from superweight.quantization.activations import held_places, rounded_inputs

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from superweight.coordinates import Coordinate
-from superweight.errors import EditFailed
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import EditFailed
 from superweight.loading import Subject
 from superweight.quantization.blocks import Layout
 from superweight.quantization.holding import clip_, held_out

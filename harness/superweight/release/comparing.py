@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from superweight.baselines import baseline_path, read
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.reading import known_entry, open_model
-from superweight.registry import resolve
+from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.scalars import known_entry, open_model
+from superweight.checkpoints.sources import fetch, is_hub_id, local_path, refuse_itself
+from superweight.checkpoints.tensors import locations
+from superweight.checkpoints.tensors.open import is_remote
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 from superweight.release.comparison import (
     ACTIVATIONS,
     DEPTHS,
@@ -23,9 +26,6 @@ from superweight.release.comparison import (
 )
 from superweight.release.limits import Limits
 from superweight.setting import Setting
-from superweight.sources import fetch, is_hub_id, local_path, refuse_itself
-from superweight.tensors import locations
-from superweight.tensors.opening import is_remote
 
 if TYPE_CHECKING:
     from superweight.evidence import Evidence

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from superweight.errors import HarnessError
+from superweight.core.errors import HarnessError
 
 KEPT, DAMAGED, NOT_COMPARABLE = "kept", "damaged", "not comparable"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from superweight.conditions import INTACT
+from superweight.core.statistics import bootstrap
 from superweight.corpus import continuations
 from superweight.editing import Prune, Scale, edited
 from superweight.evidence import Evidence
@@ -16,7 +17,6 @@ from superweight.generation import continue_greedily
 from superweight.measuring import BATCH, Measurement, Values, joined, predicted, reduced
 from superweight.release.comparison import QUALITY, Check, not_comparable, within
 from superweight.release.limits import Limits
-from superweight.statistics import bootstrap
 
 # Below this factor on the base's perplexity its own super weights carry too little to lose: the
 # claim on pruning (C3) asks for ten times, and controls stay within 1.1.

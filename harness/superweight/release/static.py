@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
+from superweight.checkpoints.tensors import Checkpoint, Location, condition, locate, locations
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 from superweight.release.comparison import KEPT, STATIC, Check, broken, joined, not_comparable, within
 from superweight.release.limits import Limits
-from superweight.tensors import Checkpoint, Location, condition, locate, locations
 
 
 def compare_static(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from superweight.claims.verdict import Verdict
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 from superweight.expectations import Outcome
 from superweight.records import record
 from superweight.report.privacy import without_home

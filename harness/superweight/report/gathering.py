@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from superweight.conditions import INTACT, PRUNED, SCALES, controls, scaled
+from superweight.core.errors import BadInput
+from superweight.core.statistics import jackknife
 from superweight.corpus import default_prompt
 from superweight.detection import SuperActivation
 from superweight.editing import edited
-from superweight.errors import BadInput
 from superweight.evidence import Evidence
 from superweight.expectations import Outcome
 from superweight.generation import Continuation
@@ -25,7 +26,6 @@ from superweight.looking import Look
 from superweight.report.document import Document, of_model, verdict_row
 from superweight.report.sweeping import sweep_rows
 from superweight.report.writings import restored_writing
-from superweight.statistics import jackknife
 from superweight.trace import Trace, trace
 
 Json = dict[str, Any]

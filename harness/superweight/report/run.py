@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from superweight.core.statistics import SEED
 from superweight.report.privacy import command_line
-from superweight.statistics import SEED
 
 # Those that results depend on beside what every model's provenance names, and what drew the page.
 _PACKAGES = ("numpy", "tokenizers", "matplotlib")

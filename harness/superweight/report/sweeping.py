@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from superweight.core.statistics import bootstrap
 from superweight.measuring import Values
 from superweight.quantization.sweep import HELD_OUT, Sweep
-from superweight.statistics import bootstrap
 
 Row = dict[str, Any]
 

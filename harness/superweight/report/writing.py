@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from superweight.atomic import write_whole
-from superweight.errors import BadInput
+from superweight.core.atomic import write_whole
+from superweight.core.errors import BadInput
 from superweight.report.charts import charts
 from superweight.report.document import dumped
 from superweight.report.drawing import drawn

@@ -11,9 +11,9 @@ from torch import nn
 
 from superweight.anatomy import stream
 from superweight.conditions import INTACT
+from superweight.core.errors import EditFailed
 from superweight.detection import SuperActivation, detect
 from superweight.editing import Scale, edited
-from superweight.errors import EditFailed
 from superweight.generation import NEW_TOKENS, Continuation, continue_greedily
 from superweight.loading import Subject
 from superweight.trace import trace_batch

@@ -9,11 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from superweight.errors import BadInput
-from superweight.tensors.decoding import FLOAT8, INTEGERS, Floats, block_step, decode, float8_step
-from superweight.tensors.files import Folder
-from superweight.tensors.info import Header, TensorInfo
-from superweight.tensors.scales import Scale, make_scale, scale_name
+from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats, block_step, decode, float8_step
+from superweight.checkpoints.tensors.files import Folder
+from superweight.checkpoints.tensors.scales import Scale, make_scale, scale_name
+from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo
+from superweight.core.errors import BadInput
 
 # Of a matrix that is looked through in pieces: 1 MiB of float32, which a processor's cache holds.
 _PIECE = 2**18

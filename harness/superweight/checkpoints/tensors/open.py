@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from superweight.errors import BadInput
-from superweight.tensors import gguf, safetensors
-from superweight.tensors.checkpoint import Checkpoint, json_object
-from superweight.tensors.files import File, Folder, LocalFolder
-from superweight.tensors.info import Header
+from superweight.checkpoints.tensors import gguf, safetensors
+from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
+from superweight.checkpoints.tensors.files import File, Folder, LocalFolder
+from superweight.checkpoints.tensors.tensor_info import Header
+from superweight.core.errors import BadInput
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -58,7 +58,7 @@ def open_checkpoint(where: str | Path) -> Checkpoint:
 def _open_hub(where: str) -> Checkpoint:
     from urllib.parse import unquote
 
-    from superweight.tensors.remote import hub_folder
+    from superweight.checkpoints.tensors.remote import hub_folder
 
     match = _HUB.fullmatch(where)
     if match is None:
@@ -74,7 +74,7 @@ def _open_hub(where: str) -> Checkpoint:
 
 
 def _open_address(where: str) -> Checkpoint:
-    from superweight.tensors.remote import RemoteFolder
+    from superweight.checkpoints.tensors.remote import RemoteFolder
 
     match = _ADDRESS.fullmatch(where)
     if match is None:

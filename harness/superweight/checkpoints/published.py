@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from superweight.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate
 
 # The spacing of each dtype relative to a value it holds.
 STEPS = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}

@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any, TypeGuard
 
-from superweight.errors import BadInput
-from superweight.tensors.files import File
-from superweight.tensors.info import Header, TensorInfo, refuse_overlaps, refuse_truncation
+from superweight.checkpoints.tensors.files import File
+from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo, refuse_overlaps, refuse_truncation
+from superweight.core.errors import BadInput
 
 # The format's own limit; a length beyond it is no header.
 _LONGEST_HEADER = 100_000_000

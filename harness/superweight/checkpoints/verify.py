@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.published import PublishedSet
-from superweight.reading import Reading, open_model
-from superweight.registry import ModelEntry
-from superweight.tensors import Checkpoint, Location, locate
+from superweight.checkpoints.published import PublishedSet
+from superweight.checkpoints.registry import ModelEntry
+from superweight.checkpoints.scalars import Reading, open_model
+from superweight.checkpoints.tensors import Checkpoint, Location, locate
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 
 AGREES, DISAGREES = "agrees", "DISAGREES"
 UNREACHABLE, NOTHING = "not reachable", "nothing published"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import total_ordering
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 
 @total_ordering

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from superweight.errors import HarnessError
+from superweight.core.errors import HarnessError
 
 Values = NDArray[np.float64]
 

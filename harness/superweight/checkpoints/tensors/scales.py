@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superweight.errors import BadInput
-from superweight.tensors.decoding import FLOAT8, INTEGERS, Floats
-from superweight.tensors.info import TensorInfo
+from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats
+from superweight.checkpoints.tensors.tensor_info import TensorInfo
+from superweight.core.errors import BadInput
 
 # How the formats call the tensor that several numbers are packed into.
 PACKED_SUFFIXES = {

@@ -10,8 +10,8 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from superweight.cache import Progress, cache_directory, publish, sha256, silent
-from superweight.errors import BadInput, Unavailable
+from superweight.checkpoints.cache import Progress, cache_directory, publish, sha256, silent
+from superweight.core.errors import BadInput, Unavailable
 
 _REQUIREMENT = re.compile(r"(?P<project>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
 

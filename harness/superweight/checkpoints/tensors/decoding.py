@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 Floats = npt.NDArray[np.float32]
 

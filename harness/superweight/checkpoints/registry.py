@@ -10,10 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.published import PublishedActivation, PublishedEffect, PublishedScalar, PublishedSet
-from superweight.resources import fixtures_directory
+from superweight.checkpoints.published import (
+    PublishedActivation,
+    PublishedEffect,
+    PublishedScalar,
+    PublishedSet,
+)
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
+from superweight.core.resources import fixtures_directory
 
 __all__ = ["ModelEntry", "PublishedActivation", "PublishedScalar", "Registry", "load_registry", "resolve"]
 

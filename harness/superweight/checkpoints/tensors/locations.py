@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.tensors.checkpoint import Checkpoint, Scalar
-from superweight.tensors.decoding import Floats
-from superweight.tensors.info import TensorInfo
-from superweight.tensors.scales import PACKED_SUFFIXES, packed, scale_name
+from superweight.checkpoints.tensors.checkpoint import Checkpoint, Scalar
+from superweight.checkpoints.tensors.decoding import Floats
+from superweight.checkpoints.tensors.scales import PACKED_SUFFIXES, packed, scale_name
+from superweight.checkpoints.tensors.tensor_info import TensorInfo
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 
 _BLOCK = re.compile(r"(?P<prefix>(?:.*\.)?)(?:layers|h|blocks)\.(?P<layer>\d+)\.(?P<path>.+)")
 _GGUF_BLOCK = re.compile(r"(?P<prefix>)blk\.(?P<layer>\d+)\.(?P<path>.+)")

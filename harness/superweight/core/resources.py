@@ -7,7 +7,7 @@ from pathlib import Path
 # Where a project keeps the baselines of the claims.
 DEFAULT_BASELINES = Path("tests/claims/baselines")
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 # Of a checkout: the package lies in its source root `harness/`.
 _REPOSITORY = _PACKAGE.parents[1]
 

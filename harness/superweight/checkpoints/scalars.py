@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from superweight.coordinates import Coordinate
-from superweight.errors import BadInput
-from superweight.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from superweight.sources import cached_snapshot, fetch, is_hub_id, local_path
-from superweight.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
-from superweight.tensors.decoding import EPSILON
-from superweight.tensors.opening import hub_repository, is_remote
+from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
+from superweight.checkpoints.sources import cached_snapshot, fetch, is_hub_id, local_path
+from superweight.checkpoints.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
+from superweight.checkpoints.tensors.decoding import EPSILON
+from superweight.checkpoints.tensors.open import hub_repository, is_remote
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superweight.tensors.checkpoint import Checkpoint
+from superweight.checkpoints.tensors.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

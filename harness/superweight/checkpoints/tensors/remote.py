@@ -10,8 +10,8 @@ import re
 from aiohttp import ClientResponse, ClientTimeout
 from fsspec.implementations.http import HTTPFileSystem
 
-from superweight.errors import BadInput
-from superweight.tensors.files import whole
+from superweight.checkpoints.tensors.files import whole
+from superweight.core.errors import BadInput
 
 # Enough for the header of a shard; that of a 7B model in one file takes a second request.
 _BEGINNING = 32 * 2**10

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 
 class File(Protocol):

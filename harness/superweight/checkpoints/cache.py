@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from superweight.errors import BadInput
+from superweight.core.errors import BadInput
 
 DIRECTORY_NAME = "superweight-harness"
 

@@ -10,9 +10,9 @@ import math
 import struct
 from collections.abc import Mapping
 
-from superweight.errors import BadInput
-from superweight.tensors.files import File
-from superweight.tensors.info import Header, TensorInfo, refuse_overlaps, refuse_truncation
+from superweight.checkpoints.tensors.files import File
+from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo, refuse_overlaps, refuse_truncation
+from superweight.core.errors import BadInput
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

@@ -1,0 +1,1 @@
+"""Models as files: what is known of them, where they come from, what stands in them. No torch."""
