@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from superweight.checkpoints.cache import cache_directory
 from superweight.checkpoints.registry import resolve
-from superweight.cli import main
+from superweight.cli.main import main
 from superweight.core.errors import BadInput
-from superweight.loading import load
+from superweight.model.loading import load
 from superweight.pytest_plugin.xdist import share_cores
-from superweight.report import writing
-from superweight.report.drawing import drawn
+from superweight.report import output
+from superweight.report.render import drawn
 
 REPOSITORY = Path(__file__).parent
 
@@ -96,4 +96,4 @@ def _pictures():
 @pytest.fixture
 def drawn_once(monkeypatch, _pictures):
     """Take a figure that another test had drawn from the same numbers: drawing is most of a report."""
-    monkeypatch.setattr(writing, "drawn", _pictures)
+    monkeypatch.setattr(output, "drawn", _pictures)

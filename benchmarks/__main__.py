@@ -16,7 +16,7 @@ import transformers
 from benchmarks import finding, offloading, precision, proving, starting
 from benchmarks.timing import Row
 from superweight.checkpoints.registry import resolve
-from superweight.loading import Subject, load
+from superweight.model.loading import Subject, load
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -9,12 +9,12 @@ import torch
 
 from benchmarks.timing import Row, aimed, in_turn, ratios
 from superweight.core.coordinates import Coordinate
-from superweight.corpus import default_prompt
-from superweight.detection import detect
-from superweight.editing import Prune, edited
-from superweight.loading import Subject
-from superweight.scanning import scan
-from superweight.trace import trace
+from superweight.detection.detect import detect
+from superweight.detection.scan import scan
+from superweight.detection.trace import trace
+from superweight.measurement.corpus import default_prompt
+from superweight.model.edits import Prune, edited
+from superweight.model.loading import Subject
 
 # The paper's script prints what exceeds this.
 SPIKE = 50.0

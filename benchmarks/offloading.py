@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from benchmarks.timing import Row, aimed, in_turn, ratios, spread
-from superweight.anatomy import describe
 from superweight.checkpoints.registry import resolve
-from superweight.conditions import controls, treatments
-from superweight.corpus import cut, documents
-from superweight.loading import Provenance, Subject
-from superweight.measuring import measure
-from superweight.scanning import scan
+from superweight.detection.scan import scan
+from superweight.measurement.conditions import controls, treatments
+from superweight.measurement.corpus import cut, documents
+from superweight.measurement.evaluate import measure
+from superweight.model.architecture import describe
+from superweight.model.loading import Provenance, Subject
 
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
 # The paper's coordinate in Llama-7B.

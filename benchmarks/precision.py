@@ -7,9 +7,9 @@ import torch
 from benchmarks.proving import all_claims
 from benchmarks.timing import Row, in_turn, ratios
 from superweight.checkpoints.registry import resolve
-from superweight.corpus import default_prompt
-from superweight.loading import load
-from superweight.scanning import scan
+from superweight.detection.scan import scan
+from superweight.measurement.corpus import default_prompt
+from superweight.model.loading import load
 
 DTYPES = ("float32", "bfloat16")
 MODELS = ("tiny-planted", "tiny-plain", "tiny-tuned", "smollm2-135m-instruct-q4_1")

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import torch
 
 from benchmarks.timing import Row, aimed, in_turn, ratios
-from superweight.claims import CLAIMS
-from superweight.conditions import controls, treatments
-from superweight.corpus import cut, documents
-from superweight.editing import edited
-from superweight.evidence import Evidence
-from superweight.loading import Subject
-from superweight.measuring import measure, one_by_one, ridden
+from superweight.claims.catalogue import CLAIMS
+from superweight.claims.evidence import Evidence
+from superweight.measurement.conditions import controls, treatments
+from superweight.measurement.corpus import cut, documents
+from superweight.measurement.evaluate import measure, one_by_one, ridden
+from superweight.model.edits import edited
+from superweight.model.loading import Subject
 
 CONDITIONS, TOKENS = 12, 2048
 # Those that need no quantised model.

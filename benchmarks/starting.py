@@ -12,7 +12,7 @@ from benchmarks.timing import Row, aimed, in_turn, spread
 MODEL = "smollm2-135m-instruct-q4_1"
 _TORCH_FREE = """
 import sys
-from superweight.cli import main
+from superweight.cli.main import main
 main({arguments}, standalone_mode=False)
 assert "torch" not in sys.modules
 """

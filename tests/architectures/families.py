@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import transformers
 
-from superweight.anatomy import describe
 from superweight.core.coordinates import Coordinate
-from superweight.loading import Subject
-from superweight.projections import Projection
-from superweight.trace import trace
+from superweight.detection.trace import trace
+from superweight.model.architecture import describe
+from superweight.model.loading import Subject
+from superweight.model.projections import Projection
 
 TEXT = "A short prompt."
 BLOCKS, HIDDEN, INTERMEDIATE, EXPERTS = 4, 32, 48, 4

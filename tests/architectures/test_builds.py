@@ -14,13 +14,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from superweight.anatomy import describe
 from superweight.checkpoints.registry import resolve
 from superweight.core.errors import UnknownAnatomy
-from superweight.editing import Prune, Scale, edited
-from superweight.loading import load
-from superweight.scanning import SUPPRESSED, head_room, scan
-from superweight.trace import trace
+from superweight.detection.scan import SUPPRESSED, head_room, scan
+from superweight.detection.trace import trace
+from superweight.model.architecture import describe
+from superweight.model.edits import Prune, Scale, edited
+from superweight.model.loading import load
 
 from .families import GATED, TEXT, Tiny, planted_in
 
@@ -384,7 +384,7 @@ def test_a_checkpoint_that_is_no_causal_model_is_refused_when_loaded(planted, tm
 @pytest.mark.filterwarnings("ignore")
 def test_controls_reach_the_weights_of_a_quantised_build(release):
     """The largest others of a packed matrix are those of the matrix its kernel computes with."""
-    from superweight.controls import largest_of_matrix
+    from superweight.measurement.controls import largest_of_matrix
 
     subject = release.reopened(**QUANTISED["torchao int8 weight-only"][0]())
     projection = subject.anatomy.projection(release.place)

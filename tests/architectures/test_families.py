@@ -6,15 +6,15 @@ import pytest
 import torch
 import transformers
 
-from superweight.anatomy import describe
-from superweight.conditions import Condition
 from superweight.core.errors import NotFinite, UnknownAnatomy
-from superweight.editing import EditFailed, Prune, Scale, edited
-from superweight.measuring import one_by_one, ridden
-from superweight.resuming import keeping_prefixes, resumed
-from superweight.riding import can_ride
-from superweight.scanning import NONE_FOUND, SUPPRESSED, scan
-from superweight.trace import trace, trace_batch
+from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
+from superweight.detection.trace import trace, trace_batch
+from superweight.measurement.batched_ablation import can_ride
+from superweight.measurement.conditions import Condition
+from superweight.measurement.evaluate import one_by_one, ridden
+from superweight.model.architecture import describe
+from superweight.model.edits import EditFailed, Prune, Scale, edited
+from superweight.model.prefix_cache import keeping_prefixes, resumed
 
 from .families import FAMILIES, INTERMEDIATE, MIXTURE, POST_NORM, TEXT, logits, planted_in
 

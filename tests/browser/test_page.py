@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from superweight.cli import main
+from superweight.cli.main import main
 
 HOSTILE = "<img src=x onerror=\"console.error('in')\"><script>console.error('in')</script>"
 # Each width and each scheme in every run; the other two pairs with the long ones.

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from superweight.checkpoints.registry import load_registry
-from superweight.cli import main
+from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
 
 from .commands import PAGES, REPOSITORY, shown

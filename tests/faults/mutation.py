@@ -143,8 +143,8 @@ def preload() -> None:
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
 
-    from superweight.checking import Request, check_model
-    from superweight.setting import Setting
+    from superweight.claims.check import Request, check_model
+    from superweight.claims.run_config import Setting
 
     check_model(Request("tiny-planted", None, "paper", Setting(device="cpu")))
     for name in [name for name in sys.modules if name.partition(".")[0] in ("superweight", "tests")]:

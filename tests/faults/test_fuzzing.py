@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from superweight import baselines
 from superweight.checkpoints.tensors.safetensors import _BITS
+from superweight.claims import baselines
 from superweight.core.errors import BadInput
 from superweight.release.limits import Limits, read_limits
 from superweight.report.document import read_document

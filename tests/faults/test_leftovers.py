@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from superweight import loading
-from superweight.claims import pruning
+from superweight.claims.paper import pruning
 from superweight.claims.verdict import AT_LEAST, counted
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, HarnessError
 from superweight.core.resources import fixtures_directory
+from superweight.model import loading
 from superweight.pytest_plugin import snapshots
 
 MODEL = ("--sw-model", "tiny-planted")
@@ -44,7 +44,7 @@ def test_a_comparison_that_finds_no_difference_is_found(run, project, monkeypatc
     """And should ours find nothing, syrupy's word and the status stand."""
     path = Path(project.path, "baselines", "tiny-planted", "cpu-float32", "C3.json")
     path.write_text(path.read_text().replace('"supported"', '"refuted"', 1))
-    monkeypatch.setattr("superweight.expectations.differences", lambda *_: [])
+    monkeypatch.setattr("superweight.claims.expectations.differences", lambda *_: [])
     run(*MODEL, claims="perplexity").assert_outcomes(failed=1)
 
 
@@ -77,7 +77,7 @@ def test_a_run_that_never_looks_at_the_model_is_red(project):
 
 LEAKS = {
     "an edit": """
-        from superweight.editing import Prune, edited
+        from superweight.model.edits import Prune, edited
         from superweight.core.coordinates import Coordinate
         KEPT = []
         def test_leaves_it(subject):
@@ -204,7 +204,7 @@ def test_controls_equal_to_the_treatment_are_found(run, monkeypatch):
     """Controls that prune the super weight do all of its damage, and the verdict changes."""
     chosen = lambda *_: [PLANTED]  # noqa: E731  # three names for one stand-in
     for name in ("largest_of_matrix", "largest_of_each_matrix", "random_of_same_matrices"):
-        monkeypatch.setattr(f"superweight.conditions.{name}", chosen)
+        monkeypatch.setattr(f"superweight.measurement.conditions.{name}", chosen)
     assert 1 == run(*MODEL, claims="other_outliers").ret
 
 
@@ -216,13 +216,13 @@ def test_an_interval_of_no_width_is_found(run, monkeypatch):
         means = windows.reshape(len(windows), -1).mean(axis=0)[None]
         return statistics.exactly(float((means[:, 0] if statistic is None else statistic(means))[0]))
 
-    monkeypatch.setattr("superweight.claims.pruning.jackknife", certain)
+    monkeypatch.setattr("superweight.claims.paper.pruning.jackknife", certain)
     run(*MODEL, claims="perplexity").assert_outcomes(failed=1)
 
 
 def test_a_scale_that_does_nothing_is_found(run, monkeypatch):
     """Riding conditions are probed on every seat; a scale that is skipped is named."""
-    monkeypatch.setattr("superweight.riding._rescale", lambda *_: lambda *_: None)
+    monkeypatch.setattr("superweight.measurement.batched_ablation._rescale", lambda *_: lambda *_: None)
     result = run(*MODEL, claims="perplexity")
     assert 1 == result.ret
     result.stdout.fnmatch_lines(["*computes with * where 0 was meant*"])

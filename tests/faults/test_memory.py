@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from superweight import measuring
-from superweight.conditions import INTACT, treatments
 from superweight.core.errors import TooLarge
-from superweight.corpus import cut, default_prompt, documents
-from superweight.measuring import measure
-from superweight.scanning import scan
+from superweight.detection.scan import scan
+from superweight.measurement import evaluate
+from superweight.measurement.conditions import INTACT, treatments
+from superweight.measurement.corpus import cut, default_prompt, documents
+from superweight.measurement.evaluate import measure
 
 FAILURES = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -33,7 +33,7 @@ def material(planted):
 
 def short_of(monkeypatch, failure, *, windows, conditions):
     """Let a pass fail that computes on more than so many windows or conditions at once."""
-    ridden, tried = measuring.ridden, []
+    ridden, tried = evaluate.ridden, []
 
     def short(subject, ids, wanted):
         tried.append((len(ids), len(wanted)))
@@ -41,7 +41,7 @@ def short_of(monkeypatch, failure, *, windows, conditions):
             raise failure
         return ridden(subject, ids, wanted)
 
-    monkeypatch.setattr(measuring, "ridden", short)
+    monkeypatch.setattr(evaluate, "ridden", short)
     return tried
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from superweight import editing, riding, scanning
-from superweight.anatomy import Anatomy
 from superweight.checkpoints import registry
 from superweight.checkpoints.registry import PublishedScalar
 from superweight.core.coordinates import Coordinate
 from superweight.core.resources import fixtures_directory
+from superweight.detection import scan as scan_module
+from superweight.measurement import batched_ablation
+from superweight.model import edits
+from superweight.model.architecture import Anatomy
 
 MODEL = ("--sw-model", "tiny-planted")
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"
@@ -81,7 +83,7 @@ def does_nothing(*_, **__):
 
 def test_a_prune_that_does_nothing_is_found(run, monkeypatch):
     """The write is skipped: the probe sees the old value and every claim that edits is red."""
-    monkeypatch.setattr(editing, "_written", does_nothing)
+    monkeypatch.setattr(edits, "_written", does_nothing)
     result = run(*MODEL)
     assert 1 == result.ret
     result.stdout.fnmatch_lines(["*scaling [[]1, 41, 23[]] by 0 did not take effect*"])
@@ -89,8 +91,8 @@ def test_a_prune_that_does_nothing_is_found(run, monkeypatch):
 
 def test_an_edit_without_its_proof_is_found(run, monkeypatch):
     """Even with the proof gone too, the verdicts notice that nothing was pruned."""
-    monkeypatch.setattr(editing, "_written", does_nothing)
-    monkeypatch.setattr(editing, "_prove", lambda *_, **__: None)
+    monkeypatch.setattr(edits, "_written", does_nothing)
+    monkeypatch.setattr(edits, "_prove", lambda *_, **__: None)
     assert 1 == run(*MODEL, claims="perplexity or known_place or exact").ret
 
 
@@ -103,7 +105,7 @@ def test_a_restore_that_does_nothing_is_found(run, monkeypatch):
         projection.weight()[rows, cols] = stored * factors
         yield
 
-    monkeypatch.setattr(editing, "_written", never_undone)
+    monkeypatch.setattr(edits, "_written", never_undone)
     result = run(*MODEL, claims="exact")
     assert 1 == result.ret
     result.stdout.fnmatch_lines(["*did not bring back the value it had*"])
@@ -111,7 +113,7 @@ def test_a_restore_that_does_nothing_is_found(run, monkeypatch):
 
 def test_a_hold_that_does_nothing_is_found(run, monkeypatch):
     """Without the hold nothing is won back, and the verdict changes."""
-    monkeypatch.setattr(riding, "_restore", lambda *_: lambda *_: None)
+    monkeypatch.setattr(batched_ablation, "_restore", lambda *_: lambda *_: None)
     result = run(*MODEL, claims="restoring_the_activation")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*status: was *supported*, is *refuted*"])
@@ -125,9 +127,9 @@ BESIDE = pytest.mark.parametrize(
 @BESIDE
 def test_a_prune_that_lands_beside_its_scalar_is_found(run, monkeypatch, rows, cols):
     """The scalar that was meant still computes: the probe says so before anything is measured."""
-    real = editing._written
+    real = edits._written
     monkeypatch.setattr(
-        editing,
+        edits,
         "_written",
         lambda projection, row, col, factors: real(projection, row + rows, col + cols, factors),
     )
@@ -139,9 +141,9 @@ def test_a_prune_that_lands_beside_its_scalar_is_found(run, monkeypatch, rows, c
 @BESIDE
 def test_a_scale_that_lands_beside_its_scalar_is_found(run, monkeypatch, rows, cols):
     """So it is where many conditions ride in one pass, each on rows of its own."""
-    real = riding._by_channel
+    real = batched_ablation._by_channel
     monkeypatch.setattr(
-        riding,
+        batched_ablation,
         "_by_channel",
         lambda scales: {
             row + rows: {col + cols: factor for col, factor in factors.items()}
@@ -187,8 +189,8 @@ DETECTORS = {
 @pytest.mark.parametrize("instead", DETECTORS)
 def test_a_detector_that_returns_something_else_is_found(run, monkeypatch, instead):
     """Whatever it returns instead of the super weight, the published place disagrees."""
-    real = scanning.detect
-    monkeypatch.setattr(scanning, "detect", lambda trace: DETECTORS[instead](real(trace)))
+    real = scan_module.detect
+    monkeypatch.setattr(scan_module, "detect", lambda trace: DETECTORS[instead](real(trace)))
     result = run(*MODEL, claims="known_place")
     assert 1 == result.parseoutcomes()["failed"]
     result.stdout.fnmatch_lines(["*C1 on tiny-planted*", "*refuted: number of differences*"])
@@ -197,8 +199,8 @@ def test_a_detector_that_returns_something_else_is_found(run, monkeypatch, inste
 @pytest.mark.checkpoint
 def test_a_detector_that_returns_the_canceller_is_found(run, monkeypatch):
     """The late scalar that takes the activation away: of the real model, since no tiny one has any."""
-    real = scanning.detect
-    monkeypatch.setattr(scanning, "detect", lambda trace: by_canceller(real(trace)))
+    real = scan_module.detect
+    monkeypatch.setattr(scan_module, "detect", lambda trace: by_canceller(real(trace)))
     result = run("--sw-model", "smollm2-135m-instruct-q4_1", claims="known_place")
     assert 1 == result.parseoutcomes()["failed"]
     result.stdout.fnmatch_lines(["*[[]28, 507, 678[]] is found but not published*"])

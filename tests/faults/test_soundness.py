@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
-from superweight.loading import load
+from superweight.model.loading import load
 
 
 @pytest.fixture

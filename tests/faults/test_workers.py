@@ -31,16 +31,16 @@ import os, random
 from itertools import pairwise
 from pathlib import Path
 import pytest
-import superweight.loading
+import superweight.model.loading
 
-load = superweight.loading.load
+load = superweight.model.loading.load
 
 def noted(entry, **options):
     with Path(os.environ["LOADS"]).open("a") as file:
         file.write(f"{os.getpid()} {entry.name}\\n")
     return load(entry, **options)
 
-superweight.loading.load = noted
+superweight.model.loading.load = noted
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):

@@ -18,11 +18,11 @@ import torch
 import transformers
 
 from superweight.checkpoints.registry import resolve
-from superweight.devices import described, gib, present
-from superweight.editing import Prune, edited
-from superweight.loading import Subject, load
-from superweight.placement import need
-from superweight.scanning import scan
+from superweight.detection.scan import scan
+from superweight.model.devices import described, gib, present
+from superweight.model.edits import Prune, edited
+from superweight.model.loading import Subject, load
+from superweight.model.placement import need
 
 from .sizes import PRODUCT, SEVEN_B, SMALL, TEXT, Size, activity, planted_at
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 import transformers
 
-from superweight.anatomy import describe
 from superweight.core.coordinates import Coordinate
-from superweight.devices import settle
-from superweight.loading import Subject
-from superweight.trace import trace
+from superweight.detection.trace import trace
+from superweight.model.architecture import describe
+from superweight.model.devices import settle
+from superweight.model.loading import Subject
 
 TEXT = "A short prompt."
 # Far over the largest of a random model, and far under what float16 holds.

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from superweight.baselines import baseline_path, differences, read
 from superweight.checkpoints.registry import resolve
-from superweight.claims import CLAIMS
-from superweight.evidence import Evidence
-from superweight.loading import free, load
-from superweight.records import record
+from superweight.claims.baselines import baseline_path, differences, read
+from superweight.claims.catalogue import CLAIMS
+from superweight.claims.evidence import Evidence
+from superweight.claims.record import record
+from superweight.model.loading import free, load
 
 BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
 GPU = [pytest.mark.gpu, pytest.mark.slow]

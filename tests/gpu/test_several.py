@@ -6,16 +6,16 @@ import accelerate
 import pytest
 import torch
 
-from superweight import loading, placement
 from superweight.checkpoints.registry import resolve
 from superweight.core.resources import fixtures_directory
-from superweight.corpus import cut, documents
-from superweight.devices import Device
-from superweight.editing import Prune, edited
-from superweight.loading import load
-from superweight.measuring import Condition, measure
-from superweight.placement import stored_bytes
-from superweight.scanning import scan
+from superweight.detection.scan import scan
+from superweight.measurement.corpus import cut, documents
+from superweight.measurement.evaluate import Condition, measure
+from superweight.model import loading, placement
+from superweight.model.devices import Device
+from superweight.model.edits import Prune, edited
+from superweight.model.loading import load
+from superweight.model.placement import stored_bytes
 
 TEXT = "A short prompt."
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"

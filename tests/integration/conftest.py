@@ -8,8 +8,8 @@ from pathlib import Path
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
 
-from superweight.checking import Request, check_model
-from superweight.setting import Setting
+from superweight.claims.check import Request, check_model
+from superweight.claims.run_config import Setting
 
 REPOSITORY = Path(__file__).parents[2]
 CLAIMS = REPOSITORY / "tests" / "claims"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 
-from superweight.cli import main
+from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
 
 REPOSITORY = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_bad_input_is_one_line_and_exit_4(superweight, arguments):
 def test_models_lists_the_registry_without_torch():
     """The table names the models; nothing heavy is imported for it."""
     script = (
-        "import sys; from superweight.cli import main; main(['models'], standalone_mode=False); "
+        "import sys; from superweight.cli.main import main; main(['models'], standalone_mode=False); "
         "print('torch' in sys.modules)"
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

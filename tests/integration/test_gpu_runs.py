@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from superweight import loading
+from superweight.model import loading
 from superweight.pytest_plugin import xdist
 
 # In place of torch, so that three processes a run need not import it.

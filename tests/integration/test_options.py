@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 import torch
 
-from superweight import loading
 from superweight.checkpoints.registry import load_registry
 from superweight.core.resources import fixtures_directory
+from superweight.model import loading
 from superweight.report.document import schema
 
 PLACE = "known_place"
@@ -225,7 +225,7 @@ from superweight.pytest_plugin.terminal import OBSERVED, PROPERTY
 
 def test_says_it_again(request):
     found = json.loads(Path({report!r}).read_text())
-    logging.getLogger("superweight.measuring").warning("it went on in halves")
+    logging.getLogger("superweight.measurement.evaluate").warning("it went on in halves")
     request.config.stash[OBSERVED] = {{found["model"]: {{"observed": found["observed"]}}}}
     about = {{name: found[name] for name in ("model", "provenance")}}
     for row in found["verdicts"]:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from superweight.claims import weight_rounding
+from superweight.claims.paper import weight_quantization
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import EditFailed
-from superweight.corpus import cut, default_prompt, documents
-from superweight.quantization.measuring import nll, split
-from superweight.quantization.real import QUANTISERS, really_quantised
-from superweight.quantization.real_sweep import Refused, by_block_size, real_sweep
-from superweight.scanning import scan
+from superweight.detection.scan import scan
+from superweight.measurement.corpus import cut, default_prompt, documents
+from superweight.quantization.backend_sweep import Refused, by_block_size, real_sweep
+from superweight.quantization.backends import QUANTISERS, really_quantised
+from superweight.quantization.losses import nll, split
 
 PLACE, BESIDE = Coordinate(1, 41, 23), Coordinate(1, 41, 24)
 INT4_32, INT4_ROWS = (QUANTISERS[f"torchao int4 weight-only, {what}"] for what in ("blocks of 32", "rows"))
@@ -110,12 +110,12 @@ def test_the_claim_runs_on_a_real_quantiser(planted):
     rows = real_sweep(planted, found, text, [INT4_ROWS, INT4_32])
     blocks = by_block_size(rows, longest_row=160)
     assert [32, 160] == [block.size for block in blocks]
-    verdict = weight_rounding.verdict_on(nll(planted, text.measured), blocks)
+    verdict = weight_quantization.verdict_on(nll(planted, text.measured), blocks)
     won = [float((block.plain - block.held_out).mean()) for block in blocks]
     assert won[1] == pytest.approx(verdict.criteria[0].statistic.value)
     assert won[1] - won[0] == pytest.approx(verdict.criteria[1].statistic.value)
     # A row of 160 is a small block: what is won is below what the windows resolve.
-    assert 0 < won[1] < weight_rounding.GAIN
+    assert 0 < won[1] < weight_quantization.GAIN
 
 
 def test_a_sweep_says_which_quantisers_do_not_run(planted):

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from superweight.checkpoints.tensors import locate, open_checkpoint, remote
-from superweight.cli import main
+from superweight.cli.main import main
 from superweight.core.coordinates import Coordinate
 from superweight.core.resources import fixtures_directory
 
@@ -265,7 +265,7 @@ def test_bad_input_is_one_line_and_exit_4(superweight, arguments):
 def test_a_large_local_file_is_read_without_loading_torch(large):
     """A scalar of a file of 14 GB, in a process of its own: no torch, no transformers, soon done."""
     script = (
-        "import sys; from superweight.cli import main\n"
+        "import sys; from superweight.cli.main import main\n"
         f"main(['read', {str(large)!r}, '--at', '1,2070,7310'], standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers', 'rich', 'huggingface_hub', 'aiohttp'} & sys.modules.keys()))"
     )
@@ -287,7 +287,7 @@ def test_gguf_is_read_without_loading_torch(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     script = (
-        "import sys; from superweight.cli import main\n"
+        "import sys; from superweight.cli.main import main\n"
         f"main(['read', {str(tmp_path / 'm.gguf')!r}, '--at', '0,1,1'], standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
     )
@@ -509,7 +509,7 @@ def test_a_registry_name_says_what_is_published(hub, superweight):
 def test_another_hub_is_read_without_loading_torch(hub, tmp_path):
     """HF_ENDPOINT names the hub that is asked; neither torch nor transformers is loaded for it."""
     script = (
-        "import sys; from superweight.cli import main\n"
+        "import sys; from superweight.cli.main import main\n"
         "main(['read', 'hf://mistralai/Mistral-7B-v0.1', '--directory'], standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
     )

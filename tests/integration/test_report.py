@@ -8,8 +8,8 @@ import sys
 import jsonschema
 import pytest
 
-from superweight.checking import check_model
-from superweight.commands import progress
+from superweight.claims.check import check_model
+from superweight.cli import progress
 from superweight.report.document import schema
 
 pytestmark = pytest.mark.usefixtures("drawn_once")
@@ -107,7 +107,7 @@ def test_ctrl_c_says_so_and_exits_130(superweight, monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("superweight.checking.check_model", interrupted)
+    monkeypatch.setattr("superweight.claims.check.check_model", interrupted)
     assert check_model is not interrupted
     result = superweight("check", "tiny-planted", "--report", str(tmp_path / "out"))
     assert 130 == result.exit_code

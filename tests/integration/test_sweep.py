@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from superweight.baselines import differences
 from superweight.checkpoints.registry import resolve
-from superweight.cli import main
-from superweight.corpus import WINDOWS, cut, default_prompt, documents
-from superweight.loading import load
-from superweight.quantization.blocks import PerTensor
-from superweight.quantization.measuring import CALIBRATION, nll, split
-from superweight.quantization.page import BEGIN, END, as_document, figure, table, write_page
-from superweight.quantization.rounding import INT4
+from superweight.claims.baselines import differences
+from superweight.cli.main import main
+from superweight.detection.scan import scan
+from superweight.measurement.corpus import WINDOWS, cut, default_prompt, documents
+from superweight.model.loading import load
+from superweight.quantization.granularity import PerTensor
+from superweight.quantization.integer_grid import INT4
+from superweight.quantization.losses import CALIBRATION, nll, split
 from superweight.quantization.sweep import (
     HELD_OUT,
     NAIVE,
@@ -29,7 +29,7 @@ from superweight.quantization.sweep import (
 )
 from superweight.quantization.weights import WeightRounding, fake_quantised
 from superweight.report.document import read_document
-from superweight.scanning import scan
+from superweight.report.sweep_page import BEGIN, END, as_document, figure, table, write_page
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "quantization.md"

@@ -143,7 +143,7 @@ def test_a_server_is_read_by_ranges(models, monkeypatch):
 def test_torch_is_not_imported():
     """Nor transformers: every model of the registry is verified in seconds."""
     script = (
-        "import sys; from superweight.cli import main\n"
+        "import sys; from superweight.cli.main import main\n"
         "main(['models', '--verify', 'tiny-planted'], standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
     )

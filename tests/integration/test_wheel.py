@@ -82,7 +82,7 @@ def test_it_holds_the_data_and_the_claims(wheel):
 def test_the_command_and_pytest_work_there(elsewhere):
     """All claims on the tiny model by the command, one by pytest with --sw-model alone, in one process."""
     script = (
-        "import pytest; from superweight.cli import main\n"
+        "import pytest; from superweight.cli.main import main\n"
         "main(['check', 'tiny-planted'], standalone_mode=False)\n"
         "options = ['-p', 'no:cacheprovider', '--sw-model', 'tiny-planted', '-k', 'known_place']\n"
         "raise SystemExit(pytest.main(options))"

@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from superweight.checkpoints.registry import resolve
-from superweight.claims import zero_shot as claim
-from superweight.cli import main
-from superweight.commands.accuracy_table import accuracy_lines
+from superweight.claims.evidence import Evidence
+from superweight.claims.paper import zero_shot as claim
+from superweight.cli.accuracy_table import accuracy_lines
+from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
-from superweight.editing import Prune, active_edits, edited
-from superweight.evidence import Evidence
-from superweight.loading import load
-from superweight.zero_shot import Accuracy, accuracies, read_tasks
+from superweight.measurement.zero_shot import Accuracy, accuracies, read_tasks
+from superweight.model.edits import Prune, active_edits, edited
+from superweight.model.loading import load
 
 pytest.importorskip("lm_eval", reason="needs the extra eval")
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superweight import editing
 from superweight.checkpoints.registry import resolve
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
-from superweight.detection import detect
-from superweight.editing import HoldActivation, Prune, Scale, active_edits, edited
-from superweight.loading import load
-from superweight.trace import trace
+from superweight.detection.detect import detect
+from superweight.detection.trace import trace
+from superweight.model import edits as edits_module
+from superweight.model.edits import HoldActivation, Prune, Scale, active_edits, edited
+from superweight.model.loading import load
 
 TEXT = "The bridge was closed."
 
@@ -212,14 +212,14 @@ def test_a_block_that_gives_more_than_the_stream_keeps_the_rest(planted, monkeyp
 
 def test_an_edit_that_cannot_be_undone_names_the_first_scalar(planted, monkeypatch):
     """Of several in one projection; what was measured after it does not count."""
-    probed = editing._probe
+    probed = edits_module._probe
     calls = []
 
     def other_at_the_end(*given):
         calls.append(given)
         return probed(*given) + (len(calls) > 2)
 
-    monkeypatch.setattr(editing, "_probe", other_at_the_end)
+    monkeypatch.setattr(edits_module, "_probe", other_at_the_end)
     edits = [Prune(Coordinate(1, 41, 23)), Prune(Coordinate(1, 40, 22)), Prune(Coordinate(1, 42, 24))]
     with pytest.raises(EditFailed, match=r"undoing the edit of \[1, 40, 22\]"), edited(planted, edits):
         pass
@@ -227,7 +227,7 @@ def test_an_edit_that_cannot_be_undone_names_the_first_scalar(planted, monkeypat
 
 def test_an_edit_without_effect_names_the_first_scalar(planted, monkeypatch):
     """Of several that did not take effect."""
-    monkeypatch.setattr(editing, "_written", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(edits_module, "_written", lambda *_: contextlib.nullcontext())
     edits = [Prune(Coordinate(1, 41, 23)), Prune(Coordinate(1, 40, 22)), Prune(Coordinate(1, 42, 24))]
     with pytest.raises(EditFailed, match=r"scaling \[1, 40, 22\] by 0"), edited(planted, edits):
         pass
@@ -275,7 +275,7 @@ def test_many_scalars_are_scaled_in_one_call(planted):
 
 def test_a_hook_edit_that_is_off_by_little_is_refused(planted, monkeypatch):
     """Four roundings are allowed it; a thousandth is more than that."""
-    from superweight.projections import LinearProjection
+    from superweight.model.projections import LinearProjection
 
     corrected = LinearProjection.corrected
     monkeypatch.setattr(

@@ -9,23 +9,24 @@ import accelerate
 import pytest
 import torch
 
-from superweight import foreseeing, scanning
 from superweight.checkpoints.registry import resolve
 from superweight.core.coordinates import Coordinate
-from superweight.detection import detect
-from superweight.editing import Prune, edited
-from superweight.foreseeing import Foresight
-from superweight.loading import load
-from superweight.projections import LinearProjection
-from superweight.scanning import SUPPRESSED, scan
-from superweight.trace import trace
+from superweight.detection import scan as scan_module
+from superweight.detection import speculative
+from superweight.detection.detect import detect
+from superweight.detection.scan import SUPPRESSED, scan
+from superweight.detection.speculative import Foresight
+from superweight.detection.trace import trace
+from superweight.model.edits import Prune, edited
+from superweight.model.loading import load
+from superweight.model.projections import LinearProjection
 
 TEXT = "The bridge was closed."
 PLACE = Coordinate(1, 41, 23)
 
 
 def foreseen_in(subject):
-    with foreseeing.foreseeing(subject) as foresight:
+    with speculative.foreseeing(subject) as foresight:
         intact = trace(subject, TEXT, foresight.look)
     return intact, foresight.foreseen
 
@@ -105,7 +106,7 @@ def test_what_a_larger_write_dwarfs_is_forgotten(planted):
     with written(planted, first):
         second = scalar_for(planted, 1, PLACE.row, 20_000 * typical)
     guessed = []
-    with written(planted, first | second), foreseeing.foreseeing(planted) as foresight:
+    with written(planted, first | second), speculative.foreseeing(planted) as foresight:
         look = lambda write: (foresight.look(write), guessed.append(foresight.guesses))  # noqa: E731
         found = detect(trace(planted, TEXT, look)).coordinates
     assert set(first) == {place for guess in guessed[0] for place, _ in guess.scalars}
@@ -153,7 +154,7 @@ def test_a_second_pass_is_over_the_one_sequence(planted, monkeypatch):
 
 def test_a_prune_of_the_copy_that_does_nothing_confirms_nothing(planted, monkeypatch):
     """The activation stands in the copy, so the model itself is pruned and looked at."""
-    monkeypatch.setattr(foreseeing, "with_correction", lambda inputs, output, *_: output.clone())
+    monkeypatch.setattr(speculative, "with_correction", lambda inputs, output, *_: output.clone())
     count, found = passes(planted)
     assert (2, 2, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
 
@@ -162,7 +163,7 @@ def test_a_prune_of_the_copy_that_does_nothing_confirms_nothing(planted, monkeyp
 def test_of_a_packed_matrix_the_largest_inputs_are_asked(planted, monkeypatch, asked, expected):
     """A scalar that was not asked for is found after the pass, which costs a second one."""
     monkeypatch.setattr(LinearProjection, "shown_row", lambda *_: None)
-    monkeypatch.setattr(foreseeing, "_ASKED", asked)
+    monkeypatch.setattr(speculative, "_ASKED", asked)
     count, found = passes(planted)
     assert (expected, (PLACE,)) == (count, found.coordinates)
 
@@ -181,7 +182,7 @@ def test_a_scalar_of_a_small_input_is_foreseen_too(planted):
 
 def test_a_model_without_super_weights_runs_alone(plain):
     """No copy joins: the pass is the one that a trace takes, to the last bit."""
-    with foreseeing.foreseeing(plain) as foresight:
+    with speculative.foreseeing(plain) as foresight:
         looked = trace(plain, TEXT, foresight.look)
     assert foresight.foreseen is None
     assert (looked.residual == trace(plain, TEXT).residual).all()
@@ -196,7 +197,7 @@ def test_nothing_is_left_on_the_model(planted):
     def stopped(write):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), foreseeing.foreseeing(planted):
+    with pytest.raises(KeyboardInterrupt), speculative.foreseeing(planted):
         trace(planted, TEXT, stopped)
     after = [module._forward_hooks for module in planted.model.modules()]
     assert before == after
@@ -217,7 +218,7 @@ def test_more_is_looked_for_where_the_copy_still_shows_it(planted, monkeypatch):
             return found
         return replace(found, super_weights=tuple(w for w in found.super_weights if w.coordinate != PLACE))
 
-    monkeypatch.setattr(scanning, "detect", blind)
+    monkeypatch.setattr(scan_module, "detect", blind)
     with written(planted, other):
         found = scan(planted, TEXT)
     assert {PLACE, *other} == set(found.coordinates)

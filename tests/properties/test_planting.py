@@ -10,13 +10,13 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superweight.anatomy import describe
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
-from superweight.detection import detect
-from superweight.editing import Prune, edited
-from superweight.scanning import NONE_FOUND, SUPPRESSED, scan
-from superweight.trace import trace, trace_batch
+from superweight.detection.detect import detect
+from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
+from superweight.detection.trace import trace, trace_batch
+from superweight.model.architecture import describe
+from superweight.model.edits import Prune, edited
 
 BLOCKS, HIDDEN, INTERMEDIATE = 5, 32, 48
 TEXT = "A short prompt."

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from superweight.core.coordinates import Coordinate
-from superweight.editing import Prune, edited
-from superweight.resuming import keeping_prefixes, resumed
+from superweight.model.edits import Prune, edited
+from superweight.model.prefix_cache import keeping_prefixes, resumed
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superweight import riding as riding_module
-from superweight.conditions import INTACT, Condition
 from superweight.core.coordinates import Coordinate
-from superweight.detection import SuperActivation
-from superweight.editing import EditFailed, Prune, Scale, edited
-from superweight.generation import continue_greedily
-from superweight.measuring import one_by_one, ridden
-from superweight.riding import riding
+from superweight.detection.detect import SuperActivation
+from superweight.measurement import batched_ablation
+from superweight.measurement.batched_ablation import riding
+from superweight.measurement.conditions import INTACT, Condition
+from superweight.measurement.evaluate import one_by_one, ridden
+from superweight.measurement.generation import continue_greedily
+from superweight.model.edits import EditFailed, Prune, Scale, edited
 
 PLACE = Coordinate(1, 41, 23)
 ACTIVATION = SuperActivation(channel=41, token=0, onset=1, last=3, magnitude=0.0)
@@ -98,7 +98,7 @@ def test_the_blocks_before_an_edit_run_for_the_intact_rows_alone(planted):
 @pytest.mark.parametrize("fault", ["nothing is scaled", "the next seat is scaled", "all seats are scaled"])
 def test_an_edit_that_does_not_hold_on_its_own_rows_alone_is_refused(planted, fault, monkeypatch):
     """The proof looks at every seat: one that should have changed, and one that should not."""
-    whole = riding_module._own
+    whole = batched_ablation._own
 
     def broken(condition, layer):
         found = whole(condition, layer)
@@ -107,19 +107,19 @@ def test_an_edit_that_does_not_hold_on_its_own_rows_alone_is_refused(planted, fa
         wanted = [Scale(PLACE, 0.0)] if layer == PLACE.layer else []
         return wanted if fault == "all seats are scaled" or condition.name == "other" else []
 
-    rescale = riding_module._rescale
+    rescale = batched_ablation._rescale
 
     def sabotaged(seats, layer):
         hook = rescale(seats, layer)
 
         def run(*arguments):
             with monkeypatch.context() as patch:
-                patch.setattr(riding_module, "_own", broken)
+                patch.setattr(batched_ablation, "_own", broken)
                 return hook(*arguments)
 
         return run
 
-    monkeypatch.setattr(riding_module, "_rescale", sabotaged)
+    monkeypatch.setattr(batched_ablation, "_rescale", sabotaged)
     conditions = [Condition("pruned", (Prune(PLACE),)), Condition("other", (Prune(Coordinate(1, 2, 3)),))]
     with pytest.raises(EditFailed, match=r"block 1, row \d+, column \d+: '.+' computes with"):
         with riding(planted, conditions, 1):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superweight.core.errors import BadInput
-from superweight.quantization.blocks import Groups, PerRow, PerTensor, Tiles
-from superweight.quantization.holding import clip_, held_out
-from superweight.quantization.rounding import (
+from superweight.quantization.granularity import Groups, PerRow, PerTensor, Tiles
+from superweight.quantization.hold_out import clip_, held_out
+from superweight.quantization.integer_grid import (
     INT4,
     INT4_ASYMMETRIC,
     INT8,

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
+from superweight.claims.run_config import Setting
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
-from superweight.release.comparing import Request, compare, known_super_weights
-from superweight.release.comparison import ACTIVATIONS, QUALITY, STATIC
-from superweight.setting import Setting
+from superweight.release.compare import Request, compare, known_super_weights
+from superweight.release.result import ACTIVATIONS, QUALITY, STATIC
 from tests.architectures.families import GATED, Tiny
 
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged

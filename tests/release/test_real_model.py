@@ -10,12 +10,12 @@ import torch
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import fetch
-from superweight.conversion import converted_copy
 from superweight.core.coordinates import Coordinate
-from superweight.corpus import cut, documents
-from superweight.loading import load
-from superweight.release.comparing import Request, compare
-from superweight.release.comparison import ACTIVATIONS, STATIC
+from superweight.measurement.corpus import cut, documents
+from superweight.model.gguf_conversion import converted_copy
+from superweight.model.loading import load
+from superweight.release.compare import Request, compare
+from superweight.release.result import ACTIVATIONS, STATIC
 
 from .releases import DAMAGED, KEPT, clipped, make, sharded
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from superweight.baselines import baseline_path, differences, dump, merged, parse, read
+from superweight.claims.baselines import baseline_path, differences, dump, merged, parse, read
+from superweight.claims.record import record
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Measured, Verdict, counted, judged
 from superweight.core.statistics import Interval
-from superweight.records import record
 
 CLAIM = Claim("C3", "sentence", "place")
 

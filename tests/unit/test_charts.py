@@ -7,13 +7,13 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
-from superweight.report.chart import brief
-from superweight.report.charts import charts
+from superweight.report.chart_spec import brief
 from superweight.report.document import of_model, read_document, schema
-from superweight.report.drawing import drawn, plotted
-from superweight.report.page import page
+from superweight.report.figures import charts
+from superweight.report.html import page
+from superweight.report.output import rendered, write_report
 from superweight.report.privacy import command_line, without_home
-from superweight.report.writing import rendered, write_report
+from superweight.report.render import drawn, plotted
 
 HOSTILE = '</g>$x_1$ #010203 id="a"'
 SCALAR = {"at": "[1, 2, 3]", "layer": 1, "value": 4.0}

@@ -8,25 +8,32 @@ import numpy as np
 import pytest
 import torch
 
-from superweight.claims import (
-    activation_restored,
-    activation_rounding,
+from superweight.claims.paper import (
+    activation_quantization,
+    activation_restoration,
     generation,
     one_pass,
     other_outliers,
     persistence,
-    restoring,
     suppression,
-    weight_rounding,
+    weight_quantization,
+    weight_restoration,
 )
 from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
-from superweight.conditions import INTACT, OTHER_OUTLIERS, PRUNED, RANDOM, RESTORED_ACTIVATION, SAME_MATRIX
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
-from superweight.corpus import Windows
-from superweight.detection import Detection, SuperActivation, SuperWeight
-from superweight.looking import Look
-from superweight.measuring import Measurement
+from superweight.detection.detect import Detection, SuperActivation, SuperWeight
+from superweight.measurement.conditions import (
+    INTACT,
+    OTHER_OUTLIERS,
+    PRUNED,
+    RANDOM,
+    RESTORED_ACTIVATION,
+    SAME_MATRIX,
+)
+from superweight.measurement.corpus import Windows
+from superweight.measurement.evaluate import Measurement
+from superweight.measurement.sequential import Look
 from superweight.quantization.sweep import HELD_OUT, NAIVE, BlockSize
 
 WINDOWS = 8
@@ -52,7 +59,7 @@ def looked(claim, damages, *, found=(PLACE,)):
 def test_the_share_won_back_is_of_what_was_lost(left, share, status):
     """Five nats lost; all, a tenth and a fiftieth of it won back."""
     damages = {PRUNED: 5.0 * SPREAD, RESTORED_ACTIVATION: left * SPREAD}
-    verdict = looked(activation_restored, damages)
+    verdict = looked(activation_restoration, damages)
     (criterion,) = verdict.criteria
     assert (status, share) == (verdict.status, pytest.approx(criterion.statistic.value))
     assert (share, share) == pytest.approx((criterion.interval.low, criterion.interval.high))
@@ -78,7 +85,7 @@ def test_the_share_of_damage_is_of_the_sets(others, share, status):
     assert expected == pytest.approx(ratios)
 
 
-@pytest.mark.parametrize("claim", [activation_restored, other_outliers])
+@pytest.mark.parametrize("claim", [activation_restoration, other_outliers])
 @pytest.mark.parametrize(
     ("lost", "says"),
     [(0.5, True), (0.0, False), (-0.5, False), (-5.0, False)],
@@ -94,7 +101,7 @@ def test_shares_of_nothing_are_not_taken(claim, lost, says):
     assert NOT_APPLICABLE == doubtful.status
 
 
-@pytest.mark.parametrize("claim", [activation_restored, other_outliers])
+@pytest.mark.parametrize("claim", [activation_restoration, other_outliers])
 def test_without_super_weights_nothing_is_said(claim):
     """And nothing is looked at."""
     assert NOT_APPLICABLE == looked(claim, {}, found=()).status
@@ -208,8 +215,8 @@ def test_logits_must_come_back_to_the_last_bit(planted, monkeypatch):
 
     def verdict_of(before, during, after):
         answers = iter([torch.tensor(before), torch.tensor(during), torch.tensor(after)])
-        monkeypatch.setattr(restoring, "_logits", lambda _: next(answers))
-        return restoring.judge(evidence)
+        monkeypatch.setattr(weight_restoration, "_logits", lambda _: next(answers))
+        return weight_restoration.judge(evidence)
 
     restored = verdict_of([1.0, 2.0], [1.0, 5.0], [1.0, 2.0])
     assert (SUPPORTED, 0.0) == (restored.status, restored.criteria[0].statistic.value)
@@ -264,11 +271,11 @@ def rounded(monkeypatch):
                 raise BadInput("nothing to round here")
             return {NAIVE: 3.0 + naive * SPREAD, HELD_OUT: 3.0 + held * SPREAD}
 
-        monkeypatch.setattr(activation_rounding, "activation_sweep", sweep)
+        monkeypatch.setattr(activation_quantization, "activation_sweep", sweep)
         windows = Windows(np.zeros((WINDOWS, 4), dtype=np.int64), "by hand")
         scan = SimpleNamespace(super_activations=found)
         intact = np.full(WINDOWS, 3.0)
-        return activation_rounding.judge(
+        return activation_quantization.judge(
             SimpleNamespace(scan=scan, windows=windows, subject=None, intact_losses=intact)
         )
 
@@ -324,7 +331,7 @@ def blocks_won(*won):
 )
 def test_what_is_won_grows_from_the_smallest_to_the_largest_block(won, status):
     """What lies between is told and decides nothing."""
-    verdict = weight_rounding.verdict_on(np.full(WINDOWS, 3.0), blocks_won(*won))
+    verdict = weight_quantization.verdict_on(np.full(WINDOWS, 3.0), blocks_won(*won))
     largest, grown = verdict.criteria
     assert status == verdict.status
     assert (won[2], won[2] - won[0]) == pytest.approx((largest.statistic.value, grown.statistic.value))
@@ -344,7 +351,7 @@ def test_a_model_that_cannot_be_rounded_says_why():
         def rounded_weights(self):
             raise BadInput("nothing to round here")
 
-    verdict = weight_rounding.judge(Evidence())
+    verdict = weight_quantization.judge(Evidence())
     assert (NOT_APPLICABLE, "nothing to round here") == (verdict.status, verdict.reason)
     nobody = SimpleNamespace(scan=SimpleNamespace(coordinates=()))
-    assert NOT_APPLICABLE == weight_rounding.judge(nobody).status
+    assert NOT_APPLICABLE == weight_quantization.judge(nobody).status

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from superweight.core.errors import HarnessError
-from superweight.release.comparison import (
+from superweight.release.limits import Limits, read_limits
+from superweight.release.result import (
     QUALITY,
     STATIC,
     Comparison,
@@ -16,7 +17,6 @@ from superweight.release.comparison import (
     not_comparable,
     within,
 )
-from superweight.release.limits import Limits, read_limits
 
 
 def comparison(*checks):

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from superweight.checkpoints.registry import resolve
-from superweight.controls import (
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import HarnessError
+from superweight.measurement.controls import (
     distinct_from,
     largest_of_each_matrix,
     largest_of_matrix,
     random_of_same_matrices,
 )
-from superweight.core.coordinates import Coordinate
-from superweight.core.errors import HarnessError
-from superweight.loading import load
+from superweight.model.loading import load
 
 PLANTED = Coordinate(1, 41, 23)
 

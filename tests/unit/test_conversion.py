@@ -9,8 +9,8 @@ from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
 
 from superweight.checkpoints.cache import sha256
-from superweight.conversion import RECORD, converted_copy, original_sha256
 from superweight.core.errors import BadInput
+from superweight.model.gguf_conversion import RECORD, converted_copy, original_sha256
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
 DOWN = "blk.0.ffn_down.weight"
@@ -115,7 +115,9 @@ def test_the_copy_is_made_once(converted, monkeypatch):
     moved = path.with_name("moved.gguf")
     moved.write_bytes(path.read_bytes())
     monkeypatch.setenv("XDG_CACHE_HOME", str(copy.parents[2]))
-    monkeypatch.setattr("superweight.conversion._convert", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(
+        "superweight.model.gguf_conversion._convert", lambda *_: pytest.fail("converted again")
+    )
     assert copy == converted_copy(moved)
 
 

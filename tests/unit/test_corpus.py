@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from superweight import corpus
 from superweight.checkpoints.registry import resolve
 from superweight.core.errors import BadInput
-from superweight.corpus import cut, documents
-from superweight.loading import load
+from superweight.measurement import corpus
+from superweight.measurement.corpus import cut, documents
+from superweight.model.loading import load
 
 BOS = 256
 

@@ -9,8 +9,8 @@ import pytest
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import UnknownAnatomy
-from superweight.detection import COMPANION, detect, find_super_activations
-from superweight.trace import Trace, Write
+from superweight.detection.detect import COMPANION, detect, find_super_activations
+from superweight.detection.trace import Trace, Write
 
 BLOCKS, TOKENS, HIDDEN, INTERMEDIATE = 8, 3, 16, 6
 

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from superweight.devices import VISIBLE, Device, callers_devices, described, gib, settle, share
+from superweight.model.devices import VISIBLE, Device, callers_devices, described, gib, settle, share
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 import pytest
 
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar
-from superweight.claims.verdict import Claim, Verdict
-from superweight.core.coordinates import Coordinate
-from superweight.expectations import (
+from superweight.claims.expectations import (
     Outcome,
     explain,
     hold_to_base,
@@ -14,7 +12,9 @@ from superweight.expectations import (
     hold_to_registry,
     in_ci,
 )
-from superweight.records import record
+from superweight.claims.record import record
+from superweight.claims.verdict import Claim, Verdict
+from superweight.core.coordinates import Coordinate
 
 STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
 

@@ -10,20 +10,20 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from superweight.anatomy import describe
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import EditFailed
-from superweight.corpus import cut, default_prompt, documents
-from superweight.editing import Prune, edited
+from superweight.detection.scan import scan
+from superweight.measurement.corpus import cut, default_prompt, documents
+from superweight.model.architecture import describe
+from superweight.model.edits import Prune, edited
 from superweight.quantization.activations import held_places, rounded_inputs, rounded_sequences
-from superweight.quantization.blocks import Groups, PerRow, PerTensor
-from superweight.quantization.matrices import matrices_of, readings_of
-from superweight.quantization.measuring import nll, split
-from superweight.quantization.reconstruction import best_clip, reconstruction_errors
-from superweight.quantization.rounding import INT4, INT8, round_
-from superweight.quantization.smoothing import smoothing_factors
+from superweight.quantization.clip_search import best_clip, reconstruction_errors
+from superweight.quantization.granularity import Groups, PerRow, PerTensor
+from superweight.quantization.integer_grid import INT4, INT8, round_
+from superweight.quantization.linear_layers import matrices_of, readings_of
+from superweight.quantization.losses import nll, split
+from superweight.quantization.smoothquant import smoothing_factors
 from superweight.quantization.weights import WeightRounding, fake_quantised
-from superweight.scanning import scan
 
 TEXT = "The bridge was closed."
 PLACE = Coordinate(1, 41, 23)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from superweight.generation import Continuation
+from superweight.measurement.generation import Continuation
 
 
 def written(*ids):

@@ -11,9 +11,9 @@ import pytest
 from superweight.checkpoints.agreement import hold, nearest
 from superweight.checkpoints.published import PublishedActivation, PublishedScalar, PublishedSet
 from superweight.checkpoints.registry import ModelEntry
-from superweight.claims import location
+from superweight.claims.evidence import Evidence
+from superweight.claims.paper import location
 from superweight.core.coordinates import Coordinate
-from superweight.evidence import Evidence
 
 RIGHT, WRONG, OTHER = Coordinate(1, 41, 23), Coordinate(2, 41, 23), Coordinate(1, 42, 23)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from superweight import looking
-from superweight.claims.settling import settled
+from superweight.claims.evidence import Evidence
+from superweight.claims.sequential_verdict import settled
 from superweight.claims.verdict import Claim, Verdict
-from superweight.conditions import INTACT, Condition
 from superweight.core.coordinates import Coordinate
 from superweight.core.statistics import LOOKS
-from superweight.corpus import cut, documents
-from superweight.editing import Prune
-from superweight.evidence import Evidence
-from superweight.looking import Looking
-from superweight.measuring import measure
+from superweight.measurement import sequential
+from superweight.measurement.conditions import INTACT, Condition
+from superweight.measurement.corpus import cut, documents
+from superweight.measurement.evaluate import measure
+from superweight.measurement.sequential import Looking
+from superweight.model.edits import Prune
 
 FIRST, SECOND = (Condition(name, (Prune(Coordinate(1, 41, col)),)) for name, col in [("a", 23), ("b", 24)])
 
@@ -34,7 +34,7 @@ def measured(monkeypatch):
         calls.append((len(stretch.ids), [condition.name for condition in conditions]))
         return measure(subject, stretch, conditions, tracked)
 
-    monkeypatch.setattr(looking, "measure", counting)
+    monkeypatch.setattr(sequential, "measure", counting)
     return calls
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 
-from superweight import loading
 from superweight.checkpoints.registry import load_registry, resolve
 from superweight.core.errors import TooLarge
 from superweight.core.resources import fixtures_directory
-from superweight.devices import Device
-from superweight.placement import SLACK, WORKING, need, place, stored_bytes
+from superweight.model import loading
+from superweight.model.devices import Device
+from superweight.model.placement import SLACK, WORKING, need, place, stored_bytes
 
 GIB = 2**30
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from superweight.commands.progress import ONCE, Estimate
+from superweight.cli.progress import ONCE, Estimate
 
 
 class Clock:

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from superweight.claims.pruning import PERPLEXITY_RATIO
+from superweight.claims.paper.pruning import PERPLEXITY_RATIO
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 

@@ -6,13 +6,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+from superweight.claims.expectations import Outcome
 from superweight.claims.verdict import AT_LEAST, AT_MOST, Claim, Criterion, Measured, judged, not_applicable
 from superweight.core.errors import BadInput
 from superweight.core.statistics import Interval
-from superweight.expectations import Outcome
 from superweight.report.document import of_model, verdict_row
-from superweight.report.page import page
-from superweight.report.writing import write_report
+from superweight.report.html import page
+from superweight.report.output import write_report
 
 CLAIM = Claim("C3", "Pruning it destroys the model", "Table 1")
 HOSTILE = "<script>alert('1')</script>&\"Füße\""

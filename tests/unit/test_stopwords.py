@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from superweight.claims import stopwords
+from superweight.claims.paper import stopwords
 from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED
-from superweight.conditions import INTACT, PRUNED, alone
-from superweight.looking import Look
-from superweight.measuring import Measurement
-from superweight.vocabulary import STOPWORDS, Vocabulary
+from superweight.measurement.conditions import INTACT, PRUNED, alone
+from superweight.measurement.evaluate import Measurement
+from superweight.measurement.sequential import Look
+from superweight.measurement.token_groups import STOPWORDS, Vocabulary
 
 # Each stopword has two spellings, which count together; the ids stand in no order.
 WORDS = Vocabulary(

@@ -3,9 +3,9 @@
 import pytest
 
 from superweight.checkpoints.registry import resolve
-from superweight.corpus import cut, documents
-from superweight.loading import load
-from superweight.vocabulary import STOPWORDS, Vocabulary, _is_content, classify
+from superweight.measurement.corpus import cut, documents
+from superweight.measurement.token_groups import STOPWORDS, Vocabulary, _is_content, classify
+from superweight.model.loading import load
 
 
 @pytest.fixture(scope="module")

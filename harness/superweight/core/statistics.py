@@ -24,7 +24,7 @@ ERROR = 0.05
 # (tests/unit/test_statistics.py simulates it), so that not all of the error is given out.
 _GIVEN_OUT = 0.03
 LOOK_LEVEL = 1 - _GIVEN_OUT / len(LOOKS)
-# Of every random choice: resampled windows here, control weights in `superweight.controls`.
+# Of every random choice: resampled windows here, control weights in `superweight.measurement.controls`.
 SEED = 20241111
 
 

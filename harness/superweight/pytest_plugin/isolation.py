@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from superweight.editing import active_edits
-from superweight.loading import Subject
-from superweight.scanning import Scan
+from superweight.detection.scan import Scan
+from superweight.model.edits import active_edits
+from superweight.model.loading import Subject
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from superweight.core.errors import BadInput, TooLarge, Unavailable, one_line
 from superweight.pytest_plugin.xdist import share_cores
 
 if TYPE_CHECKING:
-    from superweight.loading import Subject
+    from superweight.model.loading import Subject
 
 # What models that were given back may hold together: the real 135M one in float32, and the tiny ones.
 KEPT_BYTES = 2**30
@@ -26,7 +26,7 @@ def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry
     One that the markers picked is skipped where it cannot be had, which is an error under CI, and
     where it does not fit.
     """
-    from superweight.loading import load
+    from superweight.model.loading import load
 
     kept = config.stash.setdefault(_KEPT, {}).pop((entry.name, entry.source), None)
     if kept is not None:
@@ -53,7 +53,7 @@ def give_back(config: pytest.Config, subject: Subject) -> None:
 
     Under xdist's work stealing a worker may be given tests of a model that it was done with.
     """
-    from superweight.loading import free
+    from superweight.model.loading import free
 
     kept = config.stash.setdefault(_KEPT, {})
     size = sum(_bytes(each) for each in (*kept.values(), subject))
@@ -69,8 +69,8 @@ def _bytes(subject: Subject) -> int:
 
 def _refuse_too_large(entry: ModelEntry, dtype: str) -> None:
     """Raise `TooLarge` before a model is downloaded that would not fit."""
-    from superweight.devices import present
-    from superweight.placement import place
+    from superweight.model.devices import present
+    from superweight.model.placement import place
 
     weights, devices = entry.weight_bytes(STORED.get(dtype)), present()
     if weights is not None and devices:

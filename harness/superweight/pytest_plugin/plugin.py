@@ -19,11 +19,11 @@ from superweight.pytest_plugin.models import give_back, obtain
 from superweight.pytest_plugin.terminal import PROPERTY, USED, Verdicts
 
 if TYPE_CHECKING:
+    from superweight.claims.evidence import Evidence
     from superweight.claims.verdict import Verdict
-    from superweight.evidence import Evidence
-    from superweight.loading import Subject
+    from superweight.detection.scan import Scan
+    from superweight.model.loading import Subject
     from superweight.release import Comparison
-    from superweight.scanning import Scan
 
 _MARKERS = (
     "gpu: needs CUDA; run them with -m gpu",
@@ -130,8 +130,8 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
 
     It is scanned and gone before the other is loaded: there may be room for one only.
     """
-    from superweight.corpus import default_prompt
-    from superweight.scanning import scan
+    from superweight.detection.scan import scan
+    from superweight.measurement.corpus import default_prompt
 
     if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
         return None
@@ -174,7 +174,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     """What is measured of the base model, if one is given."""
-    from superweight.evidence import Evidence
+    from superweight.claims.evidence import Evidence
 
     spec = pytestconfig.option.sw_base
     if spec is None:
@@ -190,7 +190,7 @@ def evidence(
     pytestconfig: pytest.Config,
 ) -> Iterator[Evidence]:
     """Everything the claims need to know about the model under test, measured once."""
-    from superweight.evidence import Evidence
+    from superweight.claims.evidence import Evidence
     from superweight.pytest_plugin.verdicts import observe
 
     base = base_evidence.scan if base_evidence is not None else tuned_from_scan
@@ -211,7 +211,7 @@ def as_expected(
     base_evidence: Evidence | None,
 ) -> Callable[[Judge], None]:
     """Judge a claim and fail unless the verdict is the expected one; see docs/claims.md."""
-    from superweight.expectations import explain
+    from superweight.claims.expectations import explain
     from superweight.pytest_plugin.verdicts import judged
     from superweight.report.document import statistics, verdict_row
 
@@ -232,9 +232,9 @@ def comparison(
     request: pytest.FixtureRequest, sw_entry: ModelEntry, evidence: Evidence, base_evidence: Evidence
 ) -> Comparison:
     """The model under test against its base, at every depth; see docs/compare.md."""
-    from superweight.release.comparing import Request, compare_loaded
+    from superweight.claims.run_config import Setting
+    from superweight.release.compare import Request, compare_loaded
     from superweight.release.limits import read_limits
-    from superweight.setting import Setting
 
     option, settings = request.config.option, request.config.rootpath / "pyproject.toml"
     asked = Request(

@@ -14,7 +14,7 @@ from syrupy.data import SnapshotCollection, SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
-from superweight.baselines import differences, dump, merged, parse
+from superweight.claims.baselines import differences, dump, merged, parse
 from superweight.core.atomic import write_whole
 
 

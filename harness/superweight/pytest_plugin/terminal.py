@@ -141,8 +141,8 @@ class Verdicts:
 
     def _write_report(self, directory: Path) -> None:
         from superweight.report.document import of_model, of_models
-        from superweight.report.run import run_of
-        from superweight.report.writing import write_report
+        from superweight.report.output import write_report
+        from superweight.report.run_info import run_of
 
         documents = []
         for model, rows in self._rows.items():

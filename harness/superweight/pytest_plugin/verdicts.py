@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from superweight.baselines import read
+from superweight.claims.baselines import read
+from superweight.claims.evidence import Evidence
+from superweight.claims.expectations import PAPER, Outcome, baseline_of, hold, hold_to_baseline
+from superweight.claims.record import record
 from superweight.claims.verdict import Verdict
 from superweight.core.environment import in_ci
-from superweight.evidence import Evidence
-from superweight.expectations import PAPER, Outcome, baseline_of, hold, hold_to_baseline
 from superweight.pytest_plugin import collection
 from superweight.pytest_plugin.snapshots import bound_to
 from superweight.pytest_plugin.terminal import OBSERVED, UPDATE
-from superweight.records import record
-from superweight.report.gathering import document_of, shown
+from superweight.report.observations import document_of, shown
 
 
 def judged(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from superweight.devices import callers_devices, described, present, see_only, settle, share
+from superweight.model.devices import callers_devices, described, present, see_only, settle, share
 
 _GROUP = "gpu"
 _INPUT = "superweight_devices"

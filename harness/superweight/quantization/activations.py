@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from superweight.core.errors import EditFailed
-from superweight.detection import SuperActivation
-from superweight.loading import Subject
-from superweight.quantization.blocks import Layout
-from superweight.quantization.holding import held_out
-from superweight.quantization.matrices import matrices_of, readings_of
-from superweight.quantization.rounding import Scheme, round_
-from superweight.scanning import Scan
+from superweight.detection.detect import SuperActivation
+from superweight.detection.scan import Scan
+from superweight.model.loading import Subject
+from superweight.quantization.granularity import Layout
+from superweight.quantization.hold_out import held_out
+from superweight.quantization.integer_grid import Scheme, round_
+from superweight.quantization.linear_layers import matrices_of, readings_of
 
 # Entries of one sequence's input, as (tokens, channels).
 Places = tuple[torch.Tensor, torch.Tensor]

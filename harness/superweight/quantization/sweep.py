@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from superweight.core.coordinates import Coordinate
-from superweight.loading import Subject
-from superweight.measuring import Values
+from superweight.detection.scan import Scan
+from superweight.measurement.evaluate import Values
+from superweight.model.loading import Subject
 from superweight.quantization.activations import held_places, rounded_inputs
-from superweight.quantization.blocks import Groups, PerRow, PerTensor
-from superweight.quantization.measuring import Text, nll
-from superweight.quantization.reconstruction import best_clip
-from superweight.quantization.rounding import INT4, INT8, Scheme
-from superweight.quantization.smoothing import smoothing_factors
+from superweight.quantization.clip_search import best_clip
+from superweight.quantization.granularity import Groups, PerRow, PerTensor
+from superweight.quantization.integer_grid import INT4, INT8, Scheme
+from superweight.quantization.losses import Text, nll
+from superweight.quantization.smoothquant import smoothing_factors
 from superweight.quantization.weights import WeightRounding, fake_quantised
-from superweight.scanning import Scan
 
 # The paper's four, 128² to 1024², and two that practice uses.
 SIZES = (64, 1024, 128**2, 256**2, 512**2, 1024**2)

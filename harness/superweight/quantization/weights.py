@@ -17,12 +17,12 @@ from torch import nn
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import EditFailed
-from superweight.loading import Subject
-from superweight.quantization.blocks import Layout
-from superweight.quantization.holding import clip_, held_out
-from superweight.quantization.matrices import Matrix, held_of, matrices_of
-from superweight.quantization.rounding import Scheme, round_
-from superweight.shadowing import shadowed
+from superweight.model.forward_override import shadowed
+from superweight.model.loading import Subject
+from superweight.quantization.granularity import Layout
+from superweight.quantization.hold_out import clip_, held_out
+from superweight.quantization.integer_grid import Scheme, round_
+from superweight.quantization.linear_layers import Matrix, held_of, matrices_of
 
 Places = tuple[torch.Tensor, torch.Tensor]
 

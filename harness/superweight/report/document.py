@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from superweight.claims.expectations import Outcome
+from superweight.claims.record import record
 from superweight.claims.verdict import Verdict
 from superweight.core.errors import BadInput
-from superweight.expectations import Outcome
-from superweight.records import record
 from superweight.report.privacy import without_home
 
 Document = dict[str, Any]

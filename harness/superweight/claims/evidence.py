@@ -1,0 +1,117 @@
+"""Everything the claims need to know about one subject, each thing measured once and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from superweight.detection.detect import Detection, detect
+from superweight.detection.scan import Scan, scan
+from superweight.detection.trace import Trace, trace_batch
+from superweight.measurement.conditions import INTACT, PRUNED, Condition, controls, pruned, treatments
+from superweight.measurement.corpus import Windows, continuations, cut, default_prompt, documents, prompts
+from superweight.measurement.evaluate import Values
+from superweight.measurement.generation import Continuation, continue_greedily, nll_of
+from superweight.measurement.sequential import Looking
+from superweight.measurement.token_groups import Vocabulary, classify
+from superweight.model.edits import Scale, edited
+from superweight.model.loading import Subject
+from superweight.quantization.losses import split
+from superweight.quantization.sweep import Sweep, weight_sweep
+
+# What practice uses, and the paper's largest; `superweight sweep` has all six in between.
+BLOCK_SIZES = (64, 1024**2)
+# Every scheme is a forward pass with everything rounded; a third of the text keeps a check quick.
+ROUNDED_WINDOWS, CALIBRATION_WINDOWS = 16, 4
+
+
+class Evidence:
+    """What was measured of one subject; every property is computed on first use."""
+
+    def __init__(self, subject: Subject, corpus: str, base: Scan | None = None) -> None:
+        self.subject = subject
+        self.corpus = corpus
+        self.base = base
+
+    @cached_property
+    def scan(self) -> Scan:
+        return scan(self.subject, default_prompt())
+
+    @cached_property
+    def intact_traces(self) -> dict[str, Trace]:
+        return self._traces()
+
+    @cached_property
+    def pruned_traces(self) -> dict[str, Trace]:
+        with edited(self.subject, self.pruned_set):
+            return self._traces()
+
+    @cached_property
+    def detections(self) -> dict[str, Detection]:
+        """What every prompt shows by itself."""
+        return {name: detect(trace) for name, trace in self.intact_traces.items()}
+
+    @property
+    def pruned_set(self) -> tuple[Scale, ...]:
+        return pruned(self.scan.coordinates)
+
+    @cached_property
+    def windows(self) -> Windows:
+        return cut(self.subject, documents(self.corpus), self.corpus)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return classify(self.subject, self.windows)
+
+    @cached_property
+    def looking(self) -> Looking:
+        """The intact model and every condition that some claim needs, on as many windows as are needed."""
+        conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
+        return Looking(self.subject, self.windows, conditions, self.vocabulary.tracked)
+
+    @cached_property
+    def intact_losses(self) -> Values:
+        """The mean NLL of the intact model in each of ``windows``, in their own order: (windows,)."""
+        shuffled = self.looking.intact()
+        losses = np.empty_like(shuffled)
+        losses[self.windows.order] = shuffled
+        return losses
+
+    @cached_property
+    def rounded_weights(self) -> Sweep:
+        """What INT4 weights lose in the smallest and in the largest blocks.
+
+        Raises `BadInput` where there is too little text.
+        """
+        text = split(self.windows.shuffled(), ROUNDED_WINDOWS, CALIBRATION_WINDOWS)
+        blocks = weight_sweep(self.subject, self.scan, text, BLOCK_SIZES, unrestored=False)
+        intact = self.intact_losses[self.windows.order[: len(text.measured)]]
+        return Sweep(intact, blocks, {})
+
+    @property
+    def intact_writing(self) -> tuple[Continuation, ...]:
+        return self._writing[INTACT]
+
+    @property
+    def pruned_writing(self) -> tuple[Continuation, ...]:
+        return self._writing[PRUNED]
+
+    @property
+    def has_written(self) -> bool:
+        """Whether some claim has asked for what the models write."""
+        return "_writing" in vars(self)
+
+    @cached_property
+    def _writing(self) -> dict[str, tuple[Continuation, ...]]:
+        conditions = [Condition(PRUNED, self.pruned_set)] if self.pruned_set else []
+        return continue_greedily(self.subject, list(continuations().values()), conditions)
+
+    def judged_by_intact(self, writing: Sequence[Continuation]) -> list[float]:
+        """Return the NLL per token that the intact model gives to each continuation."""
+        return nll_of(self.subject, writing)
+
+    def _traces(self) -> dict[str, Trace]:
+        encoded = [self.subject.encode(text) for text in prompts().values()]
+        return dict(zip(prompts(), trace_batch(self.subject, encoded), strict=True))

@@ -1,0 +1,150 @@
+"""What a verdict is held against: the base model, the committed baseline, the registry, the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from superweight.checkpoints.registry import ModelEntry
+from superweight.claims.baselines import baseline_path, differences, has_others
+from superweight.claims.catalogue import CLAIMS
+from superweight.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
+from superweight.core.environment import in_ci
+
+if TYPE_CHECKING:
+    from superweight.model.loading import Subject
+
+AUTO, PAPER = "auto", "paper"
+EXPECTATIONS = (AUTO, PAPER)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict beside what was expected of it.
+
+    ``source`` says who expected it: "base", "baseline", "registry", "paper", or None when the
+    model is being met for the first time. "update" says that nothing was expected: the verdict was
+    accepted as the new baseline. ``gaps`` are the reasons why it is not as expected.
+    """
+
+    verdict: Verdict
+    expected: str | None
+    source: str | None
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def as_expected(self) -> bool:
+        return not self.gaps
+
+
+def hold(
+    verdict: Verdict,
+    recorded: Mapping[str, Any],
+    stored: Mapping[str, Any] | None,
+    *,
+    base: Verdict | None,
+    expect: str,
+    entry: ModelEntry,
+    path: Path,
+) -> Outcome:
+    """Hold a verdict to what is expected of it: the paper if that was asked for, else the base, else
+    the committed baseline, else the registry.
+
+    ``recorded`` is the verdict's own record, ``stored`` the baseline that lies at
+    ``path``, or None where there is none.
+    """
+    if expect == PAPER:
+        return hold_to_paper(verdict)
+    if base is not None:
+        return hold_to_base(verdict, base)
+    if stored is not None:
+        return hold_to_baseline(verdict, recorded, stored)
+    if verdict.claim in CLAIMS and has_others(path):
+        return hold_to_missing(verdict, path)
+    return hold_to_registry(verdict, entry)
+
+
+def baseline_of(root: Path, subject: Subject, verdict: Verdict) -> Path:
+    """Return where the baseline of a verdict on a subject lies."""
+    provenance = subject.provenance
+    return baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
+
+
+def hold_to_base(verdict: Verdict, base: Verdict) -> Outcome:
+    """Expect the status that the same claim has on the base model."""
+    return Outcome(verdict, base.status, "base", _status_gap(verdict, base.status, "the base model"))
+
+
+def hold_to_paper(verdict: Verdict) -> Outcome:
+    """Expect what the paper says: that the claim holds.
+
+    A claim that says nothing about the model is no gap, but C1 always says something: a model
+    in which nothing is found does not do what the paper says.
+    """
+    if verdict.status == NOT_APPLICABLE and verdict.claim.id != "C1":
+        return Outcome(verdict, SUPPORTED, "paper")
+    return Outcome(verdict, SUPPORTED, "paper", _status_gap(verdict, SUPPORTED, "the paper"))
+
+
+def hold_to_baseline(verdict: Verdict, recorded: Mapping[str, Any], stored: Mapping[str, Any]) -> Outcome:
+    """Expect the committed baseline, every leaf of it within its tolerance."""
+    if not stored:
+        return Outcome(verdict, None, "baseline", ("the baseline file is not readable as one",))
+    expected = str(stored["status"])
+    gaps = tuple(differences(dict(stored), dict(recorded)))
+    # The status is what a gate is about: it does not hang on the comparison of leaves alone.
+    return Outcome(verdict, expected, "baseline", gaps or _status_gap(verdict, expected, "the baseline"))
+
+
+def hold_to_missing(verdict: Verdict, path: Path) -> Outcome:
+    """Expect the baseline that other claims have and this one lacks: a gap, not a first meeting."""
+    gap = f"there is no baseline {path.name} in {path.parent.name}, though other claims have theirs there"
+    return Outcome(verdict, None, None, (gap,))
+
+
+def hold_to_registry(verdict: Verdict, entry: ModelEntry) -> Outcome:
+    """Expect what the registry says somebody reported; nothing where it is silent.
+
+    With nothing to compare with, the run has only characterised the model: a finding for a
+    person, a failure for a gate.
+    """
+    expected = entry.expected(verdict.claim.id)
+    if expected is not None:
+        return Outcome(verdict, expected, "registry", _status_gap(verdict, expected, "the registry"))
+    if in_ci():
+        return Outcome(verdict, None, None, ("CI is set, and there is nothing to compare with",))
+    return Outcome(verdict, None, None)
+
+
+def _status_gap(verdict: Verdict, expected: str, who: str) -> tuple[str, ...]:
+    if verdict.status == expected:
+        return ()
+    return (f"status: {who} has {expected}, this model {verdict.status}",)
+
+
+_NEXT_STEPS = {
+    "base": "Look for what the release changed: superweight scan on both names the scalars.",
+    "baseline": (
+        "If the model was meant to change, accept it with --snapshot-update and commit the baseline; "
+        "if not, the checkpoint or what loads it has changed."
+    ),
+    "registry": "If the report in fixtures/models.toml is wrong for these weights, correct it there.",
+    "paper": "The paper's claim does not hold on this model; without --sw-expect paper that is a finding.",
+    None: "Run once with --snapshot-update and commit the baselines, or give a base model.",
+}
+
+
+def explain(model: str, outcome: Outcome) -> str:
+    """Return what a person reads when an outcome is not as expected."""
+    verdict = outcome.verdict
+    lines = [
+        f"{verdict.claim.id} on {model}: {verdict.claim.sentence} ({verdict.claim.place})",
+        f"  expected  {outcome.expected or 'nothing on record'} ({outcome.source or 'no source'})",
+        f"  measured  {verdict.status}: {verdict.reason}",
+        *(f"  changed   {gap}" for gap in outcome.gaps),
+        *(f"  found     {line}" for line in verdict.evidence.get("differences", [])),
+        f"  next      {_NEXT_STEPS[outcome.source]}",
+    ]
+    return "\n".join(lines)

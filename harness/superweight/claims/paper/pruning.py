@@ -1,0 +1,61 @@
+"""C3: pruning the super weights destroys the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from superweight.claims.evidence import Evidence
+from superweight.claims.sequential_verdict import settled
+from superweight.claims.verdict import (
+    AT_LEAST,
+    Claim,
+    Criterion,
+    Verdict,
+    judged,
+    measured,
+    not_applicable,
+)
+from superweight.core.coordinates import Coordinate
+from superweight.core.statistics import Interval, jackknife
+from superweight.measurement.conditions import CANCELLERS, INTACT, PRUNED, all_but, alone
+from superweight.measurement.sequential import Look
+
+CLAIM = Claim("C3", "Pruning the super weights multiplies perplexity.", 'Table 1, "Prune SW"')
+
+# The weakest prune that a replication of Table 2 calls catastrophic multiplies perplexity by 16,
+# the strongest that it does not by 1.6; ten lies between, and is an order of magnitude.
+PERPLEXITY_RATIO = 10.0
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Prune the set, the unit of the claim; single weights and leave-one-out are evidence."""
+    found = evidence.scan.coordinates
+    if not found:
+        return not_applicable(CLAIM, "no super weight is found")
+    others = [name(index) for index in range(len(found)) for name in (alone, all_but)] + [CANCELLERS]
+    return settled(evidence.looking.at([PRUNED, *others]), lambda look: _judged(look, found, others))
+
+
+def _judged(look: Look, found: Sequence[Coordinate], others: Sequence[str]) -> Verdict:
+    damage, measurements = look.damage(PRUNED), look.measurements
+    logs = jackknife(damage)
+    return judged(
+        CLAIM,
+        Criterion(
+            "perplexity after over before",
+            measured(float(np.exp(damage.mean()))),
+            Interval(float(np.exp(logs.low)), float(np.exp(logs.high))),
+            PERPLEXITY_RATIO,
+            AT_LEAST,
+        ),
+        set=[str(coordinate) for coordinate in found],
+        intact_perplexity=measured(measurements[INTACT].perplexity),
+        pruned_perplexity=measured(measurements[PRUNED].perplexity),
+        kl_from_intact=measured(measurements[PRUNED].kl.mean()),
+        same_top_token=measured(measurements[PRUNED].same_top.mean(), absolute=0.01),
+        ratios={
+            name: measured(float(np.exp(look.damage(name).mean()))) for name in others if name in measurements
+        },
+    )

@@ -1,0 +1,81 @@
+"""C9: without the super weights, stopwords become likelier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from superweight.claims.evidence import Evidence
+from superweight.claims.sequential_verdict import settled
+from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
+from superweight.core.statistics import Interval, jackknife
+from superweight.measurement.conditions import INTACT, PRUNED, alone
+from superweight.measurement.evaluate import Values
+from superweight.measurement.sequential import Look
+from superweight.measurement.token_groups import Vocabulary
+
+CLAIM = Claim("C9", "Without the super weights, stopwords become likelier.", "Figure 5")
+
+# "Likelier" is a ratio above one; the paper gives no size that would hold for all its models.
+RATIO = 1.0
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Take the geometric mean, over the frozen stopwords, of probability after over before.
+
+    Each word's probability is averaged over all positions first. Punctuation and content words
+    are evidence, and so is each super weight pruned alone.
+    """
+    if not evidence.scan.coordinates:
+        return not_applicable(CLAIM, "no super weight is found")
+    vocabulary = evidence.vocabulary
+    if not vocabulary.knows_words:
+        return not_applicable(CLAIM, "the tokenizer has no tokens for whole words")
+    conditions = [PRUNED, *(alone(index) for index in range(len(evidence.scan.coordinates)))]
+    looks = evidence.looking.at(conditions)
+    return settled(looks, lambda look: _judged(look, vocabulary, conditions))
+
+
+def _judged(look: Look, vocabulary: Vocabulary, conditions: Sequence[str]) -> Verdict:
+    words = list(vocabulary.stopwords.values())
+    before, after = (_by_group(look, vocabulary, name, words) for name in (INTACT, PRUNED))
+    ratios = after.mean(axis=0) / before.mean(axis=0)
+    logs = jackknife(np.concatenate([before, after], axis=1), _mean_log_ratio)
+    return judged(
+        CLAIM,
+        Criterion(
+            "stopword probability after over before",
+            measured(float(np.exp(np.log(ratios).mean()))),
+            Interval(float(np.exp(logs.low)), float(np.exp(logs.high))),
+            RATIO,
+            AT_LEAST,
+        ),
+        ratios={
+            condition: _ratios(look, vocabulary, condition)
+            for condition in conditions
+            if condition in look.measurements
+        },
+    )
+
+
+def _by_group(look: Look, vocabulary: Vocabulary, condition: str, groups: list[tuple[int, ...]]) -> Values:
+    """Return each group's summed probability in each window: (windows, groups)."""
+    column = {token: index for index, token in enumerate(vocabulary.tracked)}
+    tracked = look.measurements[condition].tracked
+    return np.stack([tracked[:, [column[token] for token in group]].sum(axis=1) for group in groups], axis=1)
+
+
+def _mean_log_ratio(means: Values) -> Values:
+    before, after = np.split(means, 2, axis=1)
+    return np.asarray(np.log(after / before).mean(axis=1))
+
+
+def _ratios(look: Look, vocabulary: Vocabulary, condition: str) -> dict[str, object]:
+    named = vocabulary.stopwords | vocabulary.punctuation
+    groups = [*named.values(), *((token,) for token in vocabulary.content)]
+    before, after = (_by_group(look, vocabulary, name, groups) for name in (INTACT, condition))
+    ratios = after.mean(axis=0) / before.mean(axis=0)
+    content = float(np.median(ratios[len(named) :]))
+    table = {word: measured(ratio) for word, ratio in zip(named, ratios, strict=False)}
+    return {**table, "median content word": measured(content)}

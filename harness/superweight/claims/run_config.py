@@ -1,0 +1,39 @@
+"""What models are measured on and held to, and how they are loaded: the same for every model of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from superweight.checkpoints.cache import Progress, silent
+from superweight.checkpoints.registry import resolve
+from superweight.core.resources import DEFAULT_BASELINES
+
+if TYPE_CHECKING:
+    from superweight.claims.evidence import Evidence
+    from superweight.model.loading import Subject
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a person chose, as on the command line."""
+
+    corpus: str = "builtin"
+    baselines: Path = DEFAULT_BASELINES
+    device: str = "auto"
+    dtype: str = "auto"
+    trust: tuple[str, ...] = ()
+
+    def load(self, spec: str, progress: Progress = silent) -> Subject:
+        """Load a MODEL; raises `BadInput` where that cannot be done."""
+        # Comparing files needs a setting and no torch.
+        from superweight.model.loading import load
+
+        return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust, progress=progress)
+
+    def evidence(self, spec: str, progress: Progress = silent) -> Evidence:
+        """Load a MODEL to be measured."""
+        from superweight.claims.evidence import Evidence
+
+        return Evidence(self.load(spec, progress), self.corpus)

@@ -1,0 +1,145 @@
+"""The command ``superweight check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from superweight.claims.run_config import Setting
+from superweight.cli.completion import complete_model
+from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write
+from superweight.cli.progress import CHECK, progressing
+
+if TYPE_CHECKING:
+    from superweight.claims.check import Checked
+    from superweight.report.document import Document
+    from superweight.report.run_info import Stages
+
+
+@click.command()
+@click.argument("model", shell_complete=complete_model)
+@click.option(
+    "--base", metavar="MODEL", shell_complete=complete_model, help="Expect the verdicts of this model."
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
+)
+@click.option(
+    "--json", "json_file", type=click.Path(allow_dash=True), help="Write report.json there; - is stdout."
+)
+@click.option(
+    "--expect",
+    type=click.Choice(["auto", "paper"]),
+    default="auto",
+    show_default=True,
+    help="auto: the base, else the baseline, else the registry.",
+)
+@judging_options
+@click.option("--tasks", default="", help="Zero-shot tasks of lm-evaluation-harness, separated by commas.")
+@click.option("--limit", type=int, help="Ask only the first so many items of each task.")
+def check(
+    model: str,
+    base: str | None,
+    report: Path | None,
+    json_file: str | None,
+    expect: str,
+    tasks: str,
+    limit: int | None,
+    setting: Setting,
+) -> None:
+    """Judge every claim of the paper on MODEL and hold the verdicts to what is expected.
+
+    Exit code 0: as expected; 1: not as expected; 4: bad input.
+
+    Example: superweight check smollm2-135m-instruct-q4_1 --report out
+    """
+    from superweight.claims.check import Request, check_model
+    from superweight.cli.accuracy_table import accuracy_lines
+    from superweight.report.run_info import Stages
+
+    with progressing(CHECK) as progress:
+        stages = Stages(progress)
+        checked = check_model(
+            Request(
+                model=model,
+                base=base,
+                expect=expect,
+                setting=setting,
+                tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+                limit=limit,
+            ),
+            progress=stages,
+        )
+        if report is not None or json_file is not None:
+            document = _document(checked, stages, setting.corpus)
+            _write_document(document, report, json_file)
+    outcomes = list(checked.outcomes)
+    if json_file != "-":
+        _print_check(model, outcomes)
+        for outcome in outcomes:
+            for line in accuracy_lines(outcome.verdict):
+                click.echo(line)
+    if report is not None:
+        click.echo(f"report: {report / 'report.html'}", err=True)
+    if not all(outcome.as_expected for outcome in outcomes):
+        raise SystemExit(EXIT_NOT_AS_EXPECTED)
+
+
+def _document(checked: Checked, stages: Stages, corpus: str) -> Document:
+    from superweight.report.observations import document_of
+
+    stages("gathering what the report shows")
+    document = document_of(checked.evidence, checked.outcomes)
+    if checked.base is not None:
+        document["base"] = document_of(checked.base)
+    document["run"] = run_part(corpus, stages)
+    return document
+
+
+def _write_document(document: Document, directory: Path | None, json_file: str | None) -> None:
+    if json_file is not None:
+        from superweight.report.document import dumped
+
+        write(json_file, dumped(document))
+    if directory is not None:
+        # Draws with matplotlib, which JSON alone does without.
+        from superweight.report.output import write_report
+
+        write_report(directory, document)
+
+
+def _print_check(model: str, outcomes: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from superweight.claims.expectations import explain
+
+    console = Console()
+    table = Table(title=literal(f"Verdicts on {model}"))
+    for column in ("claim", "verdict", "expected", "measured"):
+        table.add_column(column)
+    styles = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "not applicable": "dim"}
+    for outcome in outcomes:
+        verdict = outcome.verdict
+        expected = f"{outcome.expected} ({outcome.source})" if outcome.expected else "-"
+        table.add_row(
+            verdict.claim.id,
+            f"[{styles[verdict.status]}]{verdict.status}[/]",
+            expected,
+            literal(verdict.reason),
+            style=None if outcome.as_expected else "bold",
+        )
+    console.print(table)
+    unexpected = [outcome for outcome in outcomes if not outcome.as_expected]
+    for outcome in unexpected:
+        console.print(explain(model, outcome), markup=False, highlight=False)
+    if all(outcome.expected is None for outcome in outcomes):
+        console.print(
+            "This model is met for the first time: nothing was compared. Keep these verdicts as its "
+            "baseline with pytest --sw-model ... --snapshot-update, or hold it to --base or --expect paper.",
+            highlight=False,
+        )
+    elif not unexpected:
+        console.print(f"as expected: {len(outcomes)} of {len(outcomes)} claims", highlight=False)

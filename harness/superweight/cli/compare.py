@@ -1,0 +1,114 @@
+"""The command ``superweight compare``: thin, over `superweight.release.compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from superweight.claims.run_config import Setting
+from superweight.cli.completion import complete_model
+from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, run_part, write
+from superweight.cli.progress import COMPARE, progressing
+
+if TYPE_CHECKING:
+    from superweight.claims.evidence import Evidence
+    from superweight.release.result import Comparison
+    from superweight.report.run_info import Stages
+
+
+@click.command()
+@click.argument("base", shell_complete=complete_model)
+@click.argument("release", shell_complete=complete_model)
+@click.option(
+    "--depth",
+    type=click.Choice(["static", "activations", "quality", "all"]),
+    default="all",
+    show_default=True,
+    help="How deep to look: at the files, at one forward pass, at predictions.",
+)
+@click.option(
+    "--limits",
+    "limits_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with the limits; by default pyproject.toml's [tool.superweight.compare].",
+)
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["text", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How to print it; markdown suits a model card and a job summary.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
+)
+@judging_options
+def compare(
+    base: str,
+    release: str,
+    depth: str,
+    limits_file: Path | None,
+    layout: str,
+    json_file: str | None,
+    report: Path | None,
+    setting: Setting,
+) -> None:
+    """Tell whether BASE's super weights survived in RELEASE.
+
+    Exit code 0: kept; 1: damaged; 4: bad input.
+
+    Example: superweight compare org/base ./release --format markdown
+    """
+    from superweight.release.compare import Request
+    from superweight.release.compare import compare as compare_models
+    from superweight.release.limits import read_limits
+    from superweight.release.result import DEPTHS, KEPT, as_markdown, as_text
+    from superweight.report.run_info import Stages
+
+    with progressing(COMPARE) as progress:
+        stages = Stages(progress)
+        models: list[Evidence] = []
+        result = compare_models(
+            Request(
+                base=base,
+                release=release,
+                depths=DEPTHS if depth == "all" else (depth,),
+                limits=read_limits(limits_file),
+                setting=setting,
+            ),
+            progress=stages,
+            keep=models.append,
+        )
+        if report is not None:
+            _report_comparison(report, result, models, stages, setting.corpus)
+    if json_file is not None:
+        write(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
+    if json_file != "-":
+        click.echo(as_markdown(result) if layout == "markdown" else as_text(result), nl=False)
+    if report is not None:
+        click.echo(f"report: {report / 'report.html'}", err=True)
+    if result.verdict != KEPT:
+        raise SystemExit(EXIT_NOT_AS_EXPECTED)
+
+
+def _report_comparison(
+    directory: Path, result: Comparison, models: list[Evidence], stages: Stages, corpus: str
+) -> None:
+    from superweight.report.document import of_comparison
+    from superweight.report.output import write_report
+
+    stages("gathering what the report shows")
+    documents = []
+    for evidence in models:
+        # Not where the files alone were compared: a model that was loaded imported torch already.
+        from superweight.report.observations import document_if_measurable
+
+        documents.append(document_if_measurable(evidence))
+    write_report(directory, of_comparison(result.as_dict(), documents, run_part(corpus, stages)))

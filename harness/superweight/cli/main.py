@@ -1,0 +1,60 @@
+"""The ``superweight`` command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from superweight import __version__
+from superweight.cli.check import check
+from superweight.cli.compare import compare
+from superweight.cli.models import models
+from superweight.cli.options import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NOT_AS_EXPECTED
+from superweight.cli.read import read
+from superweight.cli.report import render
+from superweight.cli.scan import scan
+from superweight.cli.sweep import sweep
+from superweight.core.errors import BadInput, HarnessError, one_line
+from superweight.core.run_notes import noted
+
+
+class _Group(click.Group):
+    """Turns the harness's own errors into one line and the exit code of the contract; tells its notes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with noted() as ctx.obj:
+            try:
+                return self._with_exit_code(ctx)
+            finally:
+                for note in ctx.obj:
+                    click.echo(f"note: {note}", err=True)
+
+    def _with_exit_code(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("superweight: interrupted; no file was left half-written", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except HarnessError as error:
+            click.echo(f"superweight: {one_line(error)}", err=True)
+            ctx.exit(EXIT_BAD_INPUT if isinstance(error, BadInput) else EXIT_NOT_AS_EXPECTED)
+        except click.UsageError as error:
+            click.echo(f"superweight: {error.format_message()}; see superweight --help", err=True)
+            ctx.exit(EXIT_BAD_INPUT)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Find, prune and judge the super weights of a language model.
+
+    MODEL is a registry name (see "superweight models"), NAME=PATH for a registry model whose files
+    lie at PATH, org/name[@revision] on the hub, a directory, or a .gguf file.
+
+    Example: superweight check smollm2-135m-instruct-q4_1 --report out
+    """
+
+
+for command in (scan, check, read, compare, render, sweep, models):
+    main.add_command(command)

@@ -1,0 +1,81 @@
+"""The command ``superweight scan``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from superweight.claims.run_config import Setting
+from superweight.cli.completion import complete_model
+from superweight.cli.options import literal, loading_options, write
+from superweight.cli.progress import SCAN, progressing
+
+
+@click.command()
+@click.argument("model", shell_complete=complete_model)
+@click.option(
+    "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
+)
+@loading_options
+def scan(model: str, json_file: str | None, setting: Setting) -> None:
+    """Find MODEL's super weights, and confirm them, in one forward pass where that can be foreseen.
+
+    Example: superweight scan smollm2-135m-instruct-q4_1
+    """
+    from superweight.claims.paper.location import held_readings
+    from superweight.detection.scan import as_dict
+    from superweight.detection.scan import scan as scan_subject
+    from superweight.measurement.corpus import default_prompt
+
+    with progressing(SCAN) as progress:
+        progress(f"loading {model}")
+        subject = setting.load(model, progress)
+        progress("scanning")
+        found = scan_subject(subject, default_prompt())
+    result = as_dict(subject, found)
+    if json_file is not None:
+        write(json_file, json.dumps(result, indent=2) + "\n")
+    if json_file != "-":
+        _print_scan(result)
+        if subject.entry.other_readings:
+            for held in held_readings(subject, found):
+                click.echo(f"published by {held}")
+
+
+def _print_scan(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    weights = Table(title=f"Super weights of {result['model']}")
+    for column in ("coordinate", "value", "input", "output", "share", "rank in matrix", "token"):
+        weights.add_column(column, justify="left" if column == "coordinate" else "right")
+    for item in result["super_weights"]:
+        numbers = (f"{item['value']:.6g}", f"{item['input']:.6g}", f"{item['output']:.6g}")
+        share, rank = f"{item['share']:.1%}", str(item["rank"] or "?")
+        weights.add_row(_place(item), *numbers, share, rank, str(item["token"]))
+    if result["super_weights"]:
+        console.print(weights)
+    for item in result["super_activations"]:
+        console.print(
+            f"super activation: channel {item['channel']}, token {item['token']}, "
+            f"blocks {item['onset']} to {item['last']}, magnitude {item['magnitude']:.6g}",
+            highlight=False,
+        )
+    for item in result["cancellers"]:
+        console.print(f"canceller: {_place(item)} = {item['value']:.6g}", highlight=False)
+    room = result["head_room"]
+    shares = ", ".join(f"{share:.2g} of what {dtype} holds" for dtype, share in room["share"].items())
+    console.print(f"largest activation {room['largest']:.6g}: {shares}", highlight=False)
+    console.print(
+        f"{result['stop_reason']} after {result['passes']} pass{'es' * (result['passes'] > 1)}",
+        highlight=False,
+    )
+
+
+def _place(item: dict[str, Any]) -> str:
+    """Write an item's coordinate, kept from being read as rich's markup."""
+    indices = (item[name] for name in ("layer", "expert", "row", "col") if name in item)
+    return literal(f"[{', '.join(map(str, indices))}]")

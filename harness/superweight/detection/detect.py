@@ -1,0 +1,237 @@
+"""Super activations, the scalars that make them and the ones that take them away.
+
+Pure algebra over a `Trace`: no model is run and none is changed. Section 3.1 of the paper, with
+the criteria that it leaves to the eye written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import UnknownAnatomy
+from superweight.detection.trace import Array, Trace
+
+RowReader = Callable[[int, int, int | None], Array]
+
+# An outlier of the residual stream stands this far above the median magnitude of its block.
+# Ordinary channels of trained models reach a few dozen medians (47 in block 0 of
+# SmolLM2-135M); super activations reach hundreds, also where the prompt is a single token
+# and the median is taken over that token alone (520 there).
+OUTLIER_RATIO = 100.0
+
+# A block carries the activation while it holds at least half of its peak.
+CARRIED = 0.5
+
+# The activation must outlive this share of the blocks after its onset. Late spikes, which
+# write the activation away or feed the head, do not.
+PERSISTENCE = 0.5
+
+# And it must span this share of all blocks: two blocks before the head are soon outlived.
+# SmolLM2-135M with its set pruned shows such runners-up in blocks 28 and 29 of 30.
+SPAN = 0.25
+
+# Channels below this share of the largest activation are its lesser companions. The least
+# that anyone reports as a super weight is Llama-2-7B's second row at 59 % of its first (Phi-3's
+# rows are alike); the most that was measured and found inert is SmolLM2-135M's channel 247 at
+# 7.4 % (x1.02 when pruned). A quarter lies between the two on a logarithmic scale.
+COMPANION = 0.25
+
+# A block is a writer when its write is at least this share of the peak, and a scalar makes
+# the write when its product is at least this share of it: below a tenth, pruning it leaves
+# nine tenths of the activation standing.
+SHARE = 0.1
+
+# At the onset the stream changes by what the MLP writes, give or take what the block's attention
+# adds. A factor of two is no attention: SmolLM2-135M's jump is 1.00 times its write.
+MISREAD = 2.0
+
+
+@dataclass(frozen=True)
+class SuperActivation:
+    """A residual outlier at (token, channel) that lasts from block ``onset`` through ``last``.
+
+    ``magnitude`` is its signed peak. ``onset`` and ``last`` bound the plateau, both inclusive.
+    """
+
+    channel: int
+    token: int
+    onset: int
+    last: int
+    magnitude: float
+
+
+@dataclass(frozen=True)
+class SuperWeight:
+    """A scalar whose product X[token, col] · W[row, col] makes a super activation.
+
+    ``input`` is X[token, col], ``output`` is what the block's MLP writes at [token, row], and
+    ``share`` is the product's share of that write. ``gain`` is what stands between the product and
+    the residual stream: a routing weight, and the norm of a post-norm block; 1 where there is neither.
+    """
+
+    coordinate: Coordinate
+    value: float
+    input: float
+    output: float
+    share: float
+    token: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class Canceller:
+    """A scalar of a late block whose product takes the super activation away again."""
+
+    coordinate: Coordinate
+    value: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What one trace shows; empty tuples are a result."""
+
+    super_activations: tuple[SuperActivation, ...]
+    super_weights: tuple[SuperWeight, ...]
+    cancellers: tuple[Canceller, ...]
+
+    @property
+    def coordinates(self) -> frozenset[Coordinate]:
+        return frozenset(weight.coordinate for weight in self.super_weights)
+
+
+def detect(trace: Trace) -> Detection:
+    """Return the super activations of a trace, their super weights and their cancellers.
+
+    Raises `UnknownAnatomy` when a block's write does not explain what the stream does.
+    """
+    activations = find_super_activations(trace)
+    for activation in activations:
+        _refuse_unexplained(trace, activation)
+    row = cache(trace.weights.row)  # one scalar may make the activations of many tokens
+    writes = [write for activation in activations for write in _writes(trace, activation, row)]
+    makers = [write for write in writes if write.makes]
+    cancellers = [write for write in writes if not write.makes]
+    return Detection(
+        super_activations=activations,
+        super_weights=tuple(_strongest(makers)),
+        cancellers=tuple(
+            sorted(
+                {Canceller(write.weight.coordinate, write.weight.value) for write in cancellers},
+                key=lambda canceller: canceller.coordinate,
+            )
+        ),
+    )
+
+
+def find_super_activations(trace: Trace) -> tuple[SuperActivation, ...]:
+    """Return the persistent residual outliers of a trace, the largest first.
+
+    An outlier counts when a block brings it about (it is not there in the embedding), when it
+    outlives most of the later blocks, of which there must be one, and when it is no mere
+    companion of a larger one.
+    """
+    magnitude = np.abs(trace.residual)
+    outlying = magnitude > OUTLIER_RATIO * trace.typical[:, None, None]
+    # A block of zeros has a median of zero, above which everything would stand.
+    outlying &= (trace.typical > 0)[:, None, None]
+    found = []
+    for token, channel in np.argwhere(outlying.any(axis=0)):
+        activation = _plateau(trace.residual[:, token, channel], int(token), int(channel))
+        if activation is not None and bool(outlying[activation.onset + 1, token, channel]):
+            found.append(activation)
+    found.sort(key=lambda activation: -abs(activation.magnitude))
+    return tuple(item for item in found if abs(item.magnitude) >= COMPANION * abs(found[0].magnitude))
+
+
+def _plateau(course: np.ndarray, token: int, channel: int) -> SuperActivation | None:
+    """Return the plateau around the peak of one channel's course, (blocks + 1,), if it persists."""
+    magnitude = np.abs(course)
+    peak = int(magnitude.argmax())
+    carried = (magnitude >= CARRIED * magnitude[peak]) & (np.sign(course) == np.sign(course[peak]))
+    first = last = peak
+    while first > 0 and carried[first - 1]:
+        first -= 1
+    while last + 1 < len(course) and carried[last + 1]:
+        last += 1
+    if first == 0:
+        return None  # in the embedding already: no block made it
+    onset, last_block = first - 1, last - 1
+    blocks = len(course) - 1
+    later, outlived, spanned = blocks - 1 - onset, last_block - onset, last_block - onset + 1
+    if outlived <= PERSISTENCE * later or spanned < SPAN * blocks:
+        return None
+    return SuperActivation(channel, token, onset, last_block, float(course[peak]))
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One scalar's part in making or taking away an activation."""
+
+    weight: SuperWeight
+    makes: bool
+
+    @property
+    def product(self) -> float:
+        return self.weight.value * self.weight.input * self.weight.gain
+
+
+def _refuse_unexplained(trace: Trace, activation: SuperActivation) -> None:
+    """Raise where the onset block writes an activation that does not arrive in the stream as written."""
+    onset, token, channel = activation.onset, activation.token, activation.channel
+    arrived = float(trace.arrived[onset][token, channel])
+    change = float(trace.residual[onset + 1, token, channel] - trace.residual[onset, token, channel])
+    small = SHARE * abs(activation.magnitude)
+    if abs(arrived) >= small and not 1 / MISREAD <= change / arrived <= MISREAD:
+        raise UnknownAnatomy(
+            f"block {onset} writes {arrived:g} to channel {channel}, but the residual stream changes by "
+            f"{change:g} there: something unknown stands between them, so nothing is measured"
+        )
+
+
+def _writes(trace: Trace, activation: SuperActivation, row: RowReader) -> Iterator[_Write]:
+    token, channel = activation.token, activation.channel
+    for layer in range(trace.blocks):
+        arrived = float(trace.arrived[layer][token, channel])
+        makes = bool(np.sign(arrived) == np.sign(activation.magnitude))
+        if abs(arrived) < SHARE * abs(activation.magnitude):
+            continue
+        # Writes before the plateau's end make it; opposite writes after its onset take it away.
+        if (makes and layer > activation.last) or (not makes and layer <= activation.onset):
+            continue
+        yield from (_Write(weight, makes) for weight in _makers(trace, layer, token, channel, row))
+
+
+def _makers(trace: Trace, layer: int, token: int, channel: int, read: RowReader) -> Iterator[SuperWeight]:
+    arrived = float(trace.arrived[layer][token, channel])
+    saw = [(write, at) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
+    # What the projections write together, before a norm that may stand behind them.
+    output = sum(float(write.factors[at]) * float(write.outputs[at, channel]) for write, at in saw)
+    if not output:
+        return
+    for write, at in saw:
+        inputs = write.inputs[at].astype(np.float64)
+        row = read(layer, channel, write.expert).astype(np.float64)
+        shares = inputs * row * float(write.factors[at]) / output
+        for col in np.flatnonzero(shares >= SHARE):
+            yield SuperWeight(
+                coordinate=Coordinate(layer, channel, int(col), write.expert),
+                value=float(row[col]),
+                input=float(inputs[col]),
+                output=output,
+                share=float(shares[col]),
+                token=token,
+                gain=float(write.factors[at]) * arrived / output,
+            )
+
+
+def _strongest(writes: Iterable[_Write]) -> list[SuperWeight]:
+    """Return each coordinate once, from the token at which its product is largest."""
+    best: dict[Coordinate, SuperWeight] = {}
+    for write in sorted(writes, key=lambda write: -abs(write.product)):
+        best.setdefault(write.weight.coordinate, write.weight)
+    return [best[coordinate] for coordinate in sorted(best)]

@@ -1,0 +1,1 @@
+"""What conditions do to a model's predictions and to the text it writes."""

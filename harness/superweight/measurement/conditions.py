@@ -1,0 +1,95 @@
+"""The ways in which a model is changed to be measured, and the sets of them that claims ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from superweight.core.coordinates import Coordinate
+from superweight.detection.detect import SuperActivation
+from superweight.detection.scan import Scan
+from superweight.measurement.controls import (
+    largest_of_each_matrix,
+    largest_of_matrix,
+    random_of_same_matrices,
+)
+from superweight.model.edits import Prune, Scale
+from superweight.model.loading import Subject
+
+INTACT = "intact"
+PRUNED = "pruned"
+RESTORED_ACTIVATION = "pruned, activation restored"
+OTHER_OUTLIERS = "largest others of each matrix"
+SAME_MATRIX = "20 largest others of the same matrices"
+RANDOM = "random others of the same matrices"
+CANCELLERS = "cancellers pruned"
+
+# The grid of Figure 6, thinned; 0 is the pruned set and 1 the intact model.
+SCALES = (0.25, 0.5, 0.8, 1.5, 2.0)
+SAME_MATRIX_COUNT = 20
+RANDOM_PER_WEIGHT = 10
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to change a model: scalars scaled, and super activations put back as they were."""
+
+    name: str
+    scales: tuple[Scale, ...] = ()
+    restored: tuple[SuperActivation, ...] = ()
+
+    @property
+    def first_block(self) -> int:
+        """The first block whose computation the condition changes."""
+        return min([scale.coordinate.layer for scale in self.scales] + [item.onset for item in self.restored])
+
+
+def alone(index: int) -> str:
+    return f"super weight {index} alone"
+
+
+def all_but(index: int) -> str:
+    return f"all but super weight {index}"
+
+
+def scaled(factor: float) -> str:
+    return f"scaled by {factor:g}"
+
+
+def pruned(coordinates: Iterable[Coordinate]) -> tuple[Scale, ...]:
+    return tuple(Prune(coordinate) for coordinate in coordinates)
+
+
+def treatments(found: Scan) -> list[Condition]:
+    """Return the conditions that change the super weights: as a set, one by one, by degrees."""
+    whole = pruned(found.coordinates)
+    conditions = [Condition(PRUNED, whole)]
+    if len(whole) > 1:
+        conditions += [Condition(alone(index), (prune,)) for index, prune in enumerate(whole)]
+    if len(whole) > 2:  # of two, all but one is the other one alone
+        conditions += [
+            Condition(all_but(index), whole[:index] + whole[index + 1 :]) for index in range(len(whole))
+        ]
+    conditions += [
+        Condition(scaled(factor), tuple(Scale(coordinate, factor) for coordinate in found.coordinates))
+        for factor in SCALES
+    ]
+    return [*conditions, Condition(RESTORED_ACTIVATION, whole, restored=found.super_activations)]
+
+
+def controls(subject: Subject, found: Scan) -> list[Condition]:
+    """Return the conditions that change other scalars; those with nothing to change are left out."""
+    same = [
+        coordinate
+        for layer, expert in dict.fromkeys((place.layer, place.expert) for place in found.coordinates)
+        for coordinate in largest_of_matrix(
+            subject.anatomy.writer(layer, expert), found.coordinates, SAME_MATRIX_COUNT
+        )
+    ]
+    chosen = {
+        OTHER_OUTLIERS: largest_of_each_matrix(subject, found.coordinates),
+        SAME_MATRIX: same,
+        RANDOM: random_of_same_matrices(subject, found.coordinates, RANDOM_PER_WEIGHT),
+        CANCELLERS: [canceller.coordinate for canceller in found.cancellers],
+    }
+    return [Condition(name, pruned(coordinates)) for name, coordinates in chosen.items() if coordinates]

@@ -1,0 +1,246 @@
+"""What edits do to a model's predictions: NLL, perplexity, KL, next-token probabilities.
+
+All conditions are measured together, batch by batch: they ride in one forward pass, or, where
+routed experts are edited, go on one by one from what the intact pass left before their first block.
+The head is applied piece by piece, so that the logits stay small.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers.utils.generic import ModelOutput
+
+from superweight.core.errors import HarnessError, TooLarge
+from superweight.detection.detect import SuperActivation
+from superweight.measurement.batched_ablation import can_ride, riding
+from superweight.measurement.conditions import INTACT, Condition
+from superweight.measurement.corpus import Windows
+from superweight.model.architecture import stream
+from superweight.model.edits import Edit, HoldActivation, edited
+from superweight.model.forward_override import shadowed
+from superweight.model.loading import Subject
+from superweight.model.prefix_cache import keeping_prefixes, resumed
+
+Values = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
+
+# Windows that go through the decoder at once; the conditions ride beside each. On a CPU two of
+# them, with a dozen conditions, are as many tokens as its caches bear (benchmarks/); where weights
+# are brought from a disk for every pass, or a GPU wants to be filled, more.
+BATCH = 8
+_CPU_BATCH = 2
+# The most that one piece of logits takes, in float32; one window's logits may be more.
+LOGITS_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one condition does on each window.
+
+    ``nll``: (windows, tokens - 1), nats. ``kl``: (windows,), mean KL(intact || condition) in nats.
+    ``same_top``: (windows,), share of positions whose likeliest token is the intact model's.
+    ``tracked``: (windows, tracked ids), mean next-token probability.
+    """
+
+    nll: Values
+    kl: Values
+    same_top: Values
+    tracked: Values
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.nll.mean()))
+
+
+def measure(
+    subject: Subject,
+    windows: Windows,
+    conditions: Sequence[Condition],
+    tracked_ids: Sequence[int] = (),
+    *,
+    batch: int | None = None,
+) -> dict[str, Measurement]:
+    """Measure the intact model and every condition on the same windows.
+
+    Returns measurements by condition name, `INTACT` among them. Raises `HarnessError` when two
+    conditions share a name, `EditFailed` when an edit does not take effect, `TooLarge` when even one
+    condition on one window does not fit in memory.
+    """
+    names = [INTACT, *(condition.name for condition in conditions)]
+    if len(set(names)) != len(names):
+        raise HarnessError("two conditions share a name; one would overwrite the other")
+    tracked = torch.tensor(list(tracked_ids), dtype=torch.long, device=subject.device)
+    every = torch.from_numpy(windows.ids).to(subject.device)
+    parts = [_fitting(subject, ids, conditions, tracked) for ids in every.split(batch or _batch(subject))]
+    return {name: joined([part[name] for part in parts]) for name in names}
+
+
+def _fitting(
+    subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition], tracked: torch.Tensor
+) -> dict[str, Measurement]:
+    """Measure (windows, tokens) ids in as many pieces as memory asks for.
+
+    What does not fit is tried again in halves, first of the windows and then of the conditions, and
+    the log says so. Raises `TooLarge` when one condition on one window does not fit.
+    """
+    try:
+        return _measured(subject, ids, conditions, tracked)
+    # torch says it in three ways; what a failed pass holds is gone once this block is left.
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+    if len(ids) > 1:
+        _log.warning("out of memory with %d windows at once; going on with half of them", len(ids))
+        halves = [_fitting(subject, part, conditions, tracked) for part in ids.split((len(ids) + 1) // 2)]
+        return {name: joined([half[name] for half in halves]) for name in halves[0]}
+    if len(conditions) > 1:
+        _log.warning("out of memory with %d conditions at once; going on with half of them", len(conditions))
+        middle = len(conditions) // 2
+        return _fitting(subject, ids, conditions[:middle], tracked) | _fitting(
+            subject, ids, conditions[middle:], tracked
+        )
+    raise TooLarge(f"{subject.name} does not fit in memory beside one window of {ids.shape[1]} tokens")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether torch, or Python, ran out of memory."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _measured(
+    subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition], tracked: torch.Tensor
+) -> dict[str, Measurement]:
+    """Measure all conditions on (windows, tokens) ids at once."""
+    parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
+    decode = ridden if can_ride(subject, conditions) else one_by_one
+    decoded = decode(subject, ids, conditions)
+    for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
+        intact = log_probabilities(decoded.logits(subject, INTACT, piece))
+        parts[INTACT].append(reduced(intact, intact, ids[piece], tracked))
+        for condition in conditions:
+            changed = log_probabilities(decoded.logits(subject, condition.name, piece))
+            parts[condition.name].append(reduced(intact, changed, ids[piece], tracked))
+    return {name: joined(measurements) for name, measurements in parts.items()}
+
+
+def _batch(subject: Subject) -> int:
+    resident = all(projection.writable for projection in subject.anatomy.projections)
+    return _CPU_BATCH if resident and subject.device.type == "cpu" else BATCH
+
+
+def _windows_at_once(subject: Subject, tokens: int) -> int:
+    vocabulary = int(subject.model.get_output_embeddings().weight.shape[0])
+    return max(1, LOGITS_BYTES // (4 * vocabulary * tokens))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder returned: the final hidden states of each condition, (windows, tokens, hidden)."""
+
+    output: ModelOutput
+    hidden: Mapping[str, torch.Tensor]
+
+    def logits(self, subject: Subject, name: str, windows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some windows under a condition: (windows, tokens, V)."""
+        hidden = self.hidden[name][windows.to(self.hidden[name].device)]
+        handed = type(self.output)(**{**self.output, "last_hidden_state": hidden})
+        # The model's own head, with whatever its class does to logits.
+        with torch.no_grad(), shadowed(subject.model.base_model, lambda *_, **__: handed):
+            ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=subject.device)
+            logits: torch.Tensor = subject.model(input_ids=ids, use_cache=False).logits
+        return logits
+
+
+def ridden(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
+    """Return what the intact model and all conditions make of (windows, tokens) ids, in one pass."""
+    with torch.no_grad(), riding(subject, conditions, len(ids)) as rows:
+        output = subject.model.base_model(input_ids=ids, use_cache=False)
+    return Decoded(output, {name: output.last_hidden_state[own] for name, own in rows.items()})
+
+
+def one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
+    """Return the same, each condition in a pass of its own that begins at its first block."""
+    first_blocks = {condition.first_block for condition in conditions}
+    with torch.no_grad():
+        with keeping_prefixes(subject, first_blocks) as prefixes, _watching(subject, conditions) as seen:
+            output = subject.model.base_model(input_ids=ids, use_cache=False)
+        hidden = {INTACT: output.last_hidden_state}
+        for condition in conditions:
+            holds = [_hold(item, seen) for item in condition.restored]
+            with (
+                resumed(subject, prefixes[condition.first_block]),
+                edited(subject, [*condition.scales, *holds]),
+            ):
+                changed = subject.model.base_model(input_ids=ids, use_cache=False)
+            hidden[condition.name] = changed.last_hidden_state
+    return Decoded(output, hidden)
+
+
+def predicted(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
+    """Return what a subject as it is predicts of (windows, tokens) ids, as `log_probabilities`."""
+    with torch.no_grad():
+        return log_probabilities(subject.model(input_ids=ids, use_cache=False).logits)
+
+
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Return next-token log-probabilities of all but the last position: (windows, tokens - 1, V)."""
+    return logits[:, :-1].float().log_softmax(-1)
+
+
+def reduced(
+    intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, tracked: torch.Tensor
+) -> Measurement:
+    """Return what is kept of two sets of log-probabilities, each (windows, tokens - 1, V)."""
+    chosen = changed.gather(-1, ids[:, 1:, None])[..., 0]
+    # One window at a time: the product is as large as the vocabulary is wide.
+    kl = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(intact, changed, strict=True)]
+    same = (intact.argmax(-1) == changed.argmax(-1)).float().mean(-1)
+    return Measurement(
+        nll=_numpy(-chosen),
+        kl=_numpy(torch.stack(kl)),
+        same_top=_numpy(same),
+        tracked=_numpy(changed[..., tracked].exp().mean(1)),
+    )
+
+
+def _numpy(tensor: torch.Tensor) -> Values:
+    return tensor.double().cpu().numpy()
+
+
+def joined(parts: Sequence[Measurement]) -> Measurement:
+    """Return the measurement of all batches as one."""
+    names = ("nll", "kl", "same_top", "tracked")
+    return Measurement(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+@contextmanager
+def _watching(subject: Subject, conditions: Sequence[Condition]) -> Iterator[dict[int, torch.Tensor]]:
+    """Record the residual stream after the onset block of every activation to be restored."""
+    seen: dict[int, torch.Tensor] = {}
+    with ExitStack() as hooks:
+        for layer in {item.onset for condition in conditions for item in condition.restored}:
+            block = subject.anatomy.blocks[layer]
+            hooks.callback(block.register_forward_hook(_recorder(seen, layer)).remove)
+        yield seen
+
+
+def _recorder(seen: dict[int, torch.Tensor], layer: int) -> Callable[[nn.Module, Any, Any], None]:
+    def record(_: nn.Module, arguments: Any, output: Any) -> None:
+        seen[layer] = stream(output).detach()
+
+    return record
+
+
+def _hold(item: SuperActivation, seen: dict[int, torch.Tensor]) -> Edit:
+    value = seen[item.onset][:, item.token, item.channel]
+    return HoldActivation(item.onset, item.token, item.channel, value)

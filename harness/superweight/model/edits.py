@@ -1,0 +1,202 @@
+"""Edits to a model that are always undone and always proven to have taken effect.
+
+``with edited(subject, [Prune(...), Scale(...), HoldActivation(...)]):`` changes what the model
+computes for the length of the block. A scalar is written where the module computes with the
+weight it shows; where it does not (offloaded, quantised) the module's output is corrected
+instead. Either way a one-hot probe through the module must then find the new value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput, EditFailed
+from superweight.model.architecture import stream
+from superweight.model.loading import Subject
+from superweight.model.projections import Projection
+
+# A corrected output is rounded twice, once by the module and once by the correction.
+ROUNDINGS = 4.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply one scalar by ``factor``: 0 prunes it, 1 leaves it as it is."""
+
+    coordinate: Coordinate
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not abs(self.factor) < float("inf"):
+            raise BadInput(f"cannot scale {self.coordinate} by {self.factor}; give a finite factor")
+
+
+def Prune(coordinate: Coordinate) -> Scale:  # noqa: N802  # reads as one of the edits, and is one
+    """Set one scalar to zero."""
+    return Scale(coordinate, 0.0)
+
+
+@dataclass(frozen=True)
+class HoldActivation:
+    """Hold the residual stream after block ``layer`` at ``value`` for one token and channel.
+
+    ``value`` is one number, or a tensor with one for each sequence of the batch: (sequences,).
+    """
+
+    layer: int
+    token: int
+    channel: int
+    value: float | torch.Tensor = field(compare=False)
+
+
+Edit = Scale | HoldActivation
+
+_ACTIVE: WeakKeyDictionary[nn.Module, list[Edit]] = WeakKeyDictionary()
+
+
+def active_edits(subject: Subject) -> tuple[Edit, ...]:
+    """Return the edits in force on a subject, the outermost first."""
+    return tuple(_ACTIVE.get(subject.model, ()))
+
+
+@contextmanager
+def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) -> Iterator[None]:
+    """Apply ``edits`` for the length of a ``with`` block and undo them bit for bit on every exit.
+
+    Edits may be nested; the inner ones are undone first. ``by_hook`` corrects module outputs even
+    where the weight could be written. Raises `BadInput` for a coordinate outside the model, and
+    `EditFailed` when an edit did not take effect or could not be undone.
+    """
+    scales = [edit for edit in edits if isinstance(edit, Scale)]
+    holds = [edit for edit in edits if isinstance(edit, HoldActivation)]
+    if len({scale.coordinate for scale in scales}) != len(scales):
+        raise BadInput("a coordinate is scaled twice in one call; nest two calls instead")
+    in_force = _ACTIVE.setdefault(subject.model, [])
+    before = len(in_force)
+    with ExitStack() as undo:
+        undo.callback(lambda: in_force.__delitem__(slice(before, None)))
+        scales.sort(key=lambda scale: scale.coordinate)
+        for _, group in groupby(scales, key=_writer):
+            together = list(group)
+            projection = subject.anatomy.projection(together[0].coordinate)
+            for scale in together:
+                subject.anatomy.projection(scale.coordinate)  # refuses what lies outside
+            undo.enter_context(_scaled(projection, together, by_hook=by_hook))
+        for hold in holds:
+            undo.enter_context(_held(subject, hold))
+        in_force.extend(edits)
+        yield
+
+
+def _writer(scale: Scale) -> tuple[int, int | None]:
+    return scale.coordinate.layer, scale.coordinate.expert
+
+
+@contextmanager
+def _scaled(projection: Projection, scales: Sequence[Scale], *, by_hook: bool) -> Iterator[None]:
+    """Scale some scalars of one projection, and prove it on the way in and on the way out."""
+    rows = torch.tensor([scale.coordinate.row for scale in scales])
+    cols = torch.tensor([scale.coordinate.col for scale in scales])
+    before = _probe(projection, rows, cols)
+    factors = torch.tensor([scale.factor for scale in scales], dtype=before.dtype, device=before.device)
+    through_hook = by_hook or not projection.writable
+    if through_hook:
+        # Y[:, row] changes by (factor - 1) · W[row, col] · X[:, col].
+        change = projection.corrected(rows, cols, (factors - 1) * before)
+    else:
+        change = _written(projection, rows, cols, factors)
+    with change:
+        _prove(projection, scales, before, through_hook=through_hook)
+        yield
+    if not torch.equal(_probe(projection, rows, cols), before):
+        raise EditFailed(
+            f"undoing the edit of {scales[0].coordinate} did not bring back the value it had; "
+            "what was measured after it does not count"
+        )
+
+
+def _probe(projection: Projection, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+    """Return the scalars at (rows, cols) as the module computes with them: (scalars,)."""
+    distinct, place = cols.unique(return_inverse=True)
+    parts = [projection.probe(part) for part in distinct.split(256)]
+    answers = torch.cat(parts)
+    return answers[place.to(answers.device), rows.to(answers.device)]
+
+
+@contextmanager
+def _written(
+    projection: Projection,
+    rows: torch.Tensor,
+    cols: torch.Tensor,
+    factors: torch.Tensor,
+) -> Iterator[None]:
+    weight = projection.weight()
+    places = rows.to(weight.device), cols.to(weight.device)
+    # The stored bits, not the probed values, are what is put back.
+    stored = weight[places].clone()
+    try:
+        weight[places] = (stored * factors).to(weight.dtype)
+        yield
+    finally:
+        weight[places] = stored
+
+
+def _prove(
+    projection: Projection, scales: Sequence[Scale], before: torch.Tensor, *, through_hook: bool
+) -> None:
+    """Raise `EditFailed` unless the module now computes with the scaled values."""
+    rows = torch.tensor([scale.coordinate.row for scale in scales])
+    cols = torch.tensor([scale.coordinate.col for scale in scales])
+    after = _probe(projection, rows, cols)
+    factors = torch.tensor([scale.factor for scale in scales], dtype=before.dtype, device=before.device)
+    wanted = before * factors
+    allowed = torch.zeros_like(before)
+    if through_hook:
+        allowed = ROUNDINGS * torch.finfo(before.dtype).eps * before.abs() * (1 + factors.abs())
+    # Written so that a NaN anywhere counts as wrong.
+    wrong = ~((after - wanted).abs() <= allowed)
+    if bool(wrong.any()):
+        index = int(wrong.nonzero()[0])
+        scale = scales[index]
+        raise EditFailed(
+            f"scaling {scale.coordinate} by {scale.factor:g} did not take effect: the module computes "
+            f"with {float(after[index]):g} where {float(wanted[index]):g} was meant"
+        )
+
+
+@contextmanager
+def _held(subject: Subject, hold: HoldActivation) -> Iterator[None]:
+    """Hold one activation; raises on exit if forward passes ran and none of them was held."""
+    blocks = subject.anatomy.blocks
+    if not 0 <= hold.layer < len(blocks) or not 0 <= hold.channel < subject.anatomy.hidden:
+        raise BadInput(f"no activation at block {hold.layer}, channel {hold.channel} to hold")
+    passes = {"begun": 0, "held": 0}
+
+    def begin(*_: Any) -> None:
+        passes["begun"] += 1
+
+    def put(_: nn.Module, arguments: Any, output: Any) -> Any:
+        residual = stream(output).clone()
+        value = torch.as_tensor(hold.value, dtype=residual.dtype, device=residual.device)
+        residual[:, hold.token, hold.channel] = value
+        passes["held"] += 1
+        return residual if isinstance(output, torch.Tensor) else (residual, *output[1:])
+
+    with ExitStack() as hooks:
+        hooks.callback(subject.model.base_model.register_forward_pre_hook(begin).remove)
+        hooks.callback(blocks[hold.layer].register_forward_hook(put).remove)
+        yield
+    if passes["held"] != passes["begun"]:
+        raise EditFailed(
+            f"the activation of block {hold.layer}, channel {hold.channel} was held in "
+            f"{passes['held']} of {passes['begun']} forward passes"
+        )

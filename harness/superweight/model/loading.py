@@ -1,0 +1,291 @@
+"""From local files to a `Subject`: the model under test, ready to be traced and edited."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from superweight import __version__
+from superweight.checkpoints.cache import Progress, sha256, silent
+from superweight.checkpoints.registry import ModelEntry
+from superweight.checkpoints.sources import LocalModel, fetch
+from superweight.core.errors import BadInput, UnknownAnatomy
+from superweight.model.architecture import Anatomy, describe
+from superweight.model.devices import present, settle
+from superweight.model.gguf_conversion import converted_copy, original_sha256
+from superweight.model.placement import place, stored_bytes
+from superweight.model.projections import execution_device
+from superweight.model.validation import (
+    quiet_transformers,
+    refuse_broken_numbers,
+    refuse_gaps,
+    refuse_other_than_asked,
+    refuse_unsound_files,
+)
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TRUSTS = ("pickle", "remote-code")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was measured, on what: recorded beside every result, compared with none."""
+
+    source: str
+    revision: str | None
+    weights_sha256: str
+    architecture: str
+    parameters: int
+    device: str
+    dtype: str
+    begins_with_bos: bool
+    harness: str
+    torch: str
+    transformers: str
+    accelerate: str
+    hardware: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test."""
+
+    name: str
+    entry: ModelEntry
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    provenance: Provenance
+
+    @property
+    def device(self) -> torch.device:
+        """The device that token ids are sent to: the embedding's, offloaded or not."""
+        return execution_device(self.model.get_input_embeddings())
+
+    @property
+    def relative_step(self) -> float:
+        """The spacing of the loaded dtype relative to a value it holds."""
+        return torch.finfo(self.model.dtype).eps
+
+    def encode(self, text: str) -> list[int]:
+        """Return token ids with whatever the tokenizer puts in front, BOS or nothing.
+
+        Raises `BadInput` for an id that the model has no embedding for.
+        """
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        vocabulary = self.model.config.get_text_config().vocab_size
+        if max(ids, default=0) >= vocabulary:
+            raise BadInput(
+                f"the tokenizer of {self.name} gives the token {max(ids)}, but the model has only "
+                f"{vocabulary}; the tokenizer belongs to another model"
+            )
+        return ids
+
+
+def load(
+    entry: ModelEntry,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust: Collection[str] = (),
+    offload: bool = True,
+    progress: Progress = silent,
+) -> Subject:
+    """Load the model of ``entry``.
+
+    ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
+    CUDA where there is one. What does not fit on one GPU is spread over all, and with ``offload``
+    the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
+    otherwise. ``progress`` is told of a download and of a conversion. Raises `BadInput` in one line
+    when the files cannot be used, `TooLarge` when there is too little memory.
+    """
+    where = _device(device)
+    if where.type == "cuda":
+        settle()
+    local = fetch(entry, allow_pickle="pickle" in trust, progress=progress)
+    if local.is_gguf:
+        refuse_unsound_files(local.path, quantised=True)
+    directory = converted_copy(local.path, progress) if local.is_gguf else local.path
+    remote_code = "remote-code" in trust
+    try:
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(
+                directory, trust_remote_code=remote_code, local_files_only=True
+            )
+            if any(directory.glob("*.safetensors")):
+                quantised = getattr(config, "quantization_config", None) is not None
+                refuse_unsound_files(directory, quantised=quantised)
+            model, report = _model_class(config, remote_code=remote_code).from_pretrained(
+                directory,
+                dtype=_dtype(dtype, where, config),
+                **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
+                use_safetensors=None if "pickle" in trust else True,
+                trust_remote_code=remote_code,
+                local_files_only=True,
+                # Reported, and refused below in words of our own.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **_quantization(config),
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                directory, trust_remote_code=remote_code, local_files_only=True
+            )
+        refuse_gaps(model, report, local.path)
+        anatomy = describe(model)
+    except UnknownAnatomy as error:
+        raise UnknownAnatomy(f"{local.path}: {error}") from None
+    except BadInput:
+        raise
+    # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
+    except Exception as error:
+        raise BadInput(f"{local.path} does not load: {_first_line(error)}") from error
+    model.eval()
+    model.requires_grad_(False)
+    refuse_broken_numbers(model, local.path)
+    refuse_other_than_asked(model, where, _dtype(dtype, where, config))
+    return Subject(
+        name=entry.name,
+        entry=entry,
+        model=model,
+        tokenizer=tokenizer,
+        anatomy=anatomy,
+        provenance=_provenance(entry, local, directory, model, tokenizer),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name not in DEVICES:
+        raise BadInput(f"device {name!r} is none of {', '.join(DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device cuda was asked for, but torch sees no CUDA device")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _layout(where: torch.device, weights: float, *, offload: bool) -> dict[str, Any]:
+    """Return what ``from_pretrained`` must be told about where weights of so many bytes go."""
+    if where.type == "cpu":
+        return {"device_map": None}
+    main_memory = int(accelerate.utils.get_max_memory()["cpu"]) if offload else 0
+    placement = place(int(weights), [device.free for device in present()], beside=main_memory)
+    if placement.max_memory is None:
+        return {"device_map": {"": where}}
+    return {"device_map": "auto", "max_memory": dict(placement.max_memory)}
+
+
+def _widening(name: str, config: PreTrainedConfig) -> float:
+    """Return by how much weights grow from the dtype they are stored in to the one asked for."""
+    stored = getattr(config, "dtype", None)
+    if name not in DTYPES or not isinstance(stored, torch.dtype):
+        return 1.0
+    return DTYPES[name].itemsize / stored.itemsize
+
+
+def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
+    if name == "auto":
+        # A quantised build's scales and kernels are made for the dtype it was saved with.
+        own = device.type == "cuda" or getattr(config, "quantization_config", None) is not None
+        return "auto" if own else torch.float32
+    if name not in DTYPES:
+        raise BadInput(f"dtype {name!r} is none of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _model_class(config: PreTrainedConfig, *, remote_code: bool) -> Any:
+    """Return the auto class for a decoder, or for one inside a vision-language model."""
+    # The mappings are the only place where transformers says which classes exist.
+    if remote_code or type(config) in transformers.AutoModelForCausalLM._model_mapping:
+        return transformers.AutoModelForCausalLM
+    if type(config) in transformers.AutoModelForImageTextToText._model_mapping:
+        return transformers.AutoModelForImageTextToText
+    raise UnknownAnatomy(
+        f"{type(config).__name__} describes no causal language model that transformers knows; "
+        "a decoder, or a vision-language model with one inside, was looked for"
+    )
+
+
+def _quantization(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what ``from_pretrained`` must be told about a quantised build."""
+    stored = getattr(config, "quantization_config", None)
+    stored = stored if isinstance(stored, dict) else {}
+    if stored.get("quant_method") == "compressed-tensors":
+        # Left compressed, its modules have no weight to compute with until a first full pass.
+        return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+    return {}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _provenance(
+    entry: ModelEntry,
+    local: LocalModel,
+    directory: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Provenance:
+    ids = tokenizer("a")["input_ids"]
+    return Provenance(
+        # A path says more about the machine than about the model: only its last part is kept.
+        source=Path(entry.source).name if Path(entry.source).exists() else entry.source,
+        revision=local.revision,
+        weights_sha256=original_sha256(directory) or _weights_sha256(directory),
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        device=execution_device(model.get_input_embeddings()).type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        # Asking the tokenizer's settings is not enough: only the first id tells.
+        begins_with_bos=bool(ids) and ids[0] == tokenizer.bos_token_id,
+        harness=__version__,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        accelerate=accelerate.__version__,
+        hardware=_hardware(model),
+    )
+
+
+def _hardware(model: PreTrainedModel) -> str | None:
+    """Return the names of the GPUs that hold parts of a model, or None."""
+    indices = {parameter.device.index for parameter in model.parameters() if parameter.is_cuda}
+    return ", ".join(torch.cuda.get_device_name(index) for index in sorted(indices)) or None
+
+
+def free(subject: Subject) -> None:
+    """Give the memory of a subject's weights back, whoever still holds on to the subject.
+
+    A failed test's traceback holds it, and the next model needs the room.
+    """
+    for module in subject.model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            # Packed tensors refuse this; they go when nobody holds them any more.
+            if tensor is not None and type(tensor) in (torch.Tensor, torch.nn.Parameter):
+                tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _weights_sha256(directory: Path) -> str:
+    """Return the SHA-256 of the weights file, or one over the digests of all shards."""
+    import hashlib
+
+    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
+    digests = [sha256(path) for path in files]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

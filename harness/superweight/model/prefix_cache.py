@@ -1,0 +1,72 @@
+"""A forward pass that begins in the middle, on what an earlier one left there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from superweight.model.architecture import stream
+from superweight.model.forward_override import shadowed
+from superweight.model.loading import Subject
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the blocks before ``block`` leave for a batch, so that they need not run again."""
+
+    block: int
+    output: Any
+
+    def of_first_sequence(self) -> Prefix:
+        """Return the prefix of a batch that holds nothing but the first sequence."""
+        if self.output is None:
+            return self
+        first = stream(self.output)[:1]
+        rest = () if isinstance(self.output, torch.Tensor) else self.output[1:]
+        return Prefix(self.block, first if isinstance(self.output, torch.Tensor) else (first, *rest))
+
+
+@contextmanager
+def keeping_prefixes(subject: Subject, blocks: Collection[int]) -> Iterator[dict[int, Prefix]]:
+    """Keep, from whole forward passes run inside, what the blocks before each of ``blocks`` leave.
+
+    The mapping is filled by the last pass; block 0 needs no prefix and has an empty one.
+    """
+    prefixes = {block: Prefix(block, None) for block in blocks if block == 0}
+    with ExitStack() as hooks:
+        for block in set(blocks) - {0}:
+            before = subject.anatomy.blocks[block - 1]
+            hooks.callback(before.register_forward_hook(_keeper(prefixes, block)).remove)
+        yield prefixes
+
+
+def _keeper(prefixes: dict[int, Prefix], block: int) -> Callable[[nn.Module, Any, Any], None]:
+    def keep(_: nn.Module, arguments: Any, output: Any) -> None:
+        prefixes[block] = Prefix(block, output)
+
+    return keep
+
+
+@contextmanager
+def resumed(subject: Subject, prefix: Prefix) -> Iterator[None]:
+    """Make forward passes over the prefix's batch begin at its block.
+
+    The skipped blocks hand on what the prefix holds, so the blocks after them compute on the same
+    bits as in a whole pass.
+    """
+    with ExitStack() as undo:
+        for block in subject.anatomy.blocks[: prefix.block]:
+            undo.enter_context(shadowed(block, _hand_on(prefix.output)))
+        yield
+
+
+def _hand_on(output: Any) -> Callable[..., Any]:
+    def forward(*_: Any, **__: Any) -> Any:
+        return output
+
+    return forward

@@ -1,0 +1,147 @@
+"""What two checkpoints' files say of the super weights, without a forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from superweight.checkpoints.tensors import Checkpoint, Location, condition, locate, locations
+from superweight.core.coordinates import Coordinate
+from superweight.core.errors import BadInput
+from superweight.release.limits import Limits
+from superweight.release.result import KEPT, STATIC, Check, broken, joined, not_comparable, within
+
+
+def compare_static(
+    base: Checkpoint, release: Checkpoint, coordinates: Collection[Coordinate], limits: Limits
+) -> list[Check]:
+    """Return the checks of the release's files against the base's.
+
+    Raises `BadInput` when the base's own files cannot be read.
+    """
+    base.tensors()
+    try:
+        release.tensors()
+    except BadInput as error:
+        return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
+    try:
+        shapes = _projections(release)
+    except BadInput as error:
+        # Packed in a form that only its own kernels read. By itself that is no pass.
+        return [not_comparable(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
+    checks = [_structure(base, release, _projections(base), shapes), *_conditions(base, release)]
+    if checks[0].status != KEPT:
+        return checks  # a coordinate means nothing in a matrix of another shape
+    checks += [_scalar(base, release, coordinate, limits) for coordinate in sorted(coordinates)]
+    if not coordinates:
+        checks.append(not_comparable(STATIC, "super weights", "no super weight of the base is known"))
+    return checks
+
+
+def _projections(checkpoint: Checkpoint) -> dict[tuple[int, int | None], Location]:
+    return {(location.layer, location.expert): location for location in locations(checkpoint)}
+
+
+def _structure(
+    base: Checkpoint,
+    release: Checkpoint,
+    wanted: dict[tuple[int, int | None], Location],
+    found: dict[tuple[int, int | None], Location],
+) -> Check:
+    lost = [_named(place) for place in wanted if place not in found]
+    changed = [
+        f"{_named(place)} from {wanted[place].shape} to {found[place].shape}"
+        for place in wanted
+        if place in found and wanted[place].shape != found[place].shape
+    ]
+    if lost or changed:
+        what = f"is missing of {joined(lost)}" if lost else f"changed shape: {joined(changed)}"
+        return broken(STATIC, "structure", f"the output projection {what}")
+    if base.is_gguf == release.is_gguf:
+        before, after = base.tensors(), release.tensors()
+        # A tied head may be stored or left out; quantisers rename what they pack.
+        optional = {"lm_head.weight"} if release.config.get("tie_word_embeddings") else set()
+        lost = [name for name in before if name not in after and name not in optional]
+        plain = all(name.endswith((".weight", ".bias")) for name in after)
+        if lost and plain:
+            return broken(STATIC, "structure", f"{len(lost)} tensors are missing: {joined(lost)}")
+        moved = [n for n in before if n in after and plain and before[n].shape != after[n].shape]
+        if moved:
+            return broken(STATIC, "structure", f"{len(moved)} tensors changed shape: {joined(moved)}")
+    count = len(wanted)
+    return within(STATIC, "structure", f"all {count} output projections are there, in shape", 0.0)
+
+
+def _named(place: tuple[int, int | None]) -> str:
+    layer, expert = place
+    return f"block {layer}" if expert is None else f"block {layer}, expert {expert}"
+
+
+def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
+    if release.received is not None:
+        yield not_comparable(STATIC, "numbers", "a remote release's tensors are not looked through whole")
+        return
+    names = list(release.tensors())
+    seen = {name: condition(release, name) for name in names}
+    faulty = [name for name in names if not seen[name].finite]
+    zero = [name for name in names if seen[name].zero and not _zero_already(base, name)]
+    if faulty:
+        yield broken(STATIC, "numbers", f"{joined(faulty)} holds NaN or infinity")
+    if zero:
+        yield broken(STATIC, "numbers", f"{joined(zero)} is all zero")
+    if not faulty and not zero:
+        yield within(STATIC, "numbers", f"all {len(names)} tensors are finite and none was emptied", 0.0)
+
+
+def _zero_already(base: Checkpoint, name: str) -> bool:
+    return name in base.files and condition(base, name).zero
+
+
+def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limits: Limits) -> Check:
+    name = f"super weight {coordinate}"
+    (before,) = locate(base, coordinate)
+    was = before.scalar(base, coordinate.row, coordinate.col)
+    if not math.isfinite(was.value):
+        raise BadInput(f"{base.name}: the base's own super weight {coordinate} is {was.value}; it is damaged")
+    try:
+        (after,) = locate(release, coordinate)
+        now = after.scalar(release, coordinate.row, coordinate.col)
+    except BadInput as fault:
+        # Packed in a form that only its own kernels read.
+        return not_comparable(STATIC, name, f"super weight {coordinate} cannot be read: {fault}")
+    if not math.isfinite(now.value):
+        return broken(
+            STATIC, name, f"super weight {coordinate} is {now.value} where the base has {was.value:.6g}"
+        )
+    apart = abs(now.value - was.value)
+    error = apart / abs(was.value) if was.value else (math.inf if apart else 0.0)
+    ranks = _rank(before.matrix(base), was.value), _rank(after.matrix(release), now.value)
+    figures = {
+        "base": was.value,
+        "release": now.value,
+        "relative_error": error if math.isfinite(error) else None,
+        "base_rank": ranks[0],
+        "release_rank": ranks[1],
+        "step": now.step,
+        "error_in_steps": apart / now.step if now.step else None,
+    }
+    change = f"from {was.value:.6g} to {now.value:.6g}"
+    if now.value == 0 and was.value != 0:
+        return broken(STATIC, name, f"super weight {coordinate} was pruned: {change}", **figures)
+    if now.value * was.value < 0:
+        return broken(STATIC, name, f"super weight {coordinate} changed its sign: {change}", **figures)
+    if error == 0:
+        return within(
+            STATIC, name, f"super weight {coordinate} is unchanged at {was.value:.6g}", 0.0, **figures
+        )
+    steps = f", {apart / now.step:.2g} of its block's steps" if now.step else ""
+    moved = f"rank {ranks[0]} to {ranks[1]}"
+    words = f"super weight {coordinate} went {change} ({error:.2%} off{steps}), {moved}"
+    return within(STATIC, name, words, error / limits.value_error, **figures)
+
+
+def _rank(matrix: np.ndarray, value: float) -> int:
+    """Return a value's place by magnitude in its matrix, 1 for the largest."""
+    return 1 + int(np.count_nonzero(np.abs(matrix) > abs(value)))
