@@ -16,7 +16,8 @@ import transformers
 from benchmarks import finding, offloading, precision, proving, starting
 from benchmarks.timing import Row
 from superweight.checkpoints.registry import resolve
-from superweight.model.loading import Subject, load
+from superweight.model.loading import load
+from superweight.model.subject import Subject
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -10,13 +10,12 @@ import torch
 from benchmarks.timing import Row, aimed, in_turn, ratios
 from superweight.core.coordinates import Coordinate
 from superweight.detection.detect import detect
+from superweight.detection.run_trace import trace
 from superweight.detection.scan import scan
-from superweight.detection.trace import trace
 from superweight.measurement.corpus import default_prompt
 from superweight.model.edits import Prune, edited
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
-# The paper's script prints what exceeds this.
 SPIKE = 50.0
 # What the public detector reads where nothing else is said (github.com/fabianandresgrob/super_weights,
 # detection/detector.py): its number of passes depends on the text more than ours.

@@ -23,7 +23,7 @@ from superweight.measurement.conditions import controls, treatments
 from superweight.measurement.corpus import cut, documents
 from superweight.measurement.evaluate import measure
 from superweight.model.architecture import describe
-from superweight.model.loading import Provenance, Subject
+from superweight.model.subject import Provenance, Subject
 
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
 # The paper's coordinate in Llama-7B.

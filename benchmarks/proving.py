@@ -15,7 +15,7 @@ from superweight.measurement.conditions import controls, treatments
 from superweight.measurement.corpus import cut, documents
 from superweight.measurement.evaluate import measure, one_by_one, ridden
 from superweight.model.edits import edited
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 CONDITIONS, TOKENS = 12, 2048
 # Those that need no quantised model.

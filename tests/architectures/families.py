@@ -11,10 +11,10 @@ import torch
 import transformers
 
 from superweight.core.coordinates import Coordinate
-from superweight.detection.trace import trace
+from superweight.detection.run_trace import trace
 from superweight.model.architecture import describe
-from superweight.model.loading import Subject
 from superweight.model.projections import Projection
+from superweight.model.subject import Subject
 
 TEXT = "A short prompt."
 BLOCKS, HIDDEN, INTERMEDIATE, EXPERTS = 4, 32, 48, 4

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
 from superweight.core.errors import UnknownAnatomy
+from superweight.detection.run_trace import trace
 from superweight.detection.scan import SUPPRESSED, head_room, scan
-from superweight.detection.trace import trace
 from superweight.model.architecture import describe
 from superweight.model.edits import Prune, Scale, edited
 from superweight.model.loading import load

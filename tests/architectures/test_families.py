@@ -7,8 +7,8 @@ import torch
 import transformers
 
 from superweight.core.errors import NotFinite, UnknownAnatomy
+from superweight.detection.run_trace import trace, trace_batch
 from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
-from superweight.detection.trace import trace, trace_batch
 from superweight.measurement.batched_ablation import can_ride
 from superweight.measurement.conditions import Condition
 from superweight.measurement.evaluate import one_by_one, ridden

@@ -21,8 +21,9 @@ from superweight.checkpoints.registry import resolve
 from superweight.detection.scan import scan
 from superweight.model.devices import described, gib, present
 from superweight.model.edits import Prune, edited
-from superweight.model.loading import Subject, load
+from superweight.model.loading import load
 from superweight.model.placement import need
+from superweight.model.subject import Subject
 
 from .sizes import PRODUCT, SEVEN_B, SMALL, TEXT, Size, activity, planted_at
 

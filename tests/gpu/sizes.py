@@ -15,10 +15,10 @@ import torch
 import transformers
 
 from superweight.core.coordinates import Coordinate
-from superweight.detection.trace import trace
+from superweight.detection.run_trace import trace
 from superweight.model.architecture import describe
 from superweight.model.devices import settle
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 TEXT = "A short prompt."
 # Far over the largest of a random model, and far under what float16 holds.

@@ -10,13 +10,13 @@ import torch
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import NotFinite
+from superweight.detection.run_trace import trace
 from superweight.detection.scan import SUPPRESSED, head_room, scan
-from superweight.detection.trace import trace
 from superweight.measurement.corpus import cut, documents
 from superweight.measurement.evaluate import INTACT, Condition, measure, predicted
 from superweight.model.edits import Prune, Scale, edited
-from superweight.model.loading import free
 from superweight.model.placement import need
+from superweight.model.subject import free
 
 from .sizes import PRODUCT, SEVEN_B, SIZES, TEXT, activity, planted_at
 

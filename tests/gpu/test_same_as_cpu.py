@@ -11,7 +11,8 @@ from superweight.claims.baselines import baseline_path, differences, read
 from superweight.claims.catalogue import CLAIMS
 from superweight.claims.evidence import Evidence
 from superweight.claims.record import record
-from superweight.model.loading import free, load
+from superweight.model.loading import load
+from superweight.model.subject import free
 
 BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
 GPU = [pytest.mark.gpu, pytest.mark.slow]

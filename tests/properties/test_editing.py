@@ -14,7 +14,7 @@ from superweight.checkpoints.registry import resolve
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.detection.detect import detect
-from superweight.detection.trace import trace
+from superweight.detection.run_trace import trace
 from superweight.model import edits as edits_module
 from superweight.model.edits import HoldActivation, Prune, Scale, active_edits, edited
 from superweight.model.loading import load

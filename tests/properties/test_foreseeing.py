@@ -14,9 +14,9 @@ from superweight.core.coordinates import Coordinate
 from superweight.detection import scan as scan_module
 from superweight.detection import speculative
 from superweight.detection.detect import detect
+from superweight.detection.run_trace import trace
 from superweight.detection.scan import SUPPRESSED, scan
 from superweight.detection.speculative import Foresight
-from superweight.detection.trace import trace
 from superweight.model.edits import Prune, edited
 from superweight.model.loading import load
 from superweight.model.projections import LinearProjection

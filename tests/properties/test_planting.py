@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
 from superweight.detection.detect import detect
+from superweight.detection.run_trace import trace, trace_batch
 from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
-from superweight.detection.trace import trace, trace_batch
 from superweight.model.architecture import describe
 from superweight.model.edits import Prune, edited
 

@@ -16,7 +16,7 @@ from superweight.claims.run_config import Setting
 from superweight.claims.verdict import Claim, Verdict
 from superweight.detection.scan import scan
 from superweight.measurement.corpus import default_prompt
-from superweight.model.loading import free
+from superweight.model.subject import free
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from superweight.detection.detect import Detection, detect
+from superweight.detection.run_trace import trace_batch
 from superweight.detection.scan import Scan, scan
-from superweight.detection.trace import Trace, trace_batch
+from superweight.detection.trace import Trace
 from superweight.measurement.conditions import INTACT, PRUNED, Condition, controls, pruned, treatments
 from superweight.measurement.corpus import Windows, continuations, cut, default_prompt, documents, prompts
 from superweight.measurement.evaluate import Values
@@ -17,7 +18,7 @@ from superweight.measurement.generation import Continuation, continue_greedily, 
 from superweight.measurement.sequential import Looking
 from superweight.measurement.token_groups import Vocabulary, classify
 from superweight.model.edits import Scale, edited
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.losses import split
 from superweight.quantization.sweep import Sweep, weight_sweep
 

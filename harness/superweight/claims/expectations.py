@@ -14,7 +14,7 @@ from superweight.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
 from superweight.core.environment import in_ci
 
 if TYPE_CHECKING:
-    from superweight.model.loading import Subject
+    from superweight.model.subject import Subject
 
 AUTO, PAPER = "auto", "paper"
 EXPECTATIONS = (AUTO, PAPER)

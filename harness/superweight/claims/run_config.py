@@ -12,7 +12,7 @@ from superweight.core.resources import DEFAULT_BASELINES
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
-    from superweight.model.loading import Subject
+    from superweight.model.subject import Subject
 
 
 @dataclass(frozen=True)

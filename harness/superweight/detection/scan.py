@@ -15,11 +15,12 @@ import torch
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
 from superweight.detection.detect import CARRIED, Canceller, Detection, SuperActivation, SuperWeight, detect
+from superweight.detection.run_trace import trace, trace_again
 from superweight.detection.speculative import foreseeing
-from superweight.detection.trace import Trace, trace, trace_again
+from superweight.detection.trace import Trace
 from superweight.model.edits import Prune, active_edits, edited
-from superweight.model.loading import Subject
 from superweight.model.prefix_cache import keeping_prefixes
+from superweight.model.subject import Subject
 
 MAX_PASSES = 6
 

@@ -22,8 +22,8 @@ from superweight.detection.detect import COMPANION, OUTLIER_RATIO, SHARE, SPAN
 from superweight.detection.trace import Trace
 from superweight.model.batch_rows import entering, with_rows
 from superweight.model.capture import DenseWrite
-from superweight.model.loading import Subject
 from superweight.model.projections import with_correction
+from superweight.model.subject import Subject
 
 # Where a matrix is packed, so many of a token's largest inputs are asked for their scalars. One that
 # makes a tenth of an enormous write from a smaller input is missed here, and found after the pass.

@@ -20,8 +20,8 @@ from superweight.measurement.conditions import INTACT, Condition
 from superweight.model.architecture import stream
 from superweight.model.batch_rows import entering, with_rows
 from superweight.model.edits import ROUNDINGS, Scale
-from superweight.model.loading import Subject
 from superweight.model.projections import LinearProjection, Projection, execution_device
+from superweight.model.subject import Subject
 
 
 def can_ride(subject: Subject, conditions: Sequence[Condition]) -> bool:

@@ -14,7 +14,7 @@ from superweight.measurement.controls import (
     random_of_same_matrices,
 )
 from superweight.model.edits import Prune, Scale
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 INTACT = "intact"
 PRUNED = "pruned"

@@ -11,8 +11,8 @@ import torch
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
 from superweight.core.statistics import SEED
-from superweight.model.loading import Subject
 from superweight.model.projections import Projection
+from superweight.model.subject import Subject
 
 # The paper's code prunes the top 1e-6 of each matrix: about 7,000 weights of Llama-7B.
 PAPER_SHARE = 1e-6

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from superweight.core.errors import BadInput
 from superweight.core.resources import fixtures_directory
 from superweight.core.statistics import SEED
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 BUILTIN = "builtin"
 WIKITEXT2 = "wikitext2"

@@ -27,8 +27,8 @@ from superweight.measurement.corpus import Windows
 from superweight.model.architecture import stream
 from superweight.model.edits import Edit, HoldActivation, edited
 from superweight.model.forward_override import shadowed
-from superweight.model.loading import Subject
 from superweight.model.prefix_cache import keeping_prefixes, resumed
+from superweight.model.subject import Subject
 
 Values = NDArray[np.float64]
 

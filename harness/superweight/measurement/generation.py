@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from superweight.detection.trace import padded
+from superweight.detection.run_trace import padded
 from superweight.measurement.batched_ablation import can_ride, riding
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.model.edits import edited
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 NEW_TOKENS = 40
 # A loop is the same stretch of at most this many tokens, over and over to the end ...

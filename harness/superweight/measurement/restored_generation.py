@@ -11,12 +11,12 @@ from torch import nn
 
 from superweight.core.errors import EditFailed
 from superweight.detection.detect import SuperActivation, detect
-from superweight.detection.trace import trace_batch
+from superweight.detection.run_trace import trace_batch
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.generation import NEW_TOKENS, Continuation, continue_greedily
 from superweight.model.architecture import stream
 from superweight.model.edits import Scale, edited
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 
 def restored_writing(

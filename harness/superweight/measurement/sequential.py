@@ -12,7 +12,7 @@ from superweight.core.statistics import looks
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
 from superweight.measurement.evaluate import Measurement, Values, joined, measure
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from superweight.measurement.corpus import Windows
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 STOPWORDS = ("the", "a", "of", "and", "to", "in")
 PUNCTUATION = (".", ",")

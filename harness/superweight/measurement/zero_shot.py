@@ -19,7 +19,7 @@ import numpy as np
 from superweight.core.errors import BadInput
 from superweight.core.resources import fixtures_directory
 from superweight.measurement.evaluate import Values
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -21,8 +21,8 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.model.architecture import stream
-from superweight.model.loading import Subject
 from superweight.model.projections import Projection
+from superweight.model.subject import Subject
 
 # A corrected output is rounded twice, once by the module and once by the correction.
 ROUNDINGS = 4.0

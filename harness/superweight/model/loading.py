@@ -1,10 +1,8 @@
-"""From local files to a `Subject`: the model under test, ready to be traced and edited."""
+"""Load a model from its files into a `Subject`."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,83 +13,26 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from superweight import __version__
 from superweight.checkpoints.cache import Progress, sha256, silent
+from superweight.checkpoints.integrity import refuse_unsound_files
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.sources import LocalModel, fetch
 from superweight.core.errors import BadInput, UnknownAnatomy
-from superweight.model.architecture import Anatomy, describe
+from superweight.model.architecture import describe
 from superweight.model.devices import present, settle
 from superweight.model.gguf_conversion import converted_copy, original_sha256
 from superweight.model.placement import place, stored_bytes
 from superweight.model.projections import execution_device
+from superweight.model.subject import Provenance, Subject
 from superweight.model.validation import (
     quiet_transformers,
     refuse_broken_numbers,
     refuse_gaps,
     refuse_other_than_asked,
-    refuse_unsound_files,
 )
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TRUSTS = ("pickle", "remote-code")
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What was measured, on what: recorded beside every result, compared with none."""
-
-    source: str
-    revision: str | None
-    weights_sha256: str
-    architecture: str
-    parameters: int
-    device: str
-    dtype: str
-    begins_with_bos: bool
-    harness: str
-    torch: str
-    transformers: str
-    accelerate: str
-    hardware: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model under test."""
-
-    name: str
-    entry: ModelEntry
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    anatomy: Anatomy
-    provenance: Provenance
-
-    @property
-    def device(self) -> torch.device:
-        """The device that token ids are sent to: the embedding's, offloaded or not."""
-        return execution_device(self.model.get_input_embeddings())
-
-    @property
-    def relative_step(self) -> float:
-        """The spacing of the loaded dtype relative to a value it holds."""
-        return torch.finfo(self.model.dtype).eps
-
-    def encode(self, text: str) -> list[int]:
-        """Return token ids with whatever the tokenizer puts in front, BOS or nothing.
-
-        Raises `BadInput` for an id that the model has no embedding for.
-        """
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        vocabulary = self.model.config.get_text_config().vocab_size
-        if max(ids, default=0) >= vocabulary:
-            raise BadInput(
-                f"the tokenizer of {self.name} gives the token {max(ids)}, but the model has only "
-                f"{vocabulary}; the tokenizer belongs to another model"
-            )
-        return ids
 
 
 def load(
@@ -263,21 +204,6 @@ def _hardware(model: PreTrainedModel) -> str | None:
     """Return the names of the GPUs that hold parts of a model, or None."""
     indices = {parameter.device.index for parameter in model.parameters() if parameter.is_cuda}
     return ", ".join(torch.cuda.get_device_name(index) for index in sorted(indices)) or None
-
-
-def free(subject: Subject) -> None:
-    """Give the memory of a subject's weights back, whoever still holds on to the subject.
-
-    A failed test's traceback holds it, and the next model needs the room.
-    """
-    for module in subject.model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            # Packed tensors refuse this; they go when nobody holds them any more.
-            if tensor is not None and type(tensor) in (torch.Tensor, torch.nn.Parameter):
-                tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _weights_sha256(directory: Path) -> str:

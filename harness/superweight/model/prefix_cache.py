@@ -12,7 +12,7 @@ from torch import nn
 
 from superweight.model.architecture import stream
 from superweight.model.forward_override import shadowed
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 
 @dataclass(frozen=True)

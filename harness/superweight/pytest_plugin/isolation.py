@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from superweight.detection.scan import Scan
 from superweight.model.edits import active_edits
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 
 @dataclass(frozen=True)

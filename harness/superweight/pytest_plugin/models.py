@@ -12,9 +12,7 @@ from superweight.core.errors import BadInput, TooLarge, Unavailable, one_line
 from superweight.pytest_plugin.xdist import share_cores
 
 if TYPE_CHECKING:
-    from superweight.model.loading import Subject
-
-# What models that were given back may hold together: the real 135M one in float32, and the tiny ones.
+    from superweight.model.subject import Subject
 KEPT_BYTES = 2**30
 _KEPT = pytest.StashKey[dict[tuple[str, str], "Subject"]]()
 
@@ -53,7 +51,7 @@ def give_back(config: pytest.Config, subject: Subject) -> None:
 
     Under xdist's work stealing a worker may be given tests of a model that it was done with.
     """
-    from superweight.model.loading import free
+    from superweight.model.subject import free
 
     kept = config.stash.setdefault(_KEPT, {})
     size = sum(_bytes(each) for each in (*kept.values(), subject))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
     from superweight.claims.verdict import Verdict
     from superweight.detection.scan import Scan
-    from superweight.model.loading import Subject
+    from superweight.model.subject import Subject
     from superweight.release import Comparison
 
 _MARKERS = (

@@ -16,7 +16,7 @@ from torch import nn
 from superweight.core.errors import EditFailed
 from superweight.detection.detect import SuperActivation
 from superweight.detection.scan import Scan
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.granularity import Layout
 from superweight.quantization.hold_out import held_out
 from superweight.quantization.integer_grid import Scheme, round_

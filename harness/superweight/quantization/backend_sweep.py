@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from superweight.core.errors import BadInput
 from superweight.detection.scan import Scan
 from superweight.measurement.evaluate import Values
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.backends import QUANTISERS, Quantiser, really_quantised
 from superweight.quantization.losses import Text, nll
 from superweight.quantization.sweep import BlockSize

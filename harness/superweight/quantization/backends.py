@@ -20,7 +20,7 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.model.forward_override import shadowed
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.hold_out import clip_, held_out
 from superweight.quantization.linear_layers import Matrix, held_of, matrices_of
 

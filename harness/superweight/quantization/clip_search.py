@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from superweight.core.coordinates import Coordinate
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.weights import WeightRounding, fake_quantised
 
 # The paper gives no grid. This one is geometric, from where a normal distribution ends to where

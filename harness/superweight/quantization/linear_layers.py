@@ -16,9 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
-# What a norm holds: one number a channel.
 _NORM_DIMENSIONS = 1
 
 

@@ -10,9 +10,8 @@ import torch
 from superweight.core.errors import BadInput
 from superweight.measurement.corpus import Windows
 from superweight.measurement.evaluate import Values, log_probabilities
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
-# Every batch rounds the model anew, so batches are larger than elsewhere; the logits of this many
 # windows of 48 tokens and a vocabulary of 50,000 take 300 MB.
 BATCH = 32
 # Windows kept for choosing z and for SmoothQuant's factors; none of them is measured on.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.linear_layers import Matrix, matrices_of, readings_of
 from superweight.quantization.losses import BATCH
 

@@ -12,7 +12,7 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.detection.scan import Scan
 from superweight.measurement.evaluate import Values
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.activations import held_places, rounded_inputs
 from superweight.quantization.clip_search import best_clip
 from superweight.quantization.granularity import Groups, PerRow, PerTensor

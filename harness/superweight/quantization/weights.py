@@ -18,7 +18,7 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import EditFailed
 from superweight.model.forward_override import shadowed
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.granularity import Layout
 from superweight.quantization.hold_out import clip_, held_out
 from superweight.quantization.integer_grid import Scheme, round_

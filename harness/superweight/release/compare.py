@@ -29,7 +29,7 @@ from superweight.release.result import (
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
-    from superweight.model.loading import Subject
+    from superweight.model.subject import Subject
 
 
 @dataclass(frozen=True)

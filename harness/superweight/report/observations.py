@@ -18,7 +18,8 @@ from superweight.claims.expectations import Outcome
 from superweight.core.errors import BadInput
 from superweight.core.statistics import jackknife
 from superweight.detection.detect import SuperActivation
-from superweight.detection.trace import Trace, trace
+from superweight.detection.run_trace import trace
+from superweight.detection.trace import Trace
 from superweight.measurement.conditions import INTACT, PRUNED, SCALES, controls, scaled
 from superweight.measurement.corpus import default_prompt
 from superweight.measurement.generation import Continuation

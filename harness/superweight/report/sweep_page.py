@@ -17,7 +17,7 @@ from superweight.core.atomic import write_whole
 from superweight.core.errors import BadInput
 from superweight.core.statistics import bootstrap
 from superweight.measurement.evaluate import Values
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 from superweight.quantization.backend_sweep import RealLoss, Refused
 from superweight.quantization.sweep import HELD_OUT, NAIVE, Sweep
 

@@ -7,7 +7,7 @@ from superweight.checkpoints.registry import ModelEntry
 from superweight.claims.evidence import Evidence
 from superweight.claims.verdict import AT_LEAST, AT_MOST, Claim, Verdict, counted, judged, not_applicable
 from superweight.detection.scan import Scan
-from superweight.model.loading import Subject
+from superweight.model.subject import Subject
 
 CLAIM = Claim(
     "C1",

@@ -1,0 +1,88 @@
+"""The model under test: its weights, tokenizer and structure, and where it came from."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from superweight.checkpoints.registry import ModelEntry
+from superweight.core.errors import BadInput
+from superweight.model.architecture import Anatomy
+from superweight.model.projections import execution_device
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was measured, on what: recorded beside every result, compared with none."""
+
+    source: str
+    revision: str | None
+    weights_sha256: str
+    architecture: str
+    parameters: int
+    device: str
+    dtype: str
+    begins_with_bos: bool
+    harness: str
+    torch: str
+    transformers: str
+    accelerate: str
+    hardware: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test."""
+
+    name: str
+    entry: ModelEntry
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    provenance: Provenance
+
+    @property
+    def device(self) -> torch.device:
+        """The device that token ids are sent to: the embedding's, offloaded or not."""
+        return execution_device(self.model.get_input_embeddings())
+
+    @property
+    def relative_step(self) -> float:
+        """The spacing of the loaded dtype relative to a value it holds."""
+        return torch.finfo(self.model.dtype).eps
+
+    def encode(self, text: str) -> list[int]:
+        """Return token ids with whatever the tokenizer puts in front, BOS or nothing.
+
+        Raises `BadInput` for an id that the model has no embedding for.
+        """
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        vocabulary = self.model.config.get_text_config().vocab_size
+        if max(ids, default=0) >= vocabulary:
+            raise BadInput(
+                f"the tokenizer of {self.name} gives the token {max(ids)}, but the model has only "
+                f"{vocabulary}; the tokenizer belongs to another model"
+            )
+        return ids
+
+
+def free(subject: Subject) -> None:
+    """Give the memory of a subject's weights back, whoever still holds on to the subject.
+
+    A failed test's traceback holds it, and the next model needs the room.
+    """
+    for module in subject.model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            # Packed tensors refuse this; they go when nobody holds them any more.
+            if tensor is not None and type(tensor) in (torch.Tensor, torch.nn.Parameter):
+                tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
