@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 
-from .figures import BEGIN, END, PAGE, table
+from tools.gpu_figures import BEGIN, END, PAGE, table
+
 from .sizes import SMALL
 
 

@@ -21,7 +21,7 @@ RESAMPLES = 2000
 LOOKS = (8, 16, 32, 48)
 ERROR = 0.05
 # On text whose losses lean to one side Student's interval errs up to 1.3 times as often as it says
-# (tests/unit/test_statistics.py simulates it), so that not all of the error is given out.
+# (tests/core/test_statistics.py simulates it), so that not all of the error is given out.
 _GIVEN_OUT = 0.03
 LOOK_LEVEL = 1 - _GIVEN_OUT / len(LOOKS)
 # Of every random choice: resampled windows here, control weights in `superweight.measurement.controls`.

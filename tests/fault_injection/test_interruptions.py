@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.faults import index
-from tests.faults.small import write_gguf
+from tests.fault_injection import index
+from tests.fault_injection.small import write_gguf
 
 CLAIMS = Path(__file__).parents[1] / "claims"
 ROUNDS = 20

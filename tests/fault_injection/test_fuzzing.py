@@ -18,7 +18,7 @@ from superweight.claims import baselines
 from superweight.core.errors import BadInput
 from superweight.release.limits import Limits, read_limits
 from superweight.report.document import read_document
-from tests.faults.reading import read_all
+from tests.fault_injection.reading import read_all
 
 # A shared folder: every example writes its file anew.
 many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

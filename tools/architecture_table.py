@@ -1,6 +1,6 @@
-"""Writes the table of docs/architectures.md from a run of the tests beside it.
+"""Writes the table of docs/architectures.md from a run of tests/model.
 
-    python -m tests.architectures.table
+    python -m tools.architecture_table
 
 runs the tests, reads what each recorded, and puts a row for every family and build between the two
 markers of the page. A row says passed, skipped (with pytest's reason) or failed.
@@ -16,8 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
-HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "architectures.md"
+REPOSITORY = Path(__file__).parents[1]
+TESTS = REPOSITORY / "tests" / "model"
+PAGE = REPOSITORY / "docs" / "architectures.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 PACKAGES = ("torch", "transformers", "accelerate", "gguf", "bitsandbytes", "torchao", "compressed-tensors")
 
@@ -31,7 +32,7 @@ def main() -> int:
             "-m",
             "pytest",
             "-q",
-            str(HERE),
+            str(TESTS),
             f"--junitxml={report}",
             "-o",
             "junit_family=xunit1",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from superweight.core.errors import BadInput
-from tests.faults.reading import read_all
+from tests.fault_injection.reading import read_all
 
 CORPUS = Path(__file__).with_name("corpus")
 

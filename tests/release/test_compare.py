@@ -16,7 +16,7 @@ from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 from superweight.release.compare import Request, compare, known_super_weights
 from superweight.release.result import ACTIVATIONS, QUALITY, STATIC
-from tests.architectures.families import GATED, Tiny
+from tests.model.families import GATED, Tiny
 
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.small import write_gguf
+from tests.fault_injection.small import write_gguf
 
 CLAIMS = Path(__file__).parents[1] / "claims"
 

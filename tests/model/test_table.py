@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from tools.architecture_table import BEGIN, END, PAGE, rows_of
+
 from .families import FAMILIES
-from .table import BEGIN, END, PAGE, rows_of
 from .test_builds import QUANTISED
 
 

@@ -1,6 +1,6 @@
 """A mutation run: change one thing in a module, and see whether a test notices.
 
-    python tests/faults/mutation.py detection editing statistics claims --out mutants.json
+    python tools/mutation.py detection editing statistics claims --out mutants.json
 
 Mutants come from cosmic-ray's operators. Its own runner starts Python anew for each, which takes
 seconds of importing torch; here one process imports everything, and forks for every mutant. The
@@ -25,26 +25,34 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 SOURCES = REPOSITORY / "harness"
 PACKAGE = SOURCES / "superweight"
 SECONDS = 60
 
 # Nothing but the tiny models, in the order in which they are likely to notice.
 _TINY = ("--sw-model=tiny-planted", "--sw-model=tiny-plain", "--sw-model=tiny-tuned")
-_CLAIMS = ("tests/unit/test_signatures.py", "tests/claims/test_paper.py", *_TINY)
+_CLAIMS = ("tests/core/test_signatures.py", "tests/claims/test_paper.py", *_TINY)
 TESTS = {
-    "detection": ("tests/unit/test_detection.py", "tests/properties/test_planting.py", *_CLAIMS),
-    "editing": ("tests/properties/test_editing.py", *_CLAIMS),
-    "statistics": ("tests/unit/test_statistics.py", "tests/unit/test_looking.py", *_CLAIMS),
+    "detection": ("tests/detection/test_detect.py", "tests/detection/test_planting.py", *_CLAIMS),
+    "editing": ("tests/model/test_edits.py", *_CLAIMS),
+    "statistics": ("tests/core/test_statistics.py", "tests/measurement/test_sequential.py", *_CLAIMS),
     "claims": (
-        *("tests/unit/test_verdict.py", "tests/unit/test_claims_by_hand.py", "tests/unit/test_stopwords.py"),
-        *("tests/unit/test_location.py", "tests/unit/test_generation.py", "tests/unit/test_looking.py"),
-        *(*_CLAIMS, "tests/integration/test_sweep.py", "tests/integration/test_zero_shot.py"),
+        *(
+            "tests/verdicts/test_verdict.py",
+            "tests/verdicts/test_claims_by_hand.py",
+            "tests/verdicts/test_stopwords.py",
+        ),
+        *(
+            "tests/verdicts/test_location.py",
+            "tests/measurement/test_generation.py",
+            "tests/measurement/test_sequential.py",
+        ),
+        *(*_CLAIMS, "tests/cli/test_sweep.py", "tests/measurement/test_zero_shot.py"),
     ),
     "release": (
-        *("tests/unit/test_comparison.py", "tests/release/test_comparing.py"),
-        "tests/integration/test_compare.py",
+        *("tests/release/test_result.py", "tests/release/test_compare.py"),
+        "tests/cli/test_compare.py",
     ),
 }
 _QUIETLY = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not checkpoint")

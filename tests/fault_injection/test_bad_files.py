@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from superweight.core.resources import fixtures_directory
-from tests.faults.small import write_gguf
+from tests.fault_injection.small import write_gguf
 
 SOUND = fixtures_directory() / "checkpoints" / "tiny-planted"
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"

@@ -1,6 +1,6 @@
 """Measure what scanning costs against a bare forward pass, and write it to docs/gpu.md.
 
-Run as ``python -m tests.gpu.figures`` on a machine with CUDA; with ``--small``, on any, to stdout only.
+Run as ``python -m tools.gpu_figures`` on a machine with CUDA; with ``--small``, on any, to stdout only.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from superweight.model.edits import Prune, edited
 from superweight.model.loading import load
 from superweight.model.placement import need
 from superweight.model.subject import Subject
+from tests.gpu.sizes import PRODUCT, SEVEN_B, SMALL, TEXT, Size, activity, planted_at
 
-from .sizes import PRODUCT, SEVEN_B, SMALL, TEXT, Size, activity, planted_at
-
-PAGE = Path(__file__).parents[2] / "docs" / "gpu.md"
+PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
 _RUNS = 7
 

@@ -1,13 +1,13 @@
 """Fuzz the readers of safetensors and GGUF files with atheris, and keep what it learnt.
 
     pip install atheris
-    python tests/faults/fuzz.py safetensors CORPUS -max_total_time=600
-    python tests/faults/fuzz.py gguf CORPUS -max_total_time=600
+    python tools/fuzz.py safetensors CORPUS -max_total_time=600
+    python tools/fuzz.py gguf CORPUS -max_total_time=600
 
 A reader may read a file or refuse it in one line that names it (`BadInput`); anything else is a finding, and
 libFuzzer writes the bytes that provoke it. CORPUS is a directory; an empty one is given a sound
 file to begin with. What follows are libFuzzer's own options. What ten minutes of each led to is kept
-in tests/faults/corpus, and read by test_corpus.py in every run.
+in tests/fault_injection/corpus, and read by test_corpus.py in every run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import atheris
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(REPOSITORY / "harness"), str(REPOSITORY)]
 
 with atheris.instrument_imports(include=["superweight"]):
     from superweight.core.errors import BadInput
-    from tests.faults.reading import read_all
+    from tests.fault_injection.reading import read_all
 
 KINDS = ("safetensors", "gguf")
 # A file's header is what is hard to read; more bytes only make a round slower.

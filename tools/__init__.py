@@ -1,0 +1,1 @@
+"""Programs of the project that are neither package nor tests: fuzzing, mutation, tables, the build hook."""
