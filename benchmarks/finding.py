@@ -39,7 +39,7 @@ def spikes(subject: Subject) -> Iterator[dict[int, tuple[float, int, float, int]
 
     hooks = [
         projection.module.register_forward_hook(reader(projection.layer))
-        for projection in subject.anatomy.projections
+        for projection in subject.architecture.projections
     ]
     try:
         yield seen

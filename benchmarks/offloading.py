@@ -22,7 +22,7 @@ from superweight.detection.scan import scan
 from superweight.measurement.conditions import controls, treatments
 from superweight.measurement.corpus import cut, documents
 from superweight.measurement.evaluate import measure
-from superweight.model.architecture import describe
+from superweight.model.architecture import inspect_architecture
 from superweight.model.subject import Provenance, Subject
 
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
@@ -83,7 +83,12 @@ def open_offloaded(directory: Path) -> Subject:
     entry = resolve(str(directory))
     unknown = Provenance("", None, "", "", 0, "cpu", "bfloat16", True, "", "", "", "")
     return Subject(
-        "7B-shaped", entry, model, AutoTokenizer.from_pretrained(directory), describe(model), unknown
+        "7B-shaped",
+        entry,
+        model,
+        AutoTokenizer.from_pretrained(directory),
+        inspect_architecture(model),
+        unknown,
     )
 
 
@@ -142,7 +147,7 @@ def measure_conditions(directory: Path) -> dict[str, Any]:
     windows = cut(subject, documents("builtin"), "builtin", count=8)
     passes: list[int] = []
     # The weights of a block are brought once a call. Edits are proven by probes, of a few matrices.
-    subject.anatomy.blocks[-1].register_forward_hook(lambda *_: passes.append(1))
+    subject.architecture.blocks[-1].register_forward_hook(lambda *_: passes.append(1))
     counted = {}
     for name, conditions in {"one": every[:1], "all": every}.items():
         passes.clear()

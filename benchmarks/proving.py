@@ -13,7 +13,7 @@ from superweight.claims.catalogue import CLAIMS
 from superweight.claims.evidence import Evidence
 from superweight.measurement.conditions import controls, treatments
 from superweight.measurement.corpus import cut, documents
-from superweight.measurement.evaluate import measure, one_by_one, ridden
+from superweight.measurement.evaluate import decode_batched, decode_one_by_one, measure
 from superweight.model.edits import edited
 from superweight.model.subject import Subject
 
@@ -31,7 +31,9 @@ def counted(subject: Subject) -> Iterator[Counter[str]]:
         counts["token-blocks"] += arguments[0].flatten(0, -2).shape[0]
 
     # On a module inside the block: what is skipped does not reach it.
-    hooks = [projection.module.register_forward_hook(count) for projection in subject.anatomy.projections]
+    hooks = [
+        projection.module.register_forward_hook(count) for projection in subject.architecture.projections
+    ]
     try:
         yield counts
     finally:
@@ -91,12 +93,12 @@ def _riding(subject: Subject) -> list[Row]:
     ids = torch.from_numpy(windows.ids)[:2]
     seconds = in_turn(
         {
-            "riding": lambda: ridden(subject, ids, conditions),
-            "one by one": lambda: one_by_one(subject, ids, conditions),
+            "riding": lambda: decode_batched(subject, ids, conditions),
+            "one by one": lambda: decode_one_by_one(subject, ids, conditions),
         },
         3,
     )
-    together, alone = (way(subject, ids, conditions).hidden for way in (ridden, one_by_one))
+    together, alone = (way(subject, ids, conditions).hidden for way in (decode_batched, decode_one_by_one))
     apart = max(float((together[name] - hidden).abs().max()) for name, hidden in alone.items())
     largest = max(float(hidden.abs().max()) for hidden in alone.values())
     whole = in_turn({"measure": lambda: measure(subject, windows, conditions)}, 1, warm=False)

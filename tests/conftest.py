@@ -11,8 +11,8 @@ from unittest.mock import patch
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
 
-from superweight.claims.check import Request, check_model
-from superweight.claims.run_config import Setting
+from superweight.claims.check import CheckRequest, run_check
+from superweight.claims.run_config import RunConfig
 
 
 class ReachedOut(BaseException):
@@ -70,7 +70,7 @@ CLAIMS = REPOSITORY / "tests" / "claims"
 @pytest.fixture(scope="session")
 def _imported():
     """Import what a check imports, once: pytester forgets what is first imported inside a run."""
-    check_model(Request("tiny-planted", None, "paper", Setting(device="cpu")))
+    run_check(CheckRequest("tiny-planted", None, "paper", RunConfig(device="cpu")))
 
 
 @pytest.fixture

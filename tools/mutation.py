@@ -142,10 +142,10 @@ def preload() -> None:
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
 
-    from superweight.claims.check import Request, check_model
-    from superweight.claims.run_config import Setting
+    from superweight.claims.check import CheckRequest, run_check
+    from superweight.claims.run_config import RunConfig
 
-    check_model(Request("tiny-planted", None, "paper", Setting(device="cpu")))
+    run_check(CheckRequest("tiny-planted", None, "paper", RunConfig(device="cpu")))
     for name in [name for name in sys.modules if name.partition(".")[0] in ("superweight", "tests")]:
         del sys.modules[name]
     gc.collect()

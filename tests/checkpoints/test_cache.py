@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from superweight.checkpoints.cache import cache_directory, publish, sha256
+from superweight.checkpoints.cache import cache_directory, get_or_build, sha256
 from superweight.core.errors import BadInput
 
 
@@ -36,7 +36,7 @@ def test_lies_at_home_otherwise(monkeypatch, tmp_path, configured):
 def test_publishes_a_file(tmp_path):
     """What build writes is at the destination afterwards, and nothing else is."""
     destination = tmp_path / "deep" / "down" / "file"
-    assert destination == publish(destination, lambda scratch: scratch.write_text("all of it") and None)
+    assert destination == get_or_build(destination, lambda scratch: scratch.write_text("all of it") and None)
     assert "all of it" == destination.read_text()
     assert ["file"] == visible(destination.parent)
 
@@ -50,7 +50,7 @@ def test_publishes_a_directory(tmp_path):
         assert not (tmp_path / "folder").exists()
         (scratch / "two").write_text("2")
 
-    assert ["one", "two"] == sorted(path.name for path in publish(tmp_path / "folder", build).iterdir())
+    assert ["one", "two"] == sorted(path.name for path in get_or_build(tmp_path / "folder", build).iterdir())
 
 
 def test_does_not_build_what_is_there(tmp_path):
@@ -61,8 +61,8 @@ def test_does_not_build_what_is_there(tmp_path):
         built.append(scratch)
         scratch.write_text(f"build {len(built)}")
 
-    publish(tmp_path / "file", build)
-    publish(tmp_path / "file", build)
+    get_or_build(tmp_path / "file", build)
+    get_or_build(tmp_path / "file", build)
     assert 1 == len(built)
     assert "build 1" == (tmp_path / "file").read_text()
 
@@ -86,7 +86,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, failure, seen):
         raise failure
 
     with pytest.raises(seen):
-        publish(tmp_path / "folder", build)
+        get_or_build(tmp_path / "folder", build)
     assert [] == visible(tmp_path)
 
 
@@ -97,9 +97,10 @@ def test_a_build_can_be_tried_again(tmp_path):
         raise BadInput("not this time")
 
     with pytest.raises(BadInput, match="not this time"):
-        publish(tmp_path / "file", fail)
+        get_or_build(tmp_path / "file", fail)
     assert (
-        "done" == publish(tmp_path / "file", lambda scratch: scratch.write_text("done") and None).read_text()
+        "done"
+        == get_or_build(tmp_path / "file", lambda scratch: scratch.write_text("done") and None).read_text()
     )
 
 
@@ -110,7 +111,7 @@ def test_a_full_disk_is_bad_input(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(BadInput) as caught:
-        publish(tmp_path / "file", build)
+        get_or_build(tmp_path / "file", build)
     message = str(caught.value)
     assert f"cannot write {tmp_path / 'file'}: No space left on device" in message
     assert "XDG_CACHE_HOME" in message
@@ -123,7 +124,7 @@ def test_a_cache_that_cannot_be_made_is_bad_input(tmp_path, below):
     (tmp_path / "file").write_text("in the way")
     destination = tmp_path / "file" / below / "model"
     with pytest.raises(BadInput, match="set XDG_CACHE_HOME to a writable directory") as caught:
-        publish(destination, lambda scratch: pytest.fail("built without a cache"))
+        get_or_build(destination, lambda scratch: pytest.fail("built without a cache"))
     assert str(destination.parent) in str(caught.value)
     assert 1 == len(str(caught.value).splitlines())
 
@@ -131,7 +132,7 @@ def test_a_cache_that_cannot_be_made_is_bad_input(tmp_path, below):
 _PROCESS = """
 import sys, time
 from pathlib import Path
-from superweight.checkpoints.cache import publish
+from superweight.checkpoints.cache import get_or_build
 
 room, me = Path(sys.argv[1]), sys.argv[2]
 
@@ -143,7 +144,7 @@ def build(scratch):
     scratch.write_text("whole")
 
 (room / f"entered-{me}").touch()
-print(publish(room / "cache" / "file", build).read_text())
+print(get_or_build(room / "cache" / "file", build).read_text())
 """
 
 

@@ -8,7 +8,7 @@ import sys
 import jsonschema
 import pytest
 
-from superweight.claims.check import check_model
+from superweight.claims.check import run_check
 from superweight.cli import progress
 from superweight.report.document import schema
 
@@ -107,8 +107,8 @@ def test_ctrl_c_says_so_and_exits_130(superweight, monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("superweight.claims.check.check_model", interrupted)
-    assert check_model is not interrupted
+    monkeypatch.setattr("superweight.claims.check.run_check", interrupted)
+    assert run_check is not interrupted
     result = superweight("check", "tiny-planted", "--report", str(tmp_path / "out"))
     assert 130 == result.exit_code
     assert "superweight: interrupted; no file was left half-written" == result.stderr.splitlines()[-1]

@@ -12,7 +12,7 @@ import pytest
 import superweight
 
 # What hooks fill while a model runs.
-GATHERED = {"Foresight", "Record", "_Seen"}
+GATHERED = {"SpeculativePruning", "Record", "_Seen"}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(superweight.__path__, "superweight."))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from superweight.core.coordinates import Coordinate
-from superweight.core.errors import UnknownAnatomy
+from superweight.core.errors import UnknownArchitecture
 from superweight.detection.detect import COMPANION, detect, find_super_activations
 from superweight.detection.trace import Trace, Write
 
@@ -196,7 +196,7 @@ def test_a_write_must_arrive_in_the_stream(part, explained):
     if explained:
         assert {Coordinate(2, 5, 3)} == detect(trace).coordinates
     else:
-        with pytest.raises(UnknownAnatomy, match="block 2 writes 800 to channel 5"):
+        with pytest.raises(UnknownArchitecture, match="block 2 writes 800 to channel 5"):
             detect(trace)
 
 
@@ -214,7 +214,7 @@ def test_a_write_of_a_tenth_must_arrive_and_less_explains_nothing(weight, refuse
     trace = written((2, 0, 5, 3, 100.0, weight))
     trace.residual[:, 0, 5] = (0, 0, 0, *[1000] * 6)
     if refused:
-        with pytest.raises(UnknownAnatomy, match="block 2 writes 100 to channel 5"):
+        with pytest.raises(UnknownArchitecture, match="block 2 writes 100 to channel 5"):
             detect(trace)
     else:
         assert () == detect(trace).super_weights
@@ -224,7 +224,7 @@ def test_a_write_that_the_stream_hardly_shows_is_refused():
     """The block writes 800 at the onset, and the stream changes by 80."""
     trace = written((2, 0, 5, 3, 100.0, 8.0))
     trace.residual[:, 0, 5] = (450, 450, 450, 530, *[1000] * 5)
-    with pytest.raises(UnknownAnatomy, match="changes by 80 there"):
+    with pytest.raises(UnknownArchitecture, match="changes by 80 there"):
         detect(trace)
 
 

@@ -15,7 +15,7 @@ from superweight.core.errors import HarnessError
 from superweight.detection.detect import detect
 from superweight.detection.run_trace import trace, trace_batch
 from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
-from superweight.model.architecture import describe
+from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import Prune, edited
 
 BLOCKS, HIDDEN, INTERMEDIATE = 5, 32, 48
@@ -34,7 +34,7 @@ def random_subject(planted):
         num_attention_heads=4,
     )
     model = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
-    return replace(planted, name="random", model=model, anatomy=describe(model))
+    return replace(planted, name="random", model=model, architecture=inspect_architecture(model))
 
 
 @st.composite
@@ -56,7 +56,7 @@ def plant(subject, place):
 def test_a_planted_super_weight_is_found_and_nothing_else(random_subject, place):
     """Any row and column of any block that has a later one; the scan prunes it and stops."""
     value = plant(random_subject, place)
-    weight = random_subject.anatomy.projections[place.layer].weight()
+    weight = random_subject.architecture.projections[place.layer].weight()
     stored = weight[place.row, place.col].clone()
     weight[place.row, place.col] = value
     try:
@@ -71,7 +71,7 @@ def test_a_planted_super_weight_is_found_and_nothing_else(random_subject, place)
 def test_a_spike_of_the_last_block_costs_no_second_pass(random_subject):
     """It stands out as far, and could never span enough blocks to be guessed at."""
     place, late = Coordinate(1, 3, 5), Coordinate(BLOCKS - 1, 7, 9)
-    weights = {each: random_subject.anatomy.projections[each.layer].weight() for each in (place, late)}
+    weights = {each: random_subject.architecture.projections[each.layer].weight() for each in (place, late)}
     stored = {each: weight[each.row, each.col].clone() for each, weight in weights.items()}
     try:
         for each, weight in weights.items():  # the late one is planted for the stream that the other makes
@@ -116,7 +116,7 @@ def test_detection_does_not_depend_on_edits_made_before(planted):
 def test_a_spike_of_the_last_block_is_no_super_activation(random_subject):
     """Nothing carries what the last block writes: it is no super weight, however large."""
     place = Coordinate(BLOCKS - 1, 3, 4)
-    weight = random_subject.anatomy.projections[place.layer].weight()
+    weight = random_subject.architecture.projections[place.layer].weight()
     stored = weight[place.row, place.col].clone()
     weight[place.row, place.col] = plant(random_subject, place)
     try:

@@ -16,7 +16,7 @@ from superweight.detection import speculative
 from superweight.detection.detect import detect
 from superweight.detection.run_trace import trace
 from superweight.detection.scan import SUPPRESSED, scan
-from superweight.detection.speculative import Foresight
+from superweight.detection.speculative import SpeculativePruning
 from superweight.model.edits import Prune, edited
 from superweight.model.loading import load
 from superweight.model.projections import LinearProjection
@@ -26,7 +26,7 @@ PLACE = Coordinate(1, 41, 23)
 
 
 def foreseen_in(subject):
-    with speculative.foreseeing(subject) as foresight:
+    with speculative.speculative_pruning(subject) as foresight:
         intact = trace(subject, TEXT, foresight.look)
     return intact, foresight.foreseen
 
@@ -34,7 +34,7 @@ def foreseen_in(subject):
 def passes(subject):
     """Return how often the last block runs while a subject is scanned, and the scan."""
     seen = []
-    handle = subject.anatomy.blocks[-1].register_forward_hook(lambda *_: seen.append(1))
+    handle = subject.architecture.blocks[-1].register_forward_hook(lambda *_: seen.append(1))
     try:
         found = scan(subject, TEXT)
     finally:
@@ -45,7 +45,7 @@ def passes(subject):
 @contextmanager
 def written(subject, scalars):
     """Set some scalars for the length of a ``with`` block."""
-    weights = {place: subject.anatomy.projection(place).weight() for place in scalars}
+    weights = {place: subject.architecture.projection(place).weight() for place in scalars}
     stored = {place: weights[place][place.row, place.col].clone() for place in scalars}
     try:
         for place, value in scalars.items():
@@ -106,7 +106,7 @@ def test_what_a_larger_write_dwarfs_is_forgotten(planted):
     with written(planted, first):
         second = scalar_for(planted, 1, PLACE.row, 20_000 * typical)
     guessed = []
-    with written(planted, first | second), speculative.foreseeing(planted) as foresight:
+    with written(planted, first | second), speculative.speculative_pruning(planted) as foresight:
         look = lambda write: (foresight.look(write), guessed.append(foresight.guesses))  # noqa: E731
         found = detect(trace(planted, TEXT, look)).coordinates
     assert set(first) == {place for guess in guessed[0] for place, _ in guess.scalars}
@@ -126,8 +126,8 @@ def test_what_a_larger_write_dwarfs_is_forgotten(planted):
 )
 def test_a_guess_that_is_wrong_costs_a_second_pass_and_nothing_else(planted, monkeypatch, change):
     """Only a copy pruned of exactly what is found, in which nothing is left of it, confirms anything."""
-    guessed = Foresight.foreseen.fget
-    monkeypatch.setattr(Foresight, "foreseen", property(lambda self: change(guessed(self))))
+    guessed = SpeculativePruning.foreseen.fget
+    monkeypatch.setattr(SpeculativePruning, "foreseen", property(lambda self: change(guessed(self))))
     count, found = passes(planted)
     assert (2, 2, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
 
@@ -138,9 +138,9 @@ def test_a_second_pass_is_over_the_one_sequence(planted, monkeypatch):
     first = scalar_for(planted, 0, PLACE.row, 1000 * typical)
     with written(planted, first | {PLACE: 0.0}):
         later = scalar_for(planted, 2, PLACE.row, 20_000 * typical)
-    monkeypatch.setattr(Foresight, "foreseen", None)
+    monkeypatch.setattr(SpeculativePruning, "foreseen", None)
     rows = []
-    handle = planted.anatomy.blocks[-1].register_forward_hook(
+    handle = planted.architecture.blocks[-1].register_forward_hook(
         lambda _, given, output: rows.append(len(output))
     )
     try:
@@ -182,7 +182,7 @@ def test_a_scalar_of_a_small_input_is_foreseen_too(planted):
 
 def test_a_model_without_super_weights_runs_alone(plain):
     """No copy joins: the pass is the one that a trace takes, to the last bit."""
-    with speculative.foreseeing(plain) as foresight:
+    with speculative.speculative_pruning(plain) as foresight:
         looked = trace(plain, TEXT, foresight.look)
     assert foresight.foreseen is None
     assert (looked.residual == trace(plain, TEXT).residual).all()
@@ -197,7 +197,7 @@ def test_nothing_is_left_on_the_model(planted):
     def stopped(write):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), speculative.foreseeing(planted):
+    with pytest.raises(KeyboardInterrupt), speculative.speculative_pruning(planted):
         trace(planted, TEXT, stopped)
     after = [module._forward_hooks for module in planted.model.modules()]
     assert before == after

@@ -86,7 +86,7 @@ LEAKS = {
     """,
     "a hook": """
         def test_leaves_it(subject):
-            subject.anatomy.blocks[0].register_forward_hook(lambda *_: None)
+            subject.architecture.blocks[0].register_forward_hook(lambda *_: None)
     """,
     "a number": """
         def test_leaves_it(subject, evidence):
@@ -145,7 +145,7 @@ def test_a_model_silently_on_another_device_is_refused(run, monkeypatch):
     """A GPU is asked for, and what loads the model leaves it on the CPU."""
     monkeypatch.setattr(loading, "_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(loading, "_layout", lambda *_, **__: {"device_map": None})
-    monkeypatch.setattr(loading, "settle", lambda: None)
+    monkeypatch.setattr(loading, "make_deterministic", lambda: None)
     result = run(*MODEL, claims="known_place")
     assert pytest.ExitCode.USAGE_ERROR == result.ret
     assert "asked for on cuda and lies on cpu" in result.stdout.str() + result.stderr.str()

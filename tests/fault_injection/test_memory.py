@@ -33,15 +33,15 @@ def material(planted):
 
 def short_of(monkeypatch, failure, *, windows, conditions):
     """Let a pass fail that computes on more than so many windows or conditions at once."""
-    ridden, tried = evaluate.ridden, []
+    decode_batched, tried = evaluate.decode_batched, []
 
     def short(subject, ids, wanted):
         tried.append((len(ids), len(wanted)))
         if len(ids) > windows or len(wanted) > conditions:
             raise failure
-        return ridden(subject, ids, wanted)
+        return decode_batched(subject, ids, wanted)
 
-    monkeypatch.setattr(evaluate, "ridden", short)
+    monkeypatch.setattr(evaluate, "decode_batched", short)
     return tried
 
 

@@ -17,7 +17,7 @@ from superweight.core.resources import fixtures_directory
 from superweight.detection import scan as scan_module
 from superweight.measurement import batched_ablation
 from superweight.model import edits
-from superweight.model.architecture import Anatomy
+from superweight.model.architecture import Architecture
 
 MODEL = ("--sw-model", "tiny-planted")
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"
@@ -157,9 +157,9 @@ def test_a_scale_that_lands_beside_its_scalar_is_found(run, monkeypatch, rows, c
 
 def test_an_edit_that_lands_a_block_later_is_found(run, monkeypatch):
     """Whoever asks for a block is given the next one: what is pruned there removes no activation."""
-    real = Anatomy.projection
+    real = Architecture.projection
     later = lambda self, place: real(self, replace(place, layer=(place.layer + 1) % 4))  # noqa: E731
-    monkeypatch.setattr(Anatomy, "projection", later)
+    monkeypatch.setattr(Architecture, "projection", later)
     result = run(*MODEL, claims="removes_the_super_activation")
     assert 1 == result.parseoutcomes()["failed"]
     result.stdout.fnmatch_lines(["*C5 on tiny-planted*", "*status: was *supported*, is *refuted*"])

@@ -16,8 +16,8 @@ import transformers
 
 from superweight.core.coordinates import Coordinate
 from superweight.detection.run_trace import trace
-from superweight.model.architecture import describe
-from superweight.model.devices import settle
+from superweight.model.architecture import inspect_architecture
+from superweight.model.devices import make_deterministic
 from superweight.model.subject import Subject
 
 TEXT = "A short prompt."
@@ -37,14 +37,14 @@ class Size:
     def build(self, template: Subject) -> Subject:
         """Return a seeded random model, generated on the device, in ``template``'s tokenizer."""
         if self.device == "cuda":
-            settle()
+            make_deterministic()
         torch.manual_seed(11)
         wide = {"initializer_range": 0.02 * (4096 / self.shape["hidden_size"]) ** 0.5}
         config = transformers.LlamaConfig(**self.shape, **wide)
         with torch.device(self.device):
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=self.dtype)
         model.eval().requires_grad_(False)
-        return replace(template, name=str(self.place), model=model, anatomy=describe(model))
+        return replace(template, name=str(self.place), model=model, architecture=inspect_architecture(model))
 
 
 SMALL = Size(
@@ -88,7 +88,7 @@ def activity(subject: Subject, place: Coordinate) -> float:
 @contextmanager
 def planted_at(subject: Subject, place: Coordinate, value: float) -> Iterator[None]:
     """Put ``value`` at a coordinate and take it out again."""
-    weight = subject.anatomy.projection(place).weight()
+    weight = subject.architecture.projection(place).weight()
     stored = weight[place.row, place.col].clone()
     weight[place.row, place.col] = value
     try:

@@ -68,10 +68,10 @@ def test_it_is_found_at_its_place_and_nowhere_else(subject, size):
 
 def test_it_is_pruned_and_restored_bit_for_bit(subject, size):
     """Pruning changes the logits; afterwards every logit, and the matrix, is as it was."""
-    matrix = subject.anatomy.projection(size.place).weight()
+    matrix = subject.architecture.projection(size.place).weight()
     before, stored = logits(subject), matrix.clone()
     with edited(subject, [Prune(size.place)]):
-        assert 0.0 == subject.anatomy.value(size.place)
+        assert 0.0 == subject.architecture.value(size.place)
         assert not torch.equal(before, logits(subject))
     assert torch.equal(before, logits(subject))
     assert torch.equal(stored, matrix)

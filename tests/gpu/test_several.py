@@ -23,12 +23,12 @@ PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
 
 def split_over_hooks(subject):
     """Send a model's halves through accelerate's hooks, as a model over two GPUs is, on one CPU."""
-    names = [f"model.layers.{layer}" for layer in range(len(subject.anatomy.blocks))]
+    names = [f"model.layers.{layer}" for layer in range(len(subject.architecture.blocks))]
     device_map = dict.fromkeys(
         ["model.embed_tokens", "model.rotary_emb", *names, "model.norm", "lm_head"], "cpu"
     )
     accelerate.dispatch_model(subject.model, device_map=device_map, force_hooks=True)
-    assert all(hasattr(block, "_hf_hook") for block in subject.anatomy.blocks)
+    assert all(hasattr(block, "_hf_hook") for block in subject.architecture.blocks)
     return subject
 
 
@@ -59,7 +59,7 @@ def test_a_split_model_is_measured_as_a_whole_one(split, planted):
     assert whole.strongest.magnitude == pytest.approx(found.strongest.magnitude, rel=0.02)
     (place,) = found.coordinates
     with edited(split, [Prune(place)]):
-        assert 0.0 == split.anatomy.value(place)
+        assert 0.0 == split.architecture.value(place)
     conditions = [
         Condition("pruned", (Prune(place),)),
         Condition("restored", (Prune(place),), found.super_activations),

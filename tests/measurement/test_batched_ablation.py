@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from superweight.core.coordinates import Coordinate
 from superweight.detection.detect import SuperActivation
 from superweight.measurement import batched_ablation
-from superweight.measurement.batched_ablation import riding
+from superweight.measurement.batched_ablation import run_batched
 from superweight.measurement.conditions import INTACT, Condition
-from superweight.measurement.evaluate import one_by_one, ridden
+from superweight.measurement.evaluate import decode_batched, decode_one_by_one
 from superweight.measurement.generation import continue_greedily
 from superweight.model.edits import EditFailed, Prune, Scale, edited
 
@@ -23,10 +23,10 @@ ACTIVATION = SuperActivation(channel=41, token=0, onset=1, last=3, magnitude=0.0
 
 
 def coordinates(subject):
-    shape = subject.anatomy.projections[0]
+    shape = subject.architecture.projections[0]
     return st.builds(
         Coordinate,
-        st.integers(0, len(subject.anatomy.blocks) - 1),
+        st.integers(0, len(subject.architecture.blocks) - 1),
         st.integers(0, shape.hidden - 1),
         st.integers(0, shape.intermediate - 1),
     )
@@ -52,7 +52,7 @@ def test_pruning_side_by_side_equals_pruning_one_by_one(planted, data):
     """Any scalars of any blocks, in any order: the same hidden states, to the last bit."""
     conditions = drawn(planted, data, st.just(0.0))
     ids = some_ids(data.draw(st.integers(1, 4)))
-    together, alone = ridden(planted, ids, conditions), one_by_one(planted, ids, conditions)
+    together, alone = decode_batched(planted, ids, conditions), decode_one_by_one(planted, ids, conditions)
     assert {INTACT, *(condition.name for condition in conditions)} == together.hidden.keys()
     for name, hidden in alone.hidden.items():
         assert torch.equal(hidden, together.hidden[name])
@@ -64,7 +64,7 @@ def test_scaling_side_by_side_equals_scaling_one_by_one(planted, data):
     """Another factor rounds a product elsewhere, and nothing more."""
     conditions = drawn(planted, data, st.floats(-3, 3, width=32))
     ids = some_ids()
-    together, alone = ridden(planted, ids, conditions), one_by_one(planted, ids, conditions)
+    together, alone = decode_batched(planted, ids, conditions), decode_one_by_one(planted, ids, conditions)
     for name, hidden in alone.hidden.items():
         torch.testing.assert_close(together.hidden[name], hidden, rtol=1e-4, atol=1e-4)
 
@@ -75,7 +75,7 @@ def test_a_restored_activation_rides_along(planted):
         Condition("pruned", (Prune(PLACE),)),
         Condition("restored", (Prune(PLACE),), restored=(ACTIVATION,)),
     ]
-    together, alone = (way(planted, some_ids(), conditions) for way in (ridden, one_by_one))
+    together, alone = (way(planted, some_ids(), conditions) for way in (decode_batched, decode_one_by_one))
     for name, hidden in alone.hidden.items():
         assert torch.equal(hidden, together.hidden[name])
     assert not torch.equal(together.hidden["pruned"], together.hidden["restored"])
@@ -86,10 +86,10 @@ def test_the_blocks_before_an_edit_run_for_the_intact_rows_alone(planted):
     seen = []
     hooks = [
         block.register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
-        for block in planted.anatomy.blocks
+        for block in planted.architecture.blocks
     ]
     late = Condition("late", (Prune(Coordinate(3, 0, 0)),))
-    ridden(planted, some_ids(2), [late, Condition("pruned", (Prune(PLACE),))])
+    decode_batched(planted, some_ids(2), [late, Condition("pruned", (Prune(PLACE),))])
     for hook in hooks:
         hook.remove()
     assert [2, 4, 4, 6] == seen
@@ -122,7 +122,7 @@ def test_an_edit_that_does_not_hold_on_its_own_rows_alone_is_refused(planted, fa
     monkeypatch.setattr(batched_ablation, "_rescale", sabotaged)
     conditions = [Condition("pruned", (Prune(PLACE),)), Condition("other", (Prune(Coordinate(1, 2, 3)),))]
     with pytest.raises(EditFailed, match=r"block 1, row \d+, column \d+: '.+' computes with"):
-        with riding(planted, conditions, 1):
+        with run_batched(planted, conditions, 1):
             pytest.fail("the proof came too late")
 
 
@@ -144,8 +144,8 @@ def test_nothing_is_left_behind(planted):
     with torch.no_grad():
         before = planted.model(input_ids=ids, use_cache=False).logits
     with pytest.raises(KeyError):
-        with riding(planted, [condition], 3):
+        with run_batched(planted, [condition], 3):
             raise KeyError
-    ridden(planted, ids, [condition])
+    decode_batched(planted, ids, [condition])
     with torch.no_grad():
         assert torch.equal(before, planted.model(input_ids=ids, use_cache=False).logits)

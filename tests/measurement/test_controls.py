@@ -24,7 +24,7 @@ def subject():
 
 def magnitudes(subject, layer):
     """Every place of a matrix with its magnitude, largest first."""
-    weight = subject.anatomy.projections[layer].weight()
+    weight = subject.architecture.projections[layer].weight()
     places = [(abs(float(v)), r, c) for r, row in enumerate(weight) for c, v in enumerate(row)]
     return sorted(places, reverse=True)
 
@@ -32,10 +32,10 @@ def magnitudes(subject, layer):
 def test_takes_the_largest_weight_of_every_matrix(subject):
     """The paper's share is less than one weight of a tiny matrix, so one of each is taken."""
     chosen = largest_of_each_matrix(subject, ())
-    assert list(range(len(subject.anatomy.projections))) == [place.layer for place in chosen]
+    assert list(range(len(subject.architecture.projections))) == [place.layer for place in chosen]
     assert PLANTED in chosen
     for place in chosen:
-        weight = subject.anatomy.projections[place.layer].weight()
+        weight = subject.architecture.projections[place.layer].weight()
         assert float(weight.abs().max()) == abs(float(weight[place.row, place.col]))
 
 
@@ -45,7 +45,7 @@ def test_what_is_excluded_is_replaced_by_the_next_largest(subject):
     assert PLANTED not in chosen
     assert 4 == len(chosen)
     second = magnitudes(subject, 1)[1]
-    assert second[0] == abs(float(subject.anatomy.projections[1].weight()[chosen[1].row, chosen[1].col]))
+    assert second[0] == abs(float(subject.architecture.projections[1].weight()[chosen[1].row, chosen[1].col]))
 
 
 def test_the_share_is_of_each_matrix_and_rounds_up(subject):
@@ -59,8 +59,8 @@ def test_the_share_is_of_each_matrix_and_rounds_up(subject):
 def test_takes_as_many_of_one_matrix_as_asked_for(subject):
     """The count holds whatever is excluded, and it is the largest that are taken, in order."""
     elsewhere = Coordinate(0, 0, 0)
-    chosen = largest_of_matrix(subject.anatomy.projections[1], [PLANTED, elsewhere], 5)
-    weight = subject.anatomy.projections[1].weight()
+    chosen = largest_of_matrix(subject.architecture.projections[1], [PLANTED, elsewhere], 5)
+    weight = subject.architecture.projections[1].weight()
     taken = [abs(float(weight[place.row, place.col])) for place in chosen]
     assert [value for value, *_ in magnitudes(subject, 1)[1:6]] == taken
     assert {1} == {place.layer for place in chosen}
@@ -68,17 +68,17 @@ def test_takes_as_many_of_one_matrix_as_asked_for(subject):
 
 def test_a_negative_weight_counts_by_its_magnitude(subject):
     """The largest weights of a matrix include negative ones."""
-    weight = subject.anatomy.projections[0].weight()
+    weight = subject.architecture.projections[0].weight()
     signs = {
         bool(weight[place.row, place.col] < 0)
-        for place in largest_of_matrix(subject.anatomy.projections[0], (), 50)
+        for place in largest_of_matrix(subject.architecture.projections[0], (), 50)
     }
     assert {True, False} == signs
 
 
 def test_a_whole_matrix_has_no_more_than_its_weights(subject):
     """Asked for more than there is, all but the excluded are given."""
-    chosen = largest_of_matrix(subject.anatomy.projections[1], [PLANTED], 10**6)
+    chosen = largest_of_matrix(subject.architecture.projections[1], [PLANTED], 10**6)
     assert 64 * 160 - 1 == len(set(chosen)) == len(chosen)
 
 

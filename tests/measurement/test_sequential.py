@@ -14,7 +14,7 @@ from superweight.measurement import sequential
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import cut, documents
 from superweight.measurement.evaluate import measure
-from superweight.measurement.sequential import Looking
+from superweight.measurement.sequential import SequentialEvaluation
 from superweight.model.edits import Prune
 
 FIRST, SECOND = (Condition(name, (Prune(Coordinate(1, 41, col)),)) for name, col in [("a", 23), ("b", 24)])
@@ -40,7 +40,7 @@ def measured(monkeypatch):
 
 def test_the_first_look_measures_all_and_later_ones_what_is_asked_for(planted, windows, measured):
     """Nothing is measured before it is needed, and nothing twice."""
-    looks = Looking(planted, windows, [FIRST, SECOND], ())
+    looks = SequentialEvaluation(planted, windows, [FIRST, SECOND], ())
     looks.first()
     assert [(8, ["a", "b"])] == measured
     at_a = looks.at(["a"])
@@ -54,7 +54,7 @@ def test_the_first_look_measures_all_and_later_ones_what_is_asked_for(planted, w
 
 def test_what_was_measured_is_had_without_measuring(planted, windows, measured):
     """The widest look at all that is asked for, however far each was followed; none before the first."""
-    looks = Looking(planted, windows, [FIRST, SECOND], ())
+    looks = SequentialEvaluation(planted, windows, [FIRST, SECOND], ())
     assert looks.measured(["a"]) is None
     at_a = looks.at(["a"])
     next(at_a), next(at_a)
@@ -66,14 +66,14 @@ def test_what_was_measured_is_had_without_measuring(planted, windows, measured):
 
 def test_the_last_look_is_what_measuring_all_windows_gives(planted, windows):
     """Stretch by stretch or at once: the same numbers, each window once, in a shuffled order."""
-    *_, last = Looking(planted, windows, [FIRST, SECOND], (5, 6)).at(["a"])
+    *_, last = SequentialEvaluation(planted, windows, [FIRST, SECOND], (5, 6)).at(["a"])
     whole = measure(planted, windows, [FIRST], (5, 6))
     assert whole.keys() == last.measurements.keys()
     for name, measurement in whole.items():
         shuffled = last.measurements[name]
         order = [int(abs(measurement.nll - row).sum(axis=1).argmin()) for row in shuffled.nll]
         assert sorted(order) == list(range(48)) != order
-        for part in ("nll", "kl", "same_top", "tracked"):
+        for part in ("nll", "kl", "top1_agreement", "tracked"):
             expected = getattr(measurement, part)[order]
             np.testing.assert_allclose(expected, getattr(shuffled, part), rtol=1e-4, atol=1e-6)
     assert (48, 47) == last.measurements[INTACT].nll.shape
@@ -81,7 +81,7 @@ def test_the_last_look_is_what_measuring_all_windows_gives(planted, windows):
 
 def test_what_looks_measured_of_the_intact_model_is_not_measured_again(planted, windows, measured):
     """After two looks the other 32 windows; then all are known, window by window in the looks' order."""
-    looks = Looking(planted, windows, [FIRST, SECOND], ())
+    looks = SequentialEvaluation(planted, windows, [FIRST, SECOND], ())
     at_a = looks.at(["a"])
     next(at_a), next(at_a)
     losses = looks.intact()
@@ -116,7 +116,8 @@ def test_reading_stops_at_the_first_verdict_for_or_against(planted, windows, sta
     given = iter(statuses)
     claim = Claim("C0", "sentence", "place")
     verdict = settled(
-        Looking(planted, windows, [FIRST], ()).at(["a"]), lambda look: Verdict(claim, next(given), "because")
+        SequentialEvaluation(planted, windows, [FIRST], ()).at(["a"]),
+        lambda look: Verdict(claim, next(given), "because"),
     )
     assert (statuses[-1], {"windows": windows_read}) == (verdict.status, verdict.evidence)
     assert [] == list(given)

@@ -12,7 +12,7 @@ import transformers
 
 from superweight.core.coordinates import Coordinate
 from superweight.detection.run_trace import trace
-from superweight.model.architecture import describe
+from superweight.model.architecture import inspect_architecture
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
 
@@ -62,7 +62,9 @@ class Tiny:
         torch.manual_seed(11)
         config = getattr(transformers, self.config)(**{**_SHAPE, **self.settings})
         model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-        return replace(template, name=type(model).__name__, model=model, anatomy=describe(model))
+        return replace(
+            template, name=type(model).__name__, model=model, architecture=inspect_architecture(model)
+        )
 
 
 GATED, FUSED, PLAIN = "separate gate and up", "fused gate and up", "no gate"
@@ -104,7 +106,7 @@ def site(subject: Subject, layer: int = 1) -> tuple[Projection, int, int]:
     write = max(
         trace(subject, TEXT).writes[layer], key=lambda write: (write.expert is not None, len(write.tokens))
     )
-    projection = subject.anatomy.writer(layer, write.expert)
+    projection = subject.architecture.writer(layer, write.expert)
     return projection, 17, int(abs(write.inputs).max(0).argmax())
 
 
@@ -123,7 +125,7 @@ def planted_in(subject: Subject, layer: int = 1) -> Iterator[Coordinate]:
     stored = weight[row].clone()
     norm = norm_behind(subject, layer)
     gain = None if norm is None else norm.weight.detach()[row].clone()
-    strongest = float(active[abs(active).argmax()]) * subject.anatomy.layout[layer].scale
+    strongest = float(active[abs(active).argmax()]) * subject.architecture.layout[layer].scale
     weight[row, col] = 1000.0 / strongest
     if norm is not None:
         weight[row] *= 1e-4
@@ -139,7 +141,7 @@ def planted_in(subject: Subject, layer: int = 1) -> Iterator[Coordinate]:
 
 def norm_behind(subject: Subject, layer: int) -> torch.nn.Module | None:
     """Return the norm that the class names as standing behind the MLP."""
-    return getattr(subject.anatomy.blocks[layer], "post_feedforward_layernorm", None)
+    return getattr(subject.architecture.blocks[layer], "post_feedforward_layernorm", None)
 
 
 def logits(subject: Subject) -> torch.Tensor:

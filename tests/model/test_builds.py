@@ -15,10 +15,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
-from superweight.core.errors import UnknownAnatomy
+from superweight.core.errors import UnknownArchitecture
 from superweight.detection.run_trace import trace
 from superweight.detection.scan import SUPPRESSED, head_room, scan
-from superweight.model.architecture import describe
+from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import Prune, Scale, edited
 from superweight.model.loading import load
 
@@ -45,7 +45,9 @@ class Release:
     def reopened(self, **options):
         """Return the checkpoint as transformers loads it with ``options``."""
         model = transformers.AutoModelForCausalLM.from_pretrained(self.path, **options)
-        return replace(self.subject, name="build", model=model.eval(), anatomy=describe(model))
+        return replace(
+            self.subject, name="build", model=model.eval(), architecture=inspect_architecture(model)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +58,21 @@ def release(planted, tmp_path_factory):
     with planted_in(subject) as place:
         subject.model.save_pretrained(path)
         planted.tokenizer.save_pretrained(path)
-        yield Release(path, subject, place, subject.anatomy.value(place))
+        yield Release(path, subject, place, subject.architecture.value(place))
 
 
 def assert_measurable(subject, release, *, within):
     """The planted scalar is read within the build's own step, found, pruned, and there again."""
     place = release.place
-    value = subject.anatomy.value(place)
+    value = subject.architecture.value(place)
     assert release.value == pytest.approx(value, rel=within)
     found = scan(subject, TEXT)
     assert ((place,), SUPPRESSED, 1) == (found.coordinates, found.stop_reason, found.passes)
     before = trace(subject, TEXT).residual
     with edited(subject, [Prune(place)]):
-        assert 0.0 == pytest.approx(subject.anatomy.value(place), abs=1e-3 * abs(value))
+        assert 0.0 == pytest.approx(subject.architecture.value(place), abs=1e-3 * abs(value))
         assert abs(trace(subject, TEXT).residual).max() < 0.5 * abs(before).max()
-    assert value == subject.anatomy.value(place)
+    assert value == subject.architecture.value(place)
     assert (before == trace(subject, TEXT).residual).all()
 
 
@@ -129,7 +131,7 @@ def test_a_quantised_build_is_read_by_probe_and_edited_by_hook(name, device, rel
     options, within = QUANTISED[name]
     subject = release.reopened(**options(), **({} if device == "cpu" else {"device_map": {"": device}}))
     assert device == subject.device.type
-    assert not subject.anatomy.projection(release.place).writable
+    assert not subject.architecture.projection(release.place).writable
     assert_measurable(subject, release, within=within)
 
 
@@ -188,7 +190,7 @@ def test_gguf_types_are_read(kind, release, tmp_path, record_property):
     model = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file="model.gguf", dtype=torch.float32
     )
-    subject = replace(release.subject, model=model.eval(), anatomy=describe(model))
+    subject = replace(release.subject, model=model.eval(), architecture=inspect_architecture(model))
     assert_measurable(
         subject, release, within={"F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 127}.get(kind, 1 / 8)
     )
@@ -253,7 +255,7 @@ def test_an_offloaded_build_is_edited_through_its_output(where, release, tmp_pat
         accelerate.cpu_offload(subject.model, execution_device=torch.device("cpu"))
     else:
         accelerate.disk_offload(subject.model, tmp_path, execution_device=torch.device("cpu"))
-    projection = subject.anatomy.projection(release.place)
+    projection = subject.architecture.projection(release.place)
     assert not projection.writable
     assert_measurable(subject, release, within=1e-6)
 
@@ -261,9 +263,9 @@ def test_an_offloaded_build_is_edited_through_its_output(where, release, tmp_pat
 def test_a_row_of_an_offloaded_matrix_costs_one_probe_and_shows_edits(release, tmp_path):
     """What accelerate brings is read at once; under an edit every column is probed, so it shows."""
     subject, place = release.reopened(dtype=torch.float32), release.place
-    whole = subject.anatomy.projection(place).row(place.row).clone()
+    whole = subject.architecture.projection(place).row(place.row).clone()
     accelerate.disk_offload(subject.model, tmp_path, execution_device=torch.device("cpu"))
-    projection = subject.anatomy.projection(place)
+    projection = subject.architecture.projection(place)
     probed = []
     probe = type(projection).probe
     with pytest.MonkeyPatch.context() as patch:
@@ -286,7 +288,7 @@ def test_a_device_map_with_disk_is_edited_through_its_output(release, tmp_path, 
     }
     device_map |= {f"model.layers.{layer}": "cpu" if layer == 0 else "disk" for layer in range(4)}
     subject = release.reopened(device_map=device_map, offload_folder=tmp_path, dtype=torch.float32)
-    assert not subject.anatomy.projection(release.place).writable
+    assert not subject.architecture.projection(release.place).writable
     assert_measurable(subject, release, within=1e-6)
 
 
@@ -298,17 +300,17 @@ def test_offloaded_experts_are_edited_where_they_compute(where, planted, tmp_pat
 
     subject = FAMILIES["Qwen3-MoE"].build(planted)
     with planted_in(subject) as place:
-        value = subject.anatomy.value(place)
+        value = subject.architecture.value(place)
         if where == "cpu":
             accelerate.cpu_offload(subject.model, execution_device=torch.device("cpu"))
         else:
             accelerate.disk_offload(subject.model, tmp_path, execution_device=torch.device("cpu"))
-        assert not subject.anatomy.projection(place).writable
-        assert value == subject.anatomy.value(place)
+        assert not subject.architecture.projection(place).writable
+        assert value == subject.architecture.value(place)
         assert (place,) == scan(subject, TEXT).coordinates
         with edited(subject, [Scale(place, 0.5)]):
-            assert 0.5 * value == pytest.approx(subject.anatomy.value(place), rel=1e-5)
-        assert value == subject.anatomy.value(place)
+            assert 0.5 * value == pytest.approx(subject.architecture.value(place), rel=1e-5)
+        assert value == subject.architecture.value(place)
         accelerate.hooks.remove_hook_from_submodules(subject.model)
         # Planting is undone by writing, for which the weights must be back.
         subject = FAMILIES["Qwen3-MoE"].build(planted)
@@ -324,7 +326,7 @@ def test_sharded_and_tied_weights_are_read(planted, tmp_path, record_property):
         assert len(list(tmp_path.glob("*.safetensors"))) > 1
         again = load(resolve(str(tmp_path)), device="cpu")
         assert_measurable(
-            again, Release(tmp_path, subject, place, subject.anatomy.value(place)), within=1e-12
+            again, Release(tmp_path, subject, place, subject.architecture.value(place)), within=1e-12
         )
     assert again.model.get_input_embeddings().weight is again.model.get_output_embeddings().weight
 
@@ -364,7 +366,7 @@ def test_a_decoder_inside_a_vision_language_model_is_found(name, planted, tmp_pa
     planted.tokenizer.save_pretrained(tmp_path)
     subject = load(resolve(str(tmp_path)), device="cpu")
     language = subject.model.get_decoder()
-    assert list(language.layers) == list(subject.anatomy.blocks)
+    assert list(language.layers) == list(subject.architecture.blocks)
     assert () == scan(subject, TEXT).coordinates
     with planted_in(subject) as place:
         found = scan(subject, TEXT)
@@ -376,7 +378,7 @@ def test_a_checkpoint_that_is_no_causal_model_is_refused_when_loaded(planted, tm
     config = transformers.T5Config(vocab_size=257, d_model=32, d_ff=48, num_layers=2, num_heads=4)
     transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     planted.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UnknownAnatomy, match="T5Config describes no causal language model") as caught:
+    with pytest.raises(UnknownArchitecture, match="T5Config describes no causal language model") as caught:
         load(resolve(str(tmp_path)), device="cpu")
     assert 1 == len(str(caught.value).splitlines())
 
@@ -387,7 +389,7 @@ def test_controls_reach_the_weights_of_a_quantised_build(release):
     from superweight.measurement.controls import largest_of_matrix
 
     subject = release.reopened(**QUANTISED["torchao int8 weight-only"][0]())
-    projection = subject.anatomy.projection(release.place)
+    projection = subject.architecture.projection(release.place)
     chosen = largest_of_matrix(projection, [release.place], 3)
     matrix = projection.matrix().abs()
     matrix[release.place.row, release.place.col] = 0

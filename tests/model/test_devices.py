@@ -7,7 +7,15 @@ import os
 import pytest
 import torch
 
-from superweight.model.devices import VISIBLE, Device, callers_devices, described, gib, settle, share
+from superweight.model.devices import (
+    VISIBLE,
+    Device,
+    callers_devices,
+    described,
+    gib,
+    make_deterministic,
+    share,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +82,7 @@ def test_settings_are_stated_as_they_are():
         "X (1.0 GiB of 2.0 GiB free); TF32 on, deterministic algorithms off, CUBLAS_WORKSPACE_CONFIG unset"
         == described(device)
     )
-    settle()
+    make_deterministic()
     assert (
         "X (1.0 GiB of 2.0 GiB free); TF32 off, deterministic algorithms on, CUBLAS_WORKSPACE_CONFIG :4096:8"
         == described(device)

@@ -16,7 +16,7 @@ from superweight.core.errors import BadInput, EditFailed
 from superweight.detection.detect import detect
 from superweight.detection.run_trace import trace
 from superweight.model import edits as edits_module
-from superweight.model.edits import HoldActivation, Prune, Scale, active_edits, edited
+from superweight.model.edits import PatchActivation, Prune, Scale, active_edits, edited
 from superweight.model.loading import load
 
 TEXT = "The bridge was closed."
@@ -33,7 +33,7 @@ def logits(subject):
 
 
 def bits(subject):
-    return [projection.weight().clone() for projection in subject.anatomy.projections]
+    return [projection.weight().clone() for projection in subject.architecture.projections]
 
 
 def same_bits(before, after):
@@ -93,7 +93,7 @@ def test_nested_edits_are_undone_in_order(planted, outer, inner):
     with edited(planted, [Scale(outer, 0.5)]):
         half = bits(planted)
         with edited(planted, [Prune(inner)]):
-            assert 0.0 == planted.anatomy.value(inner)
+            assert 0.0 == planted.architecture.value(inner)
         assert same_bits(half, bits(planted))
     assert same_bits(before, bits(planted))
 
@@ -115,7 +115,7 @@ def test_a_coordinate_outside_the_model_is_refused(planted, place):
 
 def test_an_edit_inside_a_module_that_ignores_its_weight_raises(planted, monkeypatch):
     """A write that the module does not compute with is found out by the probe."""
-    module = planted.anatomy.projections[1].module
+    module = planted.architecture.projections[1].module
     frozen = module.weight.detach().clone()
     monkeypatch.setattr(module, "forward", lambda x: torch.nn.functional.linear(x, frozen))
     with (
@@ -127,7 +127,7 @@ def test_an_edit_inside_a_module_that_ignores_its_weight_raises(planted, monkeyp
 
 def test_a_weight_that_cannot_be_written_is_edited_through_its_output(planted, monkeypatch):
     """Where the weight on show is not what is computed with, the hook edits, and proves it."""
-    module = planted.anatomy.projections[1].module
+    module = planted.architecture.projections[1].module
     frozen = module.weight.detach().clone()
     monkeypatch.setattr(module, "forward", lambda x: torch.nn.functional.linear(x, frozen))
     place = Coordinate(1, 41, 23)
@@ -140,7 +140,7 @@ def test_a_weight_that_cannot_be_written_is_edited_through_its_output(planted, m
 def test_a_held_activation_is_held(planted):
     """The residual stream has the value after the block, and has its own again afterwards."""
     before = trace(planted, TEXT).residual
-    with edited(planted, [HoldActivation(2, 1, 7, 123.0)]):
+    with edited(planted, [PatchActivation(2, 1, 7, 123.0)]):
         held = trace(planted, TEXT).residual
     assert 123.0 == held[3, 1, 7]
     assert (before == trace(planted, TEXT).residual).all()
@@ -155,22 +155,22 @@ def test_an_offloaded_weight_is_edited_through_its_output(where, tmp_path):
         accelerate.cpu_offload(subject.model, execution_device=torch.device("cpu"))
     else:
         accelerate.disk_offload(subject.model, tmp_path, execution_device=torch.device("cpu"))
-    assert not subject.anatomy.projection(place).writable
-    assert 4.0 == subject.anatomy.value(place)
+    assert not subject.architecture.projection(place).writable
+    assert 4.0 == subject.architecture.value(place)
     intact = trace(subject, TEXT).residual
     assert {place} == detect(trace(subject, TEXT)).coordinates
     with edited(subject, [Prune(place)]):
-        assert 0.0 == pytest.approx(subject.anatomy.value(place), abs=1e-6)
+        assert 0.0 == pytest.approx(subject.architecture.value(place), abs=1e-6)
         assert abs(trace(subject, TEXT).residual[2:, 0, 41]).max() < 10
-    assert 4.0 == subject.anatomy.value(place)
+    assert 4.0 == subject.architecture.value(place)
     assert (intact == trace(subject, TEXT).residual).all()
 
 
 @pytest.mark.parametrize(("layer", "channel"), [(-1, 0), (4, 0), (5, 0), (0, -1), (0, 64), (0, 65)])
 def test_an_activation_outside_the_model_is_refused(planted, layer, channel):
     """Python would count a negative one from the end and hold another."""
-    assert (4, 64) == (len(planted.anatomy.blocks), planted.anatomy.hidden)
-    hold = HoldActivation(layer=layer, token=0, channel=channel, value=1.0)
+    assert (4, 64) == (len(planted.architecture.blocks), planted.architecture.hidden)
+    hold = PatchActivation(layer=layer, token=0, channel=channel, value=1.0)
     with pytest.raises(BadInput, match="to hold"), edited(planted, [hold]):
         pass
 
@@ -178,20 +178,20 @@ def test_an_activation_outside_the_model_is_refused(planted, layer, channel):
 @pytest.mark.parametrize(("layer", "channel"), [(0, 0), (3, 63)])
 def test_the_outermost_activations_can_be_held(planted, layer, channel):
     """The first block's first channel and the last one's last."""
-    with edited(planted, [HoldActivation(layer=layer, token=0, channel=channel, value=7.0)]):
+    with edited(planted, [PatchActivation(layer=layer, token=0, channel=channel, value=7.0)]):
         assert 7.0 == trace(planted, "text").residual[layer + 1, 0, channel]
 
 
 def test_holds_of_one_place_are_equal_whatever_they_hold_it_at():
     """Tensors have no one truth value; where the activation is, is what tells holds apart."""
-    one, other = HoldActivation(2, 1, 7, torch.ones(2)), HoldActivation(2, 1, 7, torch.zeros(2))
+    one, other = PatchActivation(2, 1, 7, torch.ones(2)), PatchActivation(2, 1, 7, torch.zeros(2))
     assert one == other
-    assert one != HoldActivation(3, 1, 7, torch.ones(2))
+    assert one != PatchActivation(3, 1, 7, torch.ones(2))
 
 
 def test_a_block_that_gives_more_than_the_stream_keeps_the_rest(planted, monkeypatch):
     """Some return a tuple, with attention weights or a cache behind the residual stream."""
-    block = planted.anatomy.blocks[2]
+    block = planted.architecture.blocks[2]
     whole = block.forward
     monkeypatch.setattr(block, "forward", lambda *given, **named: (whole(*given, **named), "a", "b"))
     seen = []
@@ -200,7 +200,7 @@ def test_a_block_that_gives_more_than_the_stream_keeps_the_rest(planted, monkeyp
         seen.append(output[1:])
         return output[0]
 
-    with edited(planted, [HoldActivation(2, 1, 7, 123.0)]):
+    with edited(planted, [PatchActivation(2, 1, 7, 123.0)]):
         handle = block.register_forward_hook(unpack)  # after the hold's own
         try:
             held = trace(planted, TEXT).residual
@@ -242,7 +242,7 @@ def test_a_hold_that_missed_a_pass_is_refused(planted, monkeypatch):
         for hook in list(model._forward_pre_hooks.values()):
             hook(model, ())
 
-    hold = HoldActivation(2, 1, 7, 123.0)
+    hold = PatchActivation(2, 1, 7, 123.0)
     with pytest.raises(EditFailed, match="held in 1 of 2 forward passes"), edited(planted, [hold]):
         one_pass_and_one_cut_short()
 
@@ -263,7 +263,7 @@ def test_every_coordinate_of_a_call_must_lie_in_the_model(planted):
 
 def test_many_scalars_are_scaled_in_one_call(planted):
     """More columns than one probe holds, each by its own factor, and all put back."""
-    weight = planted.anatomy.writer(1, None).weight()
+    weight = planted.architecture.writer(1, None).weight()
     before = weight.clone()
     factors = {Coordinate(1, col % 64, col): 1 + col / 100 for col in range(160)}
     with edited(planted, [Scale(place, factor) for place, factor in factors.items()]):

@@ -6,13 +6,13 @@ import pytest
 import torch
 import transformers
 
-from superweight.core.errors import NotFinite, UnknownAnatomy
+from superweight.core.errors import NotFinite, UnknownArchitecture
 from superweight.detection.run_trace import trace, trace_batch
 from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
-from superweight.measurement.batched_ablation import can_ride
+from superweight.measurement.batched_ablation import can_batch
 from superweight.measurement.conditions import Condition
-from superweight.measurement.evaluate import one_by_one, ridden
-from superweight.model.architecture import describe
+from superweight.measurement.evaluate import decode_batched, decode_one_by_one
+from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import EditFailed, Prune, Scale, edited
 from superweight.model.prefix_cache import keeping_prefixes, resumed
 
@@ -59,7 +59,7 @@ def test_only_writes_that_arrive_as_they_are_can_be_foreseen(tiny, family):
     """Blocks with routed experts, or a norm behind the MLP, are not told of; all others are, in order."""
     told = []
     trace(tiny, TEXT, told.append)
-    plain = [] if family.kind == POST_NORM else [block.experts is None for block in tiny.anatomy.layout]
+    plain = [] if family.kind == POST_NORM else [block.experts is None for block in tiny.architecture.layout]
     assert [layer for layer, is_plain in enumerate(plain) if is_plain] == [write.layer for write in told]
 
 
@@ -68,7 +68,7 @@ def test_a_prune_takes_effect_and_is_undone_bit_for_bit(tiny):
     with planted_in(tiny) as place:
         before, said = weights(tiny), logits(tiny)
         with edited(tiny, [Prune(place)]):
-            assert 0.0 == tiny.anatomy.value(place)
+            assert 0.0 == tiny.architecture.value(place)
             assert not torch.equal(said, logits(tiny))
         assert same_bits(before, weights(tiny))
         assert torch.equal(said, logits(tiny))
@@ -80,15 +80,15 @@ def test_an_edit_through_the_output_equals_one_of_the_weight(tiny):
         with edited(tiny, [Scale(place, 0.5)]):
             written = trace(tiny, TEXT)
         with edited(tiny, [Scale(place, 0.5)], by_hook=True):
-            value = tiny.anatomy.value(place)
+            value = tiny.architecture.value(place)
             hooked = trace(tiny, TEXT)
-        assert 0.5 * tiny.anatomy.value(place) == pytest.approx(value, rel=1e-5)
+        assert 0.5 * tiny.architecture.value(place) == pytest.approx(value, rel=1e-5)
     assert abs(written.residual - hooked.residual).max() <= 1e-4 * abs(written.residual).max()
 
 
 def test_the_probe_reads_what_the_weight_says(tiny):
     """A one-hot input through the module shows the same matrix as its parameter."""
-    for projection in tiny.anatomy.projections:
+    for projection in tiny.architecture.projections:
         shown = projection.weight()
         probed = projection.probe(torch.arange(projection.intermediate)).T
         torch.testing.assert_close(probed, shown)
@@ -118,7 +118,9 @@ def test_detection_does_not_depend_on_the_batch(tiny):
 def test_what_was_recorded_adds_up(tiny):
     """The parts of each block's write, weighted, sum to what arrives before any norm behind it."""
     recorded = trace(tiny, TEXT)
-    for block, writes, arrived in zip(tiny.anatomy.layout, recorded.writes, recorded.arrived, strict=True):
+    for block, writes, arrived in zip(
+        tiny.architecture.layout, recorded.writes, recorded.arrived, strict=True
+    ):
         total = 0 * arrived
         for write in writes:
             total[write.tokens] += write.factors[:, None] * write.outputs
@@ -155,19 +157,21 @@ def test_a_coordinate_names_its_expert_and_only_that_is_edited(name, planted):
     with planted_in(subject) as place:
         assert place.expert is not None
         others = [
-            p for p in subject.anatomy.layout[place.layer].experts.projections if p.expert != place.expert
+            p
+            for p in subject.architecture.layout[place.layer].experts.projections
+            if p.expert != place.expert
         ]
         for by_hook in (False, True):
             before = [other.value(place.row, place.col) for other in others]
             with edited(subject, [Prune(place)], by_hook=by_hook):
                 assert before == [other.value(place.row, place.col) for other in others]
-                assert 0.0 == pytest.approx(subject.anatomy.value(place), abs=1e-3)
+                assert 0.0 == pytest.approx(subject.architecture.value(place), abs=1e-3)
 
 
 def test_a_shared_expert_is_found_where_a_gate_stands_behind_it(planted):
     """Qwen2-MoE's shared expert is the block's dense projection; its gate is its factor."""
     subject = FAMILIES["Qwen2-MoE"].build(planted)
-    projection = subject.anatomy.writer(1)
+    projection = subject.architecture.writer(1)
     (shared,) = (write for write in trace(subject, TEXT).writes[1] if write.expert is None)
     assert (shared.factors < 1).all()
     active = shared.inputs[:, 7] * shared.factors
@@ -217,30 +221,30 @@ REFUSED = {
 @pytest.mark.parametrize(("build", "sentence"), REFUSED.values(), ids=list(REFUSED))
 def test_a_model_without_the_structure_is_refused_by_name(build, sentence):
     """One sentence names the class and what was looked for."""
-    with pytest.raises(UnknownAnatomy, match=sentence) as caught:
-        describe(build())
+    with pytest.raises(UnknownArchitecture, match=sentence) as caught:
+        inspect_architecture(build())
     assert 1 == len(str(caught.value).splitlines())
 
 
 def test_a_block_that_scales_what_it_writes_unseen_is_refused(planted, monkeypatch):
     """A family nobody listed is not half-measured: a write that does not arrive as written raises."""
     subject = FAMILIES["Llama"].build(planted)
-    mlp = subject.anatomy.blocks[1].mlp
+    mlp = subject.architecture.blocks[1].mlp
     forward = mlp.forward
     with planted_in(subject):
         monkeypatch.setattr(mlp, "forward", lambda x: 5.0 * forward(x))
-        with pytest.raises(UnknownAnatomy, match="something unknown stands between"):
+        with pytest.raises(UnknownArchitecture, match="something unknown stands between"):
             scan(subject, TEXT)
 
 
 def test_experts_whose_writes_do_not_add_up_are_refused(planted, monkeypatch):
     """Experts that do more than be weighted and summed are not read as if they did only that."""
     subject = FAMILIES["Mixtral"].build(planted)
-    experts = subject.anatomy.layout[1].experts.module
+    experts = subject.architecture.layout[1].experts.module
     forward = experts.forward
     calls = iter(range(100))
     monkeypatch.setattr(experts, "forward", lambda *a: forward(*a) * (3.0 if next(calls) == 0 else 1.0))
-    with pytest.raises(UnknownAnatomy, match="does not add up"):
+    with pytest.raises(UnknownArchitecture, match="does not add up"):
         trace(subject, TEXT)
 
 
@@ -248,7 +252,7 @@ def test_an_expert_edit_that_does_nothing_is_found(planted, monkeypatch):
     """If the experts computed with a copy of their parameter, the probe would tell."""
     subject = FAMILIES["Mixtral"].build(planted)
     with planted_in(subject) as place:
-        projection = subject.anatomy.projection(place)
+        projection = subject.architecture.projection(place)
         frozen = projection.probe(torch.arange(INTERMEDIATE)).clone()
         monkeypatch.setattr(type(projection), "answer", lambda self, x: x @ frozen)
         with pytest.raises(EditFailed, match="did not take effect"), edited(subject, [Prune(place)]):
@@ -259,7 +263,7 @@ def test_an_overflow_is_refused_and_not_called_nothing_found(planted):
     """In float16 a stream beyond 65,504 is infinite: the block and the dtype are named."""
     subject = FAMILIES["Llama"].build(planted)
     with planted_in(subject) as place:
-        subject.anatomy.projection(place).weight()[place.row, place.col] *= 1e4
+        subject.architecture.projection(place).weight()[place.row, place.col] *= 1e4
         subject.model.to(torch.float16)
         with pytest.raises(NotFinite, match=r"block 1: float16"):
             scan(subject, TEXT)
@@ -270,9 +274,11 @@ def test_conditions_ride_in_one_pass(tiny, family):
     ids = torch.tensor([tiny.encode(TEXT)[:6], tiny.encode(TEXT)[1:7]])
     with planted_in(tiny) as place:
         conditions = [Condition("pruned", (Prune(place),))]
-        assert can_ride(tiny, conditions) is (place.expert is None)
-        alone = one_by_one(tiny, ids, conditions).hidden
-        together = (ridden if place.expert is None else one_by_one)(tiny, ids, conditions).hidden
+        assert can_batch(tiny, conditions) is (place.expert is None)
+        alone = decode_one_by_one(tiny, ids, conditions).hidden
+        together = (decode_batched if place.expert is None else decode_one_by_one)(
+            tiny, ids, conditions
+        ).hidden
     for name, hidden in alone.items():
         torch.testing.assert_close(together[name], hidden, rtol=1e-4, atol=1e-4)
     assert not torch.equal(together["pruned"], together["intact"])

@@ -127,7 +127,7 @@ def claims(project, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Stand-in")
     for module in (xdist, loading):
-        monkeypatch.setattr(module, "settle", lambda: None)
+        monkeypatch.setattr(module, "make_deterministic", lambda: None)
 
     def run(*options, free=80 * 2**30):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (free, free))

@@ -8,7 +8,7 @@ import pytest
 
 from superweight.checkpoints.registry import resolve
 from superweight.pytest_plugin import models
-from superweight.pytest_plugin.models import give_back, obtain
+from superweight.pytest_plugin.models import acquire, release
 
 ENTRY = resolve("tiny-plain")
 
@@ -27,28 +27,28 @@ def weights(subject):
 
 def test_a_small_model_is_loaded_once(config):
     """Whoever asks for it again gets the one that was given back; meanwhile it is nobody else's."""
-    first = obtain(config, ENTRY)
-    assert obtain(config, ENTRY) is not first
-    give_back(config, first)
-    assert obtain(config, ENTRY) is first
+    first = acquire(config, ENTRY)
+    assert acquire(config, ENTRY) is not first
+    release(config, first)
+    assert acquire(config, ENTRY) is first
     assert weights(first) > 0
 
 
 def test_a_large_model_is_freed(config, monkeypatch):
     """Its memory is given back at once, and the next who asks loads it."""
     monkeypatch.setattr(models, "KEPT_BYTES", 1000)
-    first = obtain(config, ENTRY)
-    give_back(config, first)
+    first = acquire(config, ENTRY)
+    release(config, first)
     assert 0 == weights(first)
-    assert weights(obtain(config, ENTRY)) > 0
+    assert weights(acquire(config, ENTRY)) > 0
 
 
 def test_models_are_kept_while_they_fit_together(config, monkeypatch):
     """The second does not fit beside the first, and is freed; the first is still there."""
-    first, second = obtain(config, ENTRY), obtain(config, resolve("tiny-planted"))
+    first, second = acquire(config, ENTRY), acquire(config, resolve("tiny-planted"))
     size = sum(tensor.nbytes for tensor in first.model.parameters())
     monkeypatch.setattr(models, "KEPT_BYTES", int(1.5 * size))
-    give_back(config, first)
-    give_back(config, second)
+    release(config, first)
+    release(config, second)
     assert 0 == weights(second)
-    assert obtain(config, ENTRY) is first
+    assert acquire(config, ENTRY) is first

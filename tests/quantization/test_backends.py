@@ -44,21 +44,21 @@ def test_the_model_computes_with_the_quantised_modules(name, planted):
 @pytest.mark.parametrize("name", RUNNING)
 def test_holding_out_restores_the_scalar_and_spares_its_row(name, planted):
     """The super weight is exact within two roundings, and its neighbours move less than without."""
-    value, other = planted.anatomy.value(PLACE), planted.anatomy.value(BESIDE)
+    value, other = planted.architecture.value(PLACE), planted.architecture.value(BESIDE)
     with really_quantised(planted, QUANTISERS[name]):
-        plain = abs(planted.anatomy.value(BESIDE) - other)
+        plain = abs(planted.architecture.value(BESIDE) - other)
     with really_quantised(planted, QUANTISERS[name], hold_out_super_weights=[PLACE]):
-        assert value == pytest.approx(planted.anatomy.value(PLACE), rel=1e-6)
-        assert abs(planted.anatomy.value(BESIDE) - other) < plain
-    assert value == planted.anatomy.value(PLACE)
+        assert value == pytest.approx(planted.architecture.value(PLACE), rel=1e-6)
+        assert abs(planted.architecture.value(BESIDE) - other) < plain
+    assert value == planted.architecture.value(PLACE)
 
 
 def test_clipping_without_holding_out_loses_the_super_weight(planted):
     """What is clipped before a real quantiser rounds is gone, and comes back with the hold-out."""
     with really_quantised(planted, INT4_ROWS, clip=6.0):
-        assert planted.anatomy.value(PLACE) < 2
+        assert planted.architecture.value(PLACE) < 2
     with really_quantised(planted, INT4_ROWS, clip=6.0, hold_out_super_weights=[PLACE]):
-        assert 4.0 == pytest.approx(planted.anatomy.value(PLACE), rel=1e-6)
+        assert 4.0 == pytest.approx(planted.architecture.value(PLACE), rel=1e-6)
 
 
 def test_blocks_that_do_not_fit_are_refused_by_name(planted, refusal):

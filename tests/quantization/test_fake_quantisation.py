@@ -14,11 +14,11 @@ from superweight.core.coordinates import Coordinate
 from superweight.core.errors import EditFailed
 from superweight.detection.scan import scan
 from superweight.measurement.corpus import cut, default_prompt, documents
-from superweight.model.architecture import describe
+from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import Prune, edited
 from superweight.quantization.activations import held_places, rounded_inputs, rounded_sequences
 from superweight.quantization.clip_search import best_clip, reconstruction_errors
-from superweight.quantization.granularity import Groups, PerRow, PerTensor
+from superweight.quantization.granularity import PerGroup, PerRow, PerTensor
 from superweight.quantization.integer_grid import INT4, INT8, round_
 from superweight.quantization.linear_layers import matrices_of, readings_of
 from superweight.quantization.losses import nll, split
@@ -94,19 +94,19 @@ def test_an_error_inside_a_module_leaves_its_matrix(planted, monkeypatch):
 def test_a_held_out_super_weight_is_computed_with_exactly(planted):
     """The module's own answer shows the scalar as stored, and its neighbours rounded."""
     beside = Coordinate(1, 41, 24)
-    exact, other = planted.anatomy.value(PLACE), planted.anatomy.value(beside)
+    exact, other = planted.architecture.value(PLACE), planted.architecture.value(beside)
     with fake_quantised(planted, replace(COARSE, clip=3.0), hold_out=[PLACE]):
-        assert exact == planted.anatomy.value(PLACE)
-        assert other != planted.anatomy.value(beside)
+        assert exact == planted.architecture.value(PLACE)
+        assert other != planted.architecture.value(beside)
     with fake_quantised(planted, replace(COARSE, clip=3.0)):
-        assert planted.anatomy.value(PLACE) < exact / 2
+        assert planted.architecture.value(PLACE) < exact / 2
 
 
 def test_a_pruned_set_stays_pruned_under_rounding(planted):
     """An edit outside is what is rounded inside: zero is on every grid."""
     with edited(planted, [Prune(PLACE)]):
         with fake_quantised(planted, COARSE):
-            assert 0.0 == planted.anatomy.value(PLACE)
+            assert 0.0 == planted.architecture.value(PLACE)
 
 
 def test_a_module_that_ignores_its_weight_is_found_out(planted, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_module_that_ignores_its_weight_is_found_out(planted, monkeypatch):
 
 def test_a_matrix_that_no_pass_reaches_is_found_out(planted):
     """A pass that leaves a block out would count as rounded and was not."""
-    block = planted.anatomy.blocks[2]
+    block = planted.architecture.blocks[2]
 
     def shortened():
         with fake_quantised(planted, COARSE), pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def test_memory_stays_at_one_matrix_above_the_model(planted):
     """The peak of a rounded pass exceeds an intact one's by the largest matrix, and by little more."""
     largest = max(matrix.weight().nbytes for matrix in matrices_of(planted))
     whole = sum(matrix.weight().nbytes for matrix in matrices_of(planted))
-    rounding = WeightRounding(INT4, Groups(1024), clip=9.0)
+    rounding = WeightRounding(INT4, PerGroup(1024), clip=9.0)
     token = torch.tensor([[3]])  # next to nothing but the matrices takes memory
 
     def run():
@@ -236,7 +236,7 @@ def test_every_matrix_reads_rounded_inputs(planted):
 def test_a_matrix_that_reads_unrounded_is_found_out(planted):
     """A module called past its hooks would compute with what was not rounded."""
     module = matrices_of(planted)[6].module
-    mlp = planted.anatomy.blocks[0].mlp
+    mlp = planted.architecture.blocks[0].mlp
 
     def past_its_hooks(x):
         return module.forward(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
@@ -280,7 +280,7 @@ def test_smoothing_by_itself_changes_nothing(planted, text):
 def test_smoothing_follows_its_formula(planted, text):
     """s_j = max|X_j|^0.85 / max|W_j|^0.15, over all matrices that read the same tensor."""
     factors = smoothing_factors(planted, text.calibration)
-    attention = planted.anatomy.blocks[0].self_attn
+    attention = planted.architecture.blocks[0].self_attn
     seen = []
     handle = attention.q_proj.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     with torch.no_grad():
@@ -332,5 +332,5 @@ def test_a_mixture_of_experts_is_refused(planted, refusal):
         num_key_value_heads=4, num_local_experts=4,
     )  # fmt: skip
     model = transformers.MixtralForCausalLM(config)
-    subject = replace(planted, model=model, anatomy=describe(model))
+    subject = replace(planted, model=model, architecture=inspect_architecture(model))
     assert "several matrices in one parameter" in refusal(matrices_of, subject)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superweight.core.errors import BadInput
-from superweight.quantization.granularity import Groups, PerRow, PerTensor, Tiles
+from superweight.quantization.granularity import PerBlock, PerGroup, PerRow, PerTensor
 from superweight.quantization.hold_out import clip_, held_out
 from superweight.quantization.integer_grid import (
     INT4,
@@ -24,7 +24,7 @@ from superweight.quantization.integer_grid import (
 )
 
 SCHEMES = [INT4, INT8, INT4_ASYMMETRIC, INT8_ASYMMETRIC]
-LAYOUTS = [PerTensor(), PerRow(), Tiles(3), Tiles(4), Groups(5), Groups(8), Groups(1000)]
+LAYOUTS = [PerTensor(), PerRow(), PerBlock(3), PerBlock(4), PerGroup(5), PerGroup(8), PerGroup(1000)]
 
 shapes = st.tuples(st.integers(1, 13), st.integers(1, 13))
 seeds = st.integers(0, 2**32 - 1)
@@ -46,9 +46,9 @@ def block_ids(layout, shape):
             return torch.zeros(shape, dtype=torch.long)
         case PerRow():
             return rows
-        case Tiles(side):
+        case PerBlock(side):
             return rows // side * 1000 + columns // side
-        case Groups(size):
+        case PerGroup(size):
             return (rows * shape[1] + columns) // size
 
 
@@ -153,8 +153,8 @@ def test_every_level_is_used_and_no_other(scheme, levels):
 def test_the_largest_entry_of_every_block_comes_back(scheme):
     """The paper's step is max|x| / (2^(N-1) - 1), so the largest lies on the grid."""
     values = matrix((12, 12), 3)
-    found = round_(values.clone(), scheme, Tiles(4))
-    for block in (ids := block_ids(Tiles(4), values.shape)).unique():
+    found = round_(values.clone(), scheme, PerBlock(4))
+    for block in (ids := block_ids(PerBlock(4), values.shape)).unique():
         largest = values[ids == block].abs().argmax()
         assert float(values[ids == block][largest]) == pytest.approx(float(found[ids == block][largest]))
 
@@ -256,7 +256,7 @@ def test_a_z_score_that_is_no_width_is_refused(z):
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda: Scheme(1), lambda: Scheme(17), lambda: Tiles(0), lambda: Groups(-4)],
+    [lambda: Scheme(1), lambda: Scheme(17), lambda: PerBlock(0), lambda: PerGroup(-4)],
     ids=["1 bit", "17 bits", "empty tile", "negative group"],
 )
 def test_grids_and_blocks_that_hold_nothing_are_refused(wrong, refusal):

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
-from superweight.claims.run_config import Setting
+from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
-from superweight.release.compare import Request, compare, known_super_weights
+from superweight.release.compare import CompareRequest, compare, known_super_weights
 from superweight.release.result import ACTIVATIONS, QUALITY, STATIC
 from tests.model.families import GATED, Tiny
 
@@ -31,7 +31,9 @@ def base():
 
 
 def compared(release, *, base="tiny-planted", **options):
-    return compare(Request(str(base), str(release), setting=Setting(baselines=BASELINES), **options))
+    return compare(
+        CompareRequest(str(base), str(release), run_config=RunConfig(baselines=BASELINES), **options)
+    )
 
 
 @pytest.mark.parametrize("name", list(KEPT))

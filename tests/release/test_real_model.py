@@ -14,7 +14,7 @@ from superweight.core.coordinates import Coordinate
 from superweight.measurement.corpus import cut, documents
 from superweight.model.gguf_conversion import converted_copy
 from superweight.model.loading import load
-from superweight.release.compare import Request, compare
+from superweight.release.compare import CompareRequest, compare
 from superweight.release.result import ACTIVATIONS, STATIC
 
 from .releases import DAMAGED, KEPT, clipped, make, sharded
@@ -34,7 +34,7 @@ def copy():
 
 def test_the_safetensors_copy_holds_what_the_gguf_holds(copy):
     """Both super weights are the dequantised ones exactly, and rank first and second in their matrix."""
-    result = compare(Request(NAME, str(copy), depths=(STATIC,)))
+    result = compare(CompareRequest(NAME, str(copy), depths=(STATIC,)))
     assert ("kept", ()) == (result.verdict, result.reasons)
     figures = [check.figures for check in result.checks if check.name.startswith("super weight")]
     assert [0.0, 0.0] == [item["relative_error"] for item in figures]
@@ -45,7 +45,7 @@ def test_int4_with_one_block_a_tensor_is_damage_that_the_files_do_not_show(copy,
     """The super weights stay within their limit; the activation that they made is gone all the same."""
     change, _ = DAMAGED["int4, one block a tensor"]
     release = make(copy, tmp_path / "int4", change, PLACES)
-    result = compare(Request(str(copy), str(release), depths=(STATIC, ACTIVATIONS)))
+    result = compare(CompareRequest(str(copy), str(release), depths=(STATIC, ACTIVATIONS)))
     assert "damaged" == result.verdict
     assert result.reasons[0].startswith("the super activation on channel 507, token 0 is gone")
     assert {"kept"} == {check.status for check in result.checks if check.depth == STATIC}

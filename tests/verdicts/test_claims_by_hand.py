@@ -50,7 +50,7 @@ def looked(claim, damages, *, found=(PLACE,)):
         for name, damage in {INTACT: nothing, **damages}.items()
     }
     looking = SimpleNamespace(at=lambda names: iter([Look(WINDOWS, measurements)]))
-    return claim.judge(SimpleNamespace(scan=SimpleNamespace(coordinates=found), looking=looking))
+    return claim.judge(SimpleNamespace(scan=SimpleNamespace(coordinates=found), sequential=looking))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def traced(*values, channel=5):
 def prompts(found, intact, pruned=None, *, blocks=8, strongest=None):
     """Evidence of as many prompts as there are intact courses, each with the same detection."""
     names = [f"prompt {number}" for number in range(len(intact))]
-    anatomy = SimpleNamespace(blocks=range(blocks))
+    architecture = SimpleNamespace(blocks=range(blocks))
     return SimpleNamespace(
         scan=SimpleNamespace(
             coordinates=(PLACE,), strongest=strongest or found.super_activations[0], cancellers=()
@@ -156,7 +156,7 @@ def prompts(found, intact, pruned=None, *, blocks=8, strongest=None):
         detections=dict.fromkeys(names, found),
         intact_traces=dict(zip(names, intact, strict=True)),
         pruned_traces=dict(zip(names, pruned or intact, strict=True)),
-        subject=SimpleNamespace(anatomy=anatomy),
+        subject=SimpleNamespace(architecture=architecture),
     )
 
 
@@ -245,7 +245,7 @@ def test_continuations_that_collapse_anyway_do_not_count(intact, pruned, more, s
     human = Measurement(np.full((WINDOWS, 1), 3.0), nothing, nothing, nothing[:, None])
     evidence = SimpleNamespace(
         scan=SimpleNamespace(coordinates=(PLACE,)),
-        looking=SimpleNamespace(first=lambda: Look(WINDOWS, {INTACT: human})),
+        sequential=SimpleNamespace(first=lambda: Look(WINDOWS, {INTACT: human})),
         intact_writing=writing(*intact),
         pruned_writing=writing(*pruned),
         judged_by_intact=lambda texts: [3.0] * len(texts),

@@ -5,11 +5,11 @@ import pytest
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar
 from superweight.claims.expectations import (
     Outcome,
+    compare_with_base,
+    compare_with_baseline,
+    compare_with_paper,
+    compare_with_registry,
     explain,
-    hold_to_base,
-    hold_to_baseline,
-    hold_to_paper,
-    hold_to_registry,
     in_ci,
 )
 from superweight.claims.record import record
@@ -55,14 +55,14 @@ def test_without_the_variable_nobody_gates():
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_release_is_held_to_its_base(status, base):
     """As expected is exactly the base model's status, good or bad."""
-    outcome = hold_to_base(verdict(status), verdict(base))
+    outcome = compare_with_base(verdict(status), verdict(base))
     assert (status == base) is outcome.as_expected
     assert (base, "base") == (outcome.expected, outcome.source)
 
 
 def test_a_gap_to_the_base_names_both_statuses():
     """The gap says who has what."""
-    outcome = hold_to_base(verdict("refuted"), verdict("supported"))
+    outcome = compare_with_base(verdict("refuted"), verdict("supported"))
     assert ("status: the base model has supported, this model refuted",) == outcome.gaps
 
 
@@ -81,7 +81,7 @@ def test_a_gap_to_the_base_names_both_statuses():
 )
 def test_the_paper_expects_its_claims_to_hold(claim, status, as_expected):
     """A claim that says nothing about a model is no gap, except C1, which must find something."""
-    outcome = hold_to_paper(verdict(status, claim))
+    outcome = compare_with_paper(verdict(status, claim))
     assert as_expected is outcome.as_expected
     assert ("supported", "paper") == (outcome.expected, outcome.source)
 
@@ -89,7 +89,7 @@ def test_the_paper_expects_its_claims_to_hold(claim, status, as_expected):
 def test_a_baseline_that_matches_is_as_expected():
     """The same record again is no gap, whatever it was measured with."""
     now = verdict("refuted", words=["a"])
-    outcome = hold_to_baseline(now, record("m", now, {"torch": "3"}), record("m", now, {"torch": "2"}))
+    outcome = compare_with_baseline(now, record("m", now, {"torch": "3"}), record("m", now, {"torch": "2"}))
     assert outcome.as_expected
     assert ("refuted", "baseline") == (outcome.expected, outcome.source)
 
@@ -98,7 +98,7 @@ def test_a_baseline_holds_every_leaf():
     """An equal status with other evidence is not as expected."""
     stored = record("m", verdict("supported", words=["a"]), {})
     now = verdict("supported", words=["b"])
-    outcome = hold_to_baseline(now, record("m", now, {}), stored)
+    outcome = compare_with_baseline(now, record("m", now, {}), stored)
     assert ('evidence.words[0]: was "a", is "b"',) == outcome.gaps
     assert "supported" == outcome.expected
 
@@ -106,7 +106,7 @@ def test_a_baseline_holds_every_leaf():
 def test_a_baseline_of_another_status_is_a_gap():
     """The status is a leaf like any other."""
     now = verdict("refuted")
-    outcome = hold_to_baseline(now, record("m", now, {}), record("m", verdict("supported"), {}))
+    outcome = compare_with_baseline(now, record("m", now, {}), record("m", verdict("supported"), {}))
     assert ('status: was "supported", is "refuted"',) == outcome.gaps
     assert "supported" == outcome.expected
 
@@ -114,7 +114,7 @@ def test_a_baseline_of_another_status_is_a_gap():
 def test_a_baseline_that_is_unreadable_is_a_gap():
     """A damaged file is never taken for a model that is met for the first time."""
     now = verdict("supported")
-    outcome = hold_to_baseline(now, record("m", now, {}), {})
+    outcome = compare_with_baseline(now, record("m", now, {}), {})
     assert ("the baseline file is not readable as one",) == outcome.gaps
     assert (None, "baseline") == (outcome.expected, outcome.source)
 
@@ -123,7 +123,7 @@ def test_a_baseline_that_is_unreadable_is_a_gap():
 @pytest.mark.parametrize("expected", STATUSES)
 def test_the_registry_expects_what_was_reported(status, expected):
     """As expected is exactly the reported status."""
-    outcome = hold_to_registry(verdict(status), ModelEntry("m", "m", expect={"C3": expected}))
+    outcome = compare_with_registry(verdict(status), ModelEntry("m", "m", expect={"C3": expected}))
     assert (status == expected) is outcome.as_expected
     assert (expected, "registry") == (outcome.expected, outcome.source)
 
@@ -131,21 +131,23 @@ def test_the_registry_expects_what_was_reported(status, expected):
 def test_a_published_place_is_expected_without_being_told():
     """The registry's coordinates alone expect C1, and nothing of the other claims."""
     entry = ModelEntry("m", "m", super_weights=(PublishedScalar(Coordinate(1, 2, 3)),))
-    assert not hold_to_registry(verdict("not applicable", "C1"), entry).as_expected
-    assert hold_to_registry(verdict("refuted", "C3"), entry).source is None
+    assert not compare_with_registry(verdict("not applicable", "C1"), entry).as_expected
+    assert compare_with_registry(verdict("refuted", "C3"), entry).source is None
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_first_meeting_is_a_finding_for_a_person(status):
     """Where the registry is silent and no gate is asked, anything is as expected."""
-    assert Outcome(verdict(status), None, None) == hold_to_registry(verdict(status), ModelEntry("m", "m"))
+    assert Outcome(verdict(status), None, None) == compare_with_registry(
+        verdict(status), ModelEntry("m", "m")
+    )
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_first_meeting_is_a_failure_for_a_gate(monkeypatch, status):
     """With CI set, a run that compared nothing has not passed."""
     monkeypatch.setenv("CI", "true")
-    outcome = hold_to_registry(verdict(status), ModelEntry("m", "m"))
+    outcome = compare_with_registry(verdict(status), ModelEntry("m", "m"))
     assert ("CI is set, and there is nothing to compare with",) == outcome.gaps
     assert outcome.source is None
 
@@ -153,7 +155,9 @@ def test_a_first_meeting_is_a_failure_for_a_gate(monkeypatch, status):
 def test_ci_changes_nothing_where_something_is_expected(monkeypatch):
     """A gate does not fail what the registry expects."""
     monkeypatch.setenv("CI", "true")
-    assert hold_to_registry(verdict("refuted"), ModelEntry("m", "m", expect={"C3": "refuted"})).as_expected
+    assert compare_with_registry(
+        verdict("refuted"), ModelEntry("m", "m", expect={"C3": "refuted"})
+    ).as_expected
 
 
 def test_an_explanation_says_what_was_expected_by_whom_and_found():

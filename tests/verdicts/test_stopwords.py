@@ -39,7 +39,7 @@ def evidence(pruned, *, found=("super weight",), vocabulary=WORDS, others=None):
     look = Look(WINDOWS, {INTACT: measurement(), PRUNED: pruned, **(others or {})})
     looking = SimpleNamespace(at=lambda names: iter([look]))
     scan = SimpleNamespace(coordinates=found)
-    return SimpleNamespace(scan=scan, vocabulary=vocabulary, looking=looking)
+    return SimpleNamespace(scan=scan, vocabulary=vocabulary, sequential=looking)
 
 
 @pytest.mark.parametrize(("factor", "status"), [(2.0, SUPPORTED), (1.0, SUPPORTED), (0.5, REFUTED)])

@@ -32,7 +32,7 @@ def cache_directory() -> Path:
     return root / DIRECTORY_NAME
 
 
-def publish(destination: Path, build: Callable[[Path], None]) -> Path:
+def get_or_build(destination: Path, build: Callable[[Path], None]) -> Path:
     """Return ``destination``, made by ``build(scratch)`` if it is not there yet.
 
     ``build`` fills a scratch path beside the destination, which is then renamed in one step.

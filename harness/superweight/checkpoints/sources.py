@@ -77,7 +77,7 @@ def local_path(entry: ModelEntry) -> Path:
     return path
 
 
-def refuse_itself(base: ModelEntry, model: ModelEntry) -> None:
+def require_different_models(base: ModelEntry, model: ModelEntry) -> None:
     """Raise `BadInput` when both are the same files: held to itself, any model passes."""
     places = [local_path(entry) for entry in (base, model)]
     here = all(place.exists() for place in places)

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from superweight.checkpoints.cache import Progress, cache_directory, publish, sha256, silent
+from superweight.checkpoints.cache import Progress, cache_directory, get_or_build, sha256, silent
 from superweight.core.errors import BadInput, Unavailable
 
 _REQUIREMENT = re.compile(r"(?P<project>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
@@ -40,7 +40,7 @@ def fetch_member(
             _extract(wheel, member, scratch)
         _expect_hash(scratch, member_sha256, f"{member} in {requirement}")
 
-    return publish(destination, build)
+    return get_or_build(destination, build)
 
 
 def _download(requirement: str, into: Path) -> Path:

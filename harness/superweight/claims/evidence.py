@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from superweight.measurement.conditions import INTACT, PRUNED, Condition, contro
 from superweight.measurement.corpus import Windows, continuations, cut, default_prompt, documents, prompts
 from superweight.measurement.evaluate import Values
 from superweight.measurement.generation import Continuation, continue_greedily, nll_of
-from superweight.measurement.sequential import Looking
+from superweight.measurement.sequential import SequentialEvaluation
 from superweight.measurement.token_groups import Vocabulary, classify
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject
@@ -67,15 +68,15 @@ class Evidence:
         return classify(self.subject, self.windows)
 
     @cached_property
-    def looking(self) -> Looking:
+    def sequential(self) -> SequentialEvaluation:
         """The intact model and every condition that some claim needs, on as many windows as are needed."""
         conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
-        return Looking(self.subject, self.windows, conditions, self.vocabulary.tracked)
+        return SequentialEvaluation(self.subject, self.windows, conditions, self.vocabulary.tracked)
 
     @cached_property
     def intact_losses(self) -> Values:
         """The mean NLL of the intact model in each of ``windows``, in their own order: (windows,)."""
-        shuffled = self.looking.intact()
+        shuffled = self.sequential.intact()
         losses = np.empty_like(shuffled)
         losses[self.windows.order] = shuffled
         return losses
@@ -93,19 +94,20 @@ class Evidence:
 
     @property
     def intact_writing(self) -> tuple[Continuation, ...]:
-        return self._writing[INTACT]
+        return self.writing[INTACT]
 
     @property
     def pruned_writing(self) -> tuple[Continuation, ...]:
-        return self._writing[PRUNED]
+        return self.writing[PRUNED]
 
-    @property
-    def has_written(self) -> bool:
-        """Whether some claim has asked for what the models write."""
-        return "_writing" in vars(self)
+    def peek(self, name: str) -> Any:
+        """Return a property that was measured already, or None; nothing is measured."""
+        if not isinstance(getattr(type(self), name, None), cached_property):
+            raise AttributeError(f"{name!r} is nothing that is measured once")
+        return vars(self).get(name)
 
     @cached_property
-    def _writing(self) -> dict[str, tuple[Continuation, ...]]:
+    def writing(self) -> dict[str, tuple[Continuation, ...]]:
         conditions = [Condition(PRUNED, self.pruned_set)] if self.pruned_set else []
         return continue_greedily(self.subject, list(continuations().values()), conditions)
 

@@ -56,14 +56,14 @@ def hold(
     ``path``, or None where there is none.
     """
     if expect == PAPER:
-        return hold_to_paper(verdict)
+        return compare_with_paper(verdict)
     if base is not None:
-        return hold_to_base(verdict, base)
+        return compare_with_base(verdict, base)
     if stored is not None:
-        return hold_to_baseline(verdict, recorded, stored)
+        return compare_with_baseline(verdict, recorded, stored)
     if verdict.claim in CLAIMS and has_others(path):
-        return hold_to_missing(verdict, path)
-    return hold_to_registry(verdict, entry)
+        return report_missing_baseline(verdict, path)
+    return compare_with_registry(verdict, entry)
 
 
 def baseline_of(root: Path, subject: Subject, verdict: Verdict) -> Path:
@@ -72,12 +72,12 @@ def baseline_of(root: Path, subject: Subject, verdict: Verdict) -> Path:
     return baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
 
 
-def hold_to_base(verdict: Verdict, base: Verdict) -> Outcome:
+def compare_with_base(verdict: Verdict, base: Verdict) -> Outcome:
     """Expect the status that the same claim has on the base model."""
     return Outcome(verdict, base.status, "base", _status_gap(verdict, base.status, "the base model"))
 
 
-def hold_to_paper(verdict: Verdict) -> Outcome:
+def compare_with_paper(verdict: Verdict) -> Outcome:
     """Expect what the paper says: that the claim holds.
 
     A claim that says nothing about the model is no gap, but C1 always says something: a model
@@ -88,7 +88,9 @@ def hold_to_paper(verdict: Verdict) -> Outcome:
     return Outcome(verdict, SUPPORTED, "paper", _status_gap(verdict, SUPPORTED, "the paper"))
 
 
-def hold_to_baseline(verdict: Verdict, recorded: Mapping[str, Any], stored: Mapping[str, Any]) -> Outcome:
+def compare_with_baseline(
+    verdict: Verdict, recorded: Mapping[str, Any], stored: Mapping[str, Any]
+) -> Outcome:
     """Expect the committed baseline, every leaf of it within its tolerance."""
     if not stored:
         return Outcome(verdict, None, "baseline", ("the baseline file is not readable as one",))
@@ -98,13 +100,13 @@ def hold_to_baseline(verdict: Verdict, recorded: Mapping[str, Any], stored: Mapp
     return Outcome(verdict, expected, "baseline", gaps or _status_gap(verdict, expected, "the baseline"))
 
 
-def hold_to_missing(verdict: Verdict, path: Path) -> Outcome:
+def report_missing_baseline(verdict: Verdict, path: Path) -> Outcome:
     """Expect the baseline that other claims have and this one lacks: a gap, not a first meeting."""
     gap = f"there is no baseline {path.name} in {path.parent.name}, though other claims have theirs there"
     return Outcome(verdict, None, None, (gap,))
 
 
-def hold_to_registry(verdict: Verdict, entry: ModelEntry) -> Outcome:
+def compare_with_registry(verdict: Verdict, entry: ModelEntry) -> Outcome:
     """Expect what the registry says somebody reported; nothing where it is silent.
 
     With nothing to compare with, the run has only characterised the model: a finding for a

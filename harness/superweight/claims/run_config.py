@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunConfig:
     """What a person chose, as on the command line."""
 
     corpus: str = "builtin"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from superweight.claims.run_config import Setting
+from superweight.claims.run_config import RunConfig
 from superweight.cli.completion import complete_model
 from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write
 from superweight.cli.progress import CHECK, progressing
@@ -47,7 +47,7 @@ def check(
     expect: str,
     tasks: str,
     limit: int | None,
-    setting: Setting,
+    run_config: RunConfig,
 ) -> None:
     """Judge every claim of the paper on MODEL and hold the verdicts to what is expected.
 
@@ -55,25 +55,25 @@ def check(
 
     Example: superweight check smollm2-135m-instruct-q4_1 --report out
     """
-    from superweight.claims.check import Request, check_model
+    from superweight.claims.check import CheckRequest, run_check
     from superweight.cli.accuracy_table import accuracy_lines
     from superweight.report.run_info import Stages
 
     with progressing(CHECK) as progress:
         stages = Stages(progress)
-        checked = check_model(
-            Request(
+        checked = run_check(
+            CheckRequest(
                 model=model,
                 base=base,
                 expect=expect,
-                setting=setting,
+                run_config=run_config,
                 tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
                 limit=limit,
             ),
             progress=stages,
         )
         if report is not None or json_file is not None:
-            document = _document(checked, stages, setting.corpus)
+            document = _document(checked, stages, run_config.corpus)
             _write_document(document, report, json_file)
     outcomes = list(checked.outcomes)
     if json_file != "-":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from superweight.claims.run_config import Setting
+from superweight.claims.run_config import RunConfig
 from superweight.cli.completion import complete_model
 from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, run_part, write
 from superweight.cli.progress import COMPARE, progressing
@@ -58,7 +58,7 @@ def compare(
     layout: str,
     json_file: str | None,
     report: Path | None,
-    setting: Setting,
+    run_config: RunConfig,
 ) -> None:
     """Tell whether BASE's super weights survived in RELEASE.
 
@@ -66,7 +66,7 @@ def compare(
 
     Example: superweight compare org/base ./release --format markdown
     """
-    from superweight.release.compare import Request
+    from superweight.release.compare import CompareRequest
     from superweight.release.compare import compare as compare_models
     from superweight.release.limits import read_limits
     from superweight.release.result import DEPTHS, KEPT, as_markdown, as_text
@@ -76,18 +76,18 @@ def compare(
         stages = Stages(progress)
         models: list[Evidence] = []
         result = compare_models(
-            Request(
+            CompareRequest(
                 base=base,
                 release=release,
                 depths=DEPTHS if depth == "all" else (depth,),
                 limits=read_limits(limits_file),
-                setting=setting,
+                run_config=run_config,
             ),
             progress=stages,
             keep=models.append,
         )
         if report is not None:
-            _report_comparison(report, result, models, stages, setting.corpus)
+            _report_comparison(report, result, models, stages, run_config.corpus)
     if json_file is not None:
         write(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
     if json_file != "-":

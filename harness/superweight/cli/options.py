@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from superweight.claims.run_config import Setting
+from superweight.claims.run_config import RunConfig
 from superweight.core.atomic import write_whole
 from superweight.core.errors import BadInput
 from superweight.core.resources import DEFAULT_BASELINES
@@ -71,8 +71,8 @@ def judging_options(command: _Command) -> _Command:
 def _with(command: _Command, choices: Sequence[Callable[[Any], Any]]) -> _Command:
     @wraps(command)
     def gathered(**given: Any) -> Any:
-        chosen = {item.name: given.pop(item.name) for item in fields(Setting) if item.name in given}
-        return command(setting=Setting(**chosen), **given)
+        chosen = {item.name: given.pop(item.name) for item in fields(RunConfig) if item.name in given}
+        return command(run_config=RunConfig(**chosen), **given)
 
     for option in reversed(choices):
         gathered = option(gathered)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from superweight.claims.run_config import Setting
+from superweight.claims.run_config import RunConfig
 from superweight.cli.completion import complete_model
 from superweight.cli.options import literal, loading_options, write
 from superweight.cli.progress import SCAN, progressing
@@ -19,19 +19,19 @@ from superweight.cli.progress import SCAN, progressing
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
 @loading_options
-def scan(model: str, json_file: str | None, setting: Setting) -> None:
+def scan(model: str, json_file: str | None, run_config: RunConfig) -> None:
     """Find MODEL's super weights, and confirm them, in one forward pass where that can be foreseen.
 
     Example: superweight scan smollm2-135m-instruct-q4_1
     """
-    from superweight.claims.paper.location import held_readings
+    from superweight.claims.paper.location import published_agreement
     from superweight.detection.scan import as_dict
     from superweight.detection.scan import scan as scan_subject
     from superweight.measurement.corpus import default_prompt
 
     with progressing(SCAN) as progress:
         progress(f"loading {model}")
-        subject = setting.load(model, progress)
+        subject = run_config.load(model, progress)
         progress("scanning")
         found = scan_subject(subject, default_prompt())
     result = as_dict(subject, found)
@@ -40,7 +40,7 @@ def scan(model: str, json_file: str | None, setting: Setting) -> None:
     if json_file != "-":
         _print_scan(result)
         if subject.entry.other_readings:
-            for held in held_readings(subject, found):
+            for held in published_agreement(subject, found):
                 click.echo(f"published by {held}")
 
 

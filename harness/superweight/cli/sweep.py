@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from superweight.claims.run_config import Setting
+from superweight.claims.run_config import RunConfig
 from superweight.cli.completion import complete_model
 from superweight.cli.options import measuring_options, run_part, write
 from superweight.cli.progress import SWEEP, progressing
@@ -39,7 +39,7 @@ def sweep(
     page: Path | None,
     report: Path | None,
     real: bool,
-    setting: Setting,
+    run_config: RunConfig,
 ) -> None:
     """Tell which rounding schemes keep MODEL alive, and what holding out its super weights buys.
 
@@ -58,10 +58,10 @@ def sweep(
     with progressing(SWEEP) as shown:
         stages = Stages(shown)
         stages(f"loading {model}")
-        subject = setting.load(model, stages)
-        windows = cut(subject, documents(setting.corpus), setting.corpus, count=WINDOWS + CALIBRATION)
+        subject = run_config.load(model, stages)
+        windows = cut(subject, documents(run_config.corpus), run_config.corpus, count=WINDOWS + CALIBRATION)
         text = split(windows, WINDOWS)
-        evidence = Evidence(subject, setting.corpus)
+        evidence = Evidence(subject, run_config.corpus)
         stages("scanning")
         found = evidence.scan
         losses = sweep_subject(subject, found, text, stages)

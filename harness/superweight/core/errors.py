@@ -26,7 +26,7 @@ class TooLarge(Unavailable):
     """A model that the memory at hand does not hold."""
 
 
-class UnknownAnatomy(BadInput):
+class UnknownArchitecture(BadInput):
     """A model in which no decoder blocks with an MLP output projection were recognised."""
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from superweight.core.coordinates import Coordinate
-from superweight.core.errors import UnknownAnatomy
+from superweight.core.errors import UnknownArchitecture
 from superweight.detection.trace import Array, Trace
 
 RowReader = Callable[[int, int, int | None], Array]
@@ -107,7 +107,7 @@ class Detection:
 def detect(trace: Trace) -> Detection:
     """Return the super activations of a trace, their super weights and their cancellers.
 
-    Raises `UnknownAnatomy` when a block's write does not explain what the stream does.
+    Raises `UnknownArchitecture` when a block's write does not explain what the stream does.
     """
     activations = find_super_activations(trace)
     for activation in activations:
@@ -187,7 +187,7 @@ def _refuse_unexplained(trace: Trace, activation: SuperActivation) -> None:
     change = float(trace.residual[onset + 1, token, channel] - trace.residual[onset, token, channel])
     small = SHARE * abs(activation.magnitude)
     if abs(arrived) >= small and not 1 / MISREAD <= change / arrived <= MISREAD:
-        raise UnknownAnatomy(
+        raise UnknownArchitecture(
             f"block {onset} writes {arrived:g} to channel {channel}, but the residual stream changes by "
             f"{change:g} there: something unknown stands between them, so nothing is measured"
         )

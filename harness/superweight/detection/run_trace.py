@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from superweight.detection.trace import Array, Trace, Write
-from superweight.model.architecture import Anatomy
+from superweight.model.architecture import Architecture
 from superweight.model.capture import Meanwhile, recorded
 from superweight.model.prefix_cache import Prefix, resumed
 from superweight.model.subject import Subject
@@ -19,10 +19,10 @@ from superweight.model.subject import Subject
 class ModelWeights:
     """`Weights` of a live model: reads what the projections compute with at the time."""
 
-    anatomy: Anatomy
+    architecture: Architecture
 
     def row(self, layer: int, channel: int, expert: int | None = None) -> Array:
-        row = self.anatomy.writer(layer, expert).row(channel)
+        row = self.architecture.writer(layer, expert).row(channel)
         array: Array = row.float().cpu().numpy().copy()
         return array
 
@@ -58,13 +58,13 @@ def trace_batch(
 
     With ``start`` they begin at that block, and at what enters it. Padding is cut off again: each
     trace holds its own tokens only. Raises `NotFinite` when the pass overflows the model's dtype,
-    `UnknownAnatomy` when the parts do not add up.
+    `UnknownArchitecture` when the parts do not add up.
     """
     ids, mask = padded(subject, sequences)
-    with torch.no_grad(), recorded(subject.anatomy, start, meanwhile) as record:
+    with torch.no_grad(), recorded(subject.architecture, start, meanwhile) as record:
         # The decoder without its head: a trace needs no logits.
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-    weights = ModelWeights(subject.anatomy)
+    weights = ModelWeights(subject.architecture)
     longest = ids.shape[1]
     traces = []
     for row, sequence in enumerate(sequences):

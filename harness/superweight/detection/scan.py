@@ -16,7 +16,7 @@ from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
 from superweight.detection.detect import CARRIED, Canceller, Detection, SuperActivation, SuperWeight, detect
 from superweight.detection.run_trace import trace, trace_again
-from superweight.detection.speculative import foreseeing
+from superweight.detection.speculative import speculative_pruning
 from superweight.detection.trace import Trace
 from superweight.model.edits import Prune, active_edits, edited
 from superweight.model.prefix_cache import keeping_prefixes
@@ -70,8 +70,8 @@ def scan(subject: Subject, text: str) -> Scan:
         raise HarnessError(f"{subject.name} is being edited; scan it before or after, not meanwhile")
     # Every block's output is kept: which block the edits will begin in is not known yet.
     with (
-        keeping_prefixes(subject, range(len(subject.anatomy.blocks))) as prefixes,
-        foreseeing(subject) as foresight,
+        keeping_prefixes(subject, range(len(subject.architecture.blocks))) as prefixes,
+        speculative_pruning(subject) as foresight,
     ):
         intact = trace(subject, text, foresight.look)
     first, largest = detect(intact), intact.largest
@@ -143,7 +143,7 @@ def _scan(
 
 
 def _rank(subject: Subject, weight: SuperWeight) -> int | None:
-    projection = subject.anatomy.projection(weight.coordinate)
+    projection = subject.architecture.projection(weight.coordinate)
     if not projection.writable:
         return None  # ranking a packed matrix would mean unpacking all of it
     magnitudes = projection.weight().abs()

@@ -42,7 +42,7 @@ class _Guess:
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class SpeculativeTrace:
     """The residual stream of the copy from block ``start``'s output on, and what it was pruned of.
 
     ``residual``: (blocks - start, tokens, hidden).
@@ -59,7 +59,7 @@ class Foreseen:
 
 
 @dataclass
-class Foresight:
+class SpeculativePruning:
     """What one pass over one sequence has led to so far; `look` is called after every block."""
 
     subject: Subject
@@ -69,12 +69,12 @@ class Foresight:
     course: list[torch.Tensor] = field(default_factory=list)
 
     @property
-    def foreseen(self) -> Foreseen | None:
+    def foreseen(self) -> SpeculativeTrace | None:
         """The copy that ran to the end, or None where there is none."""
-        blocks = len(self.subject.anatomy.blocks)
+        blocks = len(self.subject.architecture.blocks)
         if self.copy is None or len(self.course) != blocks - self.start:
             return None
-        return Foreseen(self.start, _scalars(self.guesses), tuple(self.course))
+        return SpeculativeTrace(self.start, _scalars(self.guesses), tuple(self.course))
 
     def look(self, write: DenseWrite) -> None:
         """Follow the copy through one block, and take out of it what the block writes too much."""
@@ -91,7 +91,7 @@ class Foresight:
 
     def _guess(self, write: DenseWrite, before: tuple[_Guess, ...]) -> tuple[_Guess, ...]:
         """Return the writes, up to this block, that may make what stands out after it."""
-        blocks = len(self.subject.anatomy.blocks)
+        blocks = len(self.subject.architecture.blocks)
         if blocks - write.layer < SPAN * blocks:
             return before  # what begins here would not span enough of the model
         stream = write.after[0].float()
@@ -173,14 +173,14 @@ def _scalars(guesses: tuple[_Guess, ...] | list[_Guess]) -> frozenset[Coordinate
 
 
 @contextmanager
-def foreseeing(subject: Subject) -> Iterator[Foresight]:
+def speculative_pruning(subject: Subject) -> Iterator[SpeculativePruning]:
     """Let a pruned copy ride along in one forward pass over one sequence, run inside.
 
-    The pass must call `Foresight.look` with what each block wrote. Blocks whose write is not that
+    The pass must call `SpeculativePruning.look` with what each block wrote. Blocks whose write is not that
     of one dense projection, as it is, are passed over: nothing is foreseen of what they make.
     """
-    foresight = Foresight(subject)
+    foresight = SpeculativePruning(subject)
     with ExitStack() as hooks:
-        for block in subject.anatomy.blocks[1:]:
+        for block in subject.architecture.blocks[1:]:
             hooks.callback(block.register_forward_pre_hook(foresight.join, with_kwargs=True).remove)
         yield foresight

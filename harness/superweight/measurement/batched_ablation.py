@@ -24,20 +24,20 @@ from superweight.model.projections import LinearProjection, Projection, executio
 from superweight.model.subject import Subject
 
 
-def can_ride(subject: Subject, conditions: Sequence[Condition]) -> bool:
+def can_batch(subject: Subject, conditions: Sequence[Condition]) -> bool:
     """Tell whether every edit is of a matrix that reads the batch row by row.
 
     A routed expert reads tokens from anywhere in the batch.
     """
     return all(
-        isinstance(subject.anatomy.projection(scale.coordinate), LinearProjection)
+        isinstance(subject.architecture.projection(scale.coordinate), LinearProjection)
         for condition in conditions
         for scale in condition.scales
     )
 
 
 @dataclass(frozen=True)
-class Seats:
+class BatchLayout:
     """Where each condition sits in the batch: ``sequences`` rows each, the intact model's first.
 
     ``conditions`` are in the order in which they join.
@@ -61,7 +61,7 @@ class Seats:
 
 
 @contextmanager
-def riding(
+def run_batched(
     subject: Subject, conditions: Sequence[Condition], sequences: int, *, from_start: bool = False
 ) -> Iterator[Mapping[str, slice]]:
     """Let ``conditions`` ride along in forward passes over ``sequences`` sequences of ids.
@@ -71,9 +71,9 @@ def riding(
     edit does not take effect on its own rows, or takes effect on others.
     """
     order = tuple(sorted(conditions, key=lambda condition: condition.first_block))
-    seats = Seats(order, sequences, from_start)
+    seats = BatchLayout(order, sequences, from_start)
     with ExitStack() as hooks:
-        for layer, block in enumerate(subject.anatomy.blocks):
+        for layer, block in enumerate(subject.architecture.blocks):
             if seats.joined(layer) and not from_start:
                 handle = block.register_forward_pre_hook(_join(seats, layer), with_kwargs=True)
                 hooks.callback(handle.remove)
@@ -84,7 +84,7 @@ def riding(
         yield seats.by_name()
 
 
-def _join(seats: Seats, layer: int) -> Any:
+def _join(seats: BatchLayout, layer: int) -> Any:
     """Return a hook that brings the batch before a block to the rows that the block computes on."""
     copies = 1 + seats.joined(layer)
 
@@ -97,7 +97,7 @@ def _join(seats: Seats, layer: int) -> Any:
     return join
 
 
-def _restore(seats: Seats, layer: int) -> Any:
+def _restore(seats: BatchLayout, layer: int) -> Any:
     """Return a hook that puts the intact rows' activation in the rows of those that restore it."""
 
     def restore(_: nn.Module, arguments: Any, output: Any) -> Any:
@@ -115,7 +115,7 @@ def _restore(seats: Seats, layer: int) -> Any:
 def _edited(subject: Subject, conditions: Sequence[Condition], layer: int) -> Iterator[Projection]:
     places = [scale.coordinate for condition in conditions for scale in condition.scales]
     if any(place.layer == layer for place in places):
-        yield subject.anatomy.writer(layer, None)
+        yield subject.architecture.writer(layer, None)
 
 
 def _own(condition: Condition, layer: int) -> list[Scale]:
@@ -123,7 +123,7 @@ def _own(condition: Condition, layer: int) -> list[Scale]:
 
 
 @contextmanager
-def _scaled(projection: Projection, seats: Seats, layer: int) -> Iterator[None]:
+def _scaled(projection: Projection, seats: BatchLayout, layer: int) -> Iterator[None]:
     """Scale one projection's scalars, each condition's on its own rows, and prove it."""
     cols = sorted({s.coordinate.col for condition in seats.conditions for s in _own(condition, layer)})
     with torch.no_grad():
@@ -136,7 +136,7 @@ def _scaled(projection: Projection, seats: Seats, layer: int) -> Iterator[None]:
         handle.remove()
 
 
-def _rescale(seats: Seats, layer: int) -> Any:
+def _rescale(seats: BatchLayout, layer: int) -> Any:
     """Return a hook that answers anew, for the rows and channels whose scalars are scaled.
 
     Scaling W[row, col] changes Y[:, row] as scaling X[:, col] would. So the module is asked once
@@ -180,7 +180,7 @@ def _one_hot(projection: Projection, cols: Sequence[int], seats: int) -> torch.T
 
 
 def _prove(
-    projection: Projection, seats: Seats, layer: int, cols: Sequence[int], before: torch.Tensor
+    projection: Projection, seats: BatchLayout, layer: int, cols: Sequence[int], before: torch.Tensor
 ) -> None:
     """Raise `EditFailed` unless each seat computes with its own scalars scaled, and no others.
 

@@ -83,7 +83,7 @@ def controls(subject: Subject, found: Scan) -> list[Condition]:
         coordinate
         for layer, expert in dict.fromkeys((place.layer, place.expert) for place in found.coordinates)
         for coordinate in largest_of_matrix(
-            subject.anatomy.writer(layer, expert), found.coordinates, SAME_MATRIX_COUNT
+            subject.architecture.writer(layer, expert), found.coordinates, SAME_MATRIX_COUNT
         )
     ]
     chosen = {

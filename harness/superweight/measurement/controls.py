@@ -23,7 +23,7 @@ def largest_of_each_matrix(
 ) -> tuple[Coordinate, ...]:
     """Return the largest weights of every MLP output projection, at least one of each."""
     chosen: list[Coordinate] = []
-    for projection in subject.anatomy.projections:
+    for projection in subject.architecture.projections:
         count = math.ceil(share * projection.hidden * projection.intermediate)
         chosen += largest_of_matrix(projection, excluded, count)
     return distinct_from(chosen, excluded)
@@ -48,7 +48,7 @@ def random_of_same_matrices(
     generator = np.random.default_rng(SEED)
     chosen: set[Coordinate] = set()
     for coordinate in sorted(treated):
-        projection = subject.anatomy.projection(coordinate)
+        projection = subject.architecture.projection(coordinate)
         target = len(chosen) + per_weight
         while len(chosen) < target:
             row, col = generator.integers(projection.hidden), generator.integers(projection.intermediate)

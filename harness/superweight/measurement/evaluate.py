@@ -21,11 +21,11 @@ from transformers.utils.generic import ModelOutput
 
 from superweight.core.errors import HarnessError, TooLarge
 from superweight.detection.detect import SuperActivation
-from superweight.measurement.batched_ablation import can_ride, riding
+from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
 from superweight.model.architecture import stream
-from superweight.model.edits import Edit, HoldActivation, edited
+from superweight.model.edits import Edit, PatchActivation, edited
 from superweight.model.forward_override import shadowed
 from superweight.model.prefix_cache import keeping_prefixes, resumed
 from superweight.model.subject import Subject
@@ -48,13 +48,13 @@ class Measurement:
     """What one condition does on each window.
 
     ``nll``: (windows, tokens - 1), nats. ``kl``: (windows,), mean KL(intact || condition) in nats.
-    ``same_top``: (windows,), share of positions whose likeliest token is the intact model's.
+    ``top1_agreement``: (windows,), share of positions whose likeliest token is the intact model's.
     ``tracked``: (windows, tracked ids), mean next-token probability.
     """
 
     nll: Values
     kl: Values
-    same_top: Values
+    top1_agreement: Values
     tracked: Values
 
     @property
@@ -122,7 +122,7 @@ def _measured(
 ) -> dict[str, Measurement]:
     """Measure all conditions on (windows, tokens) ids at once."""
     parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
-    decode = ridden if can_ride(subject, conditions) else one_by_one
+    decode = decode_batched if can_batch(subject, conditions) else decode_one_by_one
     decoded = decode(subject, ids, conditions)
     for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
         intact = log_probabilities(decoded.logits(subject, INTACT, piece))
@@ -134,7 +134,7 @@ def _measured(
 
 
 def _batch(subject: Subject) -> int:
-    resident = all(projection.writable for projection in subject.anatomy.projections)
+    resident = all(projection.writable for projection in subject.architecture.projections)
     return _CPU_BATCH if resident and subject.device.type == "cpu" else BATCH
 
 
@@ -161,14 +161,14 @@ class Decoded:
         return logits
 
 
-def ridden(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
+def decode_batched(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
     """Return what the intact model and all conditions make of (windows, tokens) ids, in one pass."""
-    with torch.no_grad(), riding(subject, conditions, len(ids)) as rows:
+    with torch.no_grad(), run_batched(subject, conditions, len(ids)) as rows:
         output = subject.model.base_model(input_ids=ids, use_cache=False)
     return Decoded(output, {name: output.last_hidden_state[own] for name, own in rows.items()})
 
 
-def one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
+def decode_one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
     """Return the same, each condition in a pass of its own that begins at its first block."""
     first_blocks = {condition.first_block for condition in conditions}
     with torch.no_grad():
@@ -208,7 +208,7 @@ def reduced(
     return Measurement(
         nll=_numpy(-chosen),
         kl=_numpy(torch.stack(kl)),
-        same_top=_numpy(same),
+        top1_agreement=_numpy(same),
         tracked=_numpy(changed[..., tracked].exp().mean(1)),
     )
 
@@ -219,7 +219,7 @@ def _numpy(tensor: torch.Tensor) -> Values:
 
 def joined(parts: Sequence[Measurement]) -> Measurement:
     """Return the measurement of all batches as one."""
-    names = ("nll", "kl", "same_top", "tracked")
+    names = ("nll", "kl", "top1_agreement", "tracked")
     return Measurement(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
@@ -229,7 +229,7 @@ def _watching(subject: Subject, conditions: Sequence[Condition]) -> Iterator[dic
     seen: dict[int, torch.Tensor] = {}
     with ExitStack() as hooks:
         for layer in {item.onset for condition in conditions for item in condition.restored}:
-            block = subject.anatomy.blocks[layer]
+            block = subject.architecture.blocks[layer]
             hooks.callback(block.register_forward_hook(_recorder(seen, layer)).remove)
         yield seen
 
@@ -243,4 +243,4 @@ def _recorder(seen: dict[int, torch.Tensor], layer: int) -> Callable[[nn.Module,
 
 def _hold(item: SuperActivation, seen: dict[int, torch.Tensor]) -> Edit:
     value = seen[item.onset][:, item.token, item.channel]
-    return HoldActivation(item.onset, item.token, item.channel, value)
+    return PatchActivation(item.onset, item.token, item.channel, value)

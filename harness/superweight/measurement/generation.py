@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from superweight.detection.run_trace import padded
-from superweight.measurement.batched_ablation import can_ride, riding
+from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.model.edits import edited
 from superweight.model.subject import Subject
@@ -64,8 +64,8 @@ def continue_greedily(
     Returns the continuations by condition name, `INTACT` among them. All conditions write side by
     side in one batch, padded on the left; where one changes a routed expert, one after the other.
     """
-    if can_ride(subject, conditions):
-        with riding(subject, conditions, len(prompts), from_start=True) as rows:
+    if can_batch(subject, conditions):
+        with run_batched(subject, conditions, len(prompts), from_start=True) as rows:
             written = _continued(subject, list(prompts) * len(rows), tokens)
         return {name: written[own] for name, own in rows.items()}
     by_name = {INTACT: _continued(subject, prompts, tokens)}

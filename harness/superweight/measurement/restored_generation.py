@@ -61,7 +61,7 @@ def _put_back(subject: Subject, held: Sequence[tuple[SuperActivation, int, int, 
         return put
 
     layers = {item.onset for item, *_ in held}
-    handles = [subject.anatomy.blocks[layer].register_forward_hook(hook(layer)) for layer in layers]
+    handles = [subject.architecture.blocks[layer].register_forward_hook(hook(layer)) for layer in layers]
     try:
         yield
     finally:

@@ -22,13 +22,13 @@ class Look:
     windows: int
     measurements: Mapping[str, Measurement]
 
-    def damage(self, condition: str) -> Values:
+    def nll_increase(self, condition: str) -> Values:
         """Return the mean rise of NLL in each window, in nats: (windows,)."""
         rise: Values = self.measurements[condition].nll - self.measurements[INTACT].nll
         return np.asarray(rise.mean(axis=1))
 
 
-class Looking:
+class SequentialEvaluation:
     """The looks at one subject. The first measures every condition at once, later ones what is asked for."""
 
     def __init__(

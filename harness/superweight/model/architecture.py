@@ -3,7 +3,7 @@
 Both are found by structure, not by model name: the blocks are the list of modules that stands
 nearest to the token embedding and is as long as the model is deep; an MLP output projection is the
 linear map of a feed-forward network that ends at the residual stream, or the 3-D parameter that
-holds one for every expert. What structure leaves open is told by `FAMILIES`, and what neither
+holds one for every expert. What structure leaves open is told by `NAMING_RULES`, and what neither
 tells is refused.
 """
 
@@ -21,12 +21,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from superweight.core.coordinates import Coordinate
-from superweight.core.errors import BadInput, UnknownAnatomy
+from superweight.core.errors import BadInput, UnknownArchitecture
 from superweight.model.experts import Experts
 from superweight.model.projections import LinearProjection, Projection
 
 
-class Family(NamedTuple):
+class NamingRules(NamedTuple):
     """What the code of some model families calls a thing that structure alone does not tell."""
 
     # The output projection, where several linear maps of a block end at the residual stream.
@@ -37,7 +37,7 @@ class Family(NamedTuple):
     write_scale: str = "residual_multiplier"
 
 
-FAMILIES = Family()
+NAMING_RULES = NamingRules()
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Architecture:
     """A decoder's blocks in order, and every MLP output projection in them."""
 
     layout: tuple[Block, ...]
@@ -112,10 +112,10 @@ class Anatomy:
         return self.projection(coordinate).value(coordinate.row, coordinate.col)
 
 
-def describe(model: PreTrainedModel) -> Anatomy:
+def inspect_architecture(model: PreTrainedModel) -> Architecture:
     """Find the blocks and output projections of ``model``.
 
-    Raises `UnknownAnatomy`, naming the class and what was looked for, when structure does not
+    Raises `UnknownArchitecture`, naming the class and what was looked for, when structure does not
     tell; a model is measured wholly or not at all.
     """
     name = type(model).__name__
@@ -123,29 +123,31 @@ def describe(model: PreTrainedModel) -> Anatomy:
     count = getattr(config, "num_hidden_layers", None)
     hidden = getattr(config, "hidden_size", None)
     if not isinstance(count, int) or not isinstance(hidden, int):
-        raise UnknownAnatomy(
+        raise UnknownArchitecture(
             f"{name} does not say its num_hidden_layers and hidden_size, "
             "so it is no decoder this harness can read"
         )
     if count < 1:
-        raise UnknownAnatomy(f"{name}: config.json has {count} blocks (num_hidden_layers), and one is needed")
+        raise UnknownArchitecture(
+            f"{name}: config.json has {count} blocks (num_hidden_layers), and one is needed"
+        )
     blocks = _blocks(model, count)
     if blocks is None:
-        raise UnknownAnatomy(f"{name}: looked for one list of {count} blocks near the token embedding")
+        raise UnknownArchitecture(f"{name}: looked for one list of {count} blocks near the token embedding")
     if any(getattr(module, "is_causal", None) is False for module in blocks.modules()):
-        raise UnknownAnatomy(
+        raise UnknownArchitecture(
             f"{name} is an encoder: its attention sees later tokens, and a causal decoder was looked for"
         )
     layout = []
     for layer, module in enumerate(blocks):
         block = _block(module, layer, hidden, model.dtype)
         if isinstance(block, str):
-            raise UnknownAnatomy(
+            raise UnknownArchitecture(
                 f"{name}: looked in block {layer} ({type(module).__name__}) for the linear map by which "
                 f"a feed-forward network writes to the {hidden} channels of the residual stream; {block}"
             )
         layout.append(block)
-    return Anatomy(tuple(layout), hidden)
+    return Architecture(tuple(layout), hidden)
 
 
 def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
@@ -184,7 +186,7 @@ def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Bl
         mixture = _common_parent(module, dense.module, experts.module)
         if mixture is module:
             return "found a dense network beside routed experts, which nothing but the block adds up"
-    scale = getattr(module, FAMILIES.write_scale, 1.0)
+    scale = getattr(module, NAMING_RULES.write_scale, 1.0)
     return Block(module, dense, experts, mixture, float(scale))
 
 
@@ -198,13 +200,13 @@ def _linear_projections(
             transposed = isinstance(module, Conv1D)
             found[path] = LinearProjection(module, layer, *shape, dtype, transposed)
     if len(found) > 1:
-        names = FAMILIES.output_projections
+        names = NAMING_RULES.output_projections
         found = {path: item for path, item in found.items() if path.rpartition(".")[2] in names}
     return found
 
 
 def _is_attention(path: str) -> bool:
-    return any(name in path.lower() for name in FAMILIES.attention)
+    return any(name in path.lower() for name in NAMING_RULES.attention)
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
@@ -221,7 +223,7 @@ def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
 def _experts(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Iterator[Experts]:
     transposed = bool(getattr(module, "is_transposed", False))
     for name, parameter in module.named_parameters(recurse=False):
-        if parameter.ndim != 3 or name not in FAMILIES.output_projections:
+        if parameter.ndim != 3 or name not in NAMING_RULES.output_projections:
             continue
         count, outputs, inputs = parameter.shape
         if transposed:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from superweight.core.errors import NotFinite, UnknownAnatomy
-from superweight.model.architecture import Anatomy, Block, stream
+from superweight.core.errors import NotFinite, UnknownArchitecture
+from superweight.model.architecture import Architecture, Block, stream
 from superweight.model.experts import Experts
 from superweight.model.projections import LinearProjection
 
@@ -81,20 +81,22 @@ class _Seen:
 
 
 @contextmanager
-def recorded(anatomy: Anatomy, start: int = 0, meanwhile: Meanwhile | None = None) -> Iterator[Record]:
+def recorded(
+    architecture: Architecture, start: int = 0, meanwhile: Meanwhile | None = None
+) -> Iterator[Record]:
     """Record the forward pass that is run inside, from block ``start`` on.
 
     ``meanwhile`` is told of each block as it ends, where nothing but a factor stands between a
     dense projection and the residual stream.
 
     The record is complete after the ``with`` block. Raises `NotFinite` where the residual stream
-    overflowed, and `UnknownAnatomy` where what the projections wrote does not add up to what the
+    overflowed, and `UnknownArchitecture` where what the projections wrote does not add up to what the
     block's MLP wrote.
     """
-    layout = anatomy.layout[start:]
+    layout = architecture.layout[start:]
     record, caught = Record(), [_Seen() for _ in layout]
     with ExitStack() as hooks:
-        first = anatomy.blocks[start]
+        first = architecture.blocks[start]
         before = first.register_forward_pre_hook(_before_blocks(record), with_kwargs=True)
         hooks.callback(before.remove)
         for layer, (block, seen) in enumerate(zip(layout, caught, strict=True), start):
@@ -221,7 +223,9 @@ def _arrived(block: Block, layer: int, seen: _Seen, parts: list[Part], shape: to
     """Return what reached the residual stream, (sequences, tokens, hidden), once the parts add up."""
     whole = _whole(block, seen)
     if whole is None:
-        raise UnknownAnatomy(f"block {layer} ran without its MLP output projection; it cannot be measured")
+        raise UnknownArchitecture(
+            f"block {layer} ran without its MLP output projection; it cannot be measured"
+        )
     if block.experts is not None:
         total = torch.zeros(whole.flatten(0, -2).shape, device=whole.device)
         for part in parts:
@@ -229,7 +233,7 @@ def _arrived(block: Block, layer: int, seen: _Seen, parts: list[Part], shape: to
         step = torch.finfo(whole.dtype).eps * max(float(part.outputs.abs().max()) for part in parts)
         apart = float((total - whole.flatten(0, -2).float()).abs().max())
         if not apart <= _ROUNDINGS * step:
-            raise UnknownAnatomy(
+            raise UnknownArchitecture(
                 f"block {layer}: what its experts write, weighted by the router, does not add up to what "
                 f"{type(block.experts.module).__name__} returns (they differ by {apart:g})"
             )

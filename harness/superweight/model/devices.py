@@ -44,7 +44,7 @@ def see_only(devices: Sequence[str]) -> None:
     os.environ[VISIBLE] = ",".join(devices)
 
 
-def settle() -> None:
+def make_deterministic() -> None:
     """Make CUDA compute the same numbers each time, in the precision that is asked for.
 
     TF32 and reduced-precision sums are off, and operations are deterministic where they can be.

@@ -1,6 +1,6 @@
 """Edits to a model that are always undone and always proven to have taken effect.
 
-``with edited(subject, [Prune(...), Scale(...), HoldActivation(...)]):`` changes what the model
+``with edited(subject, [Prune(...), Scale(...), PatchActivation(...)]):`` changes what the model
 computes for the length of the block. A scalar is written where the module computes with the
 weight it shows; where it does not (offloaded, quantised) the module's output is corrected
 instead. Either way a one-hot probe through the module must then find the new value.
@@ -46,7 +46,7 @@ def Prune(coordinate: Coordinate) -> Scale:  # noqa: N802  # reads as one of the
 
 
 @dataclass(frozen=True)
-class HoldActivation:
+class PatchActivation:
     """Hold the residual stream after block ``layer`` at ``value`` for one token and channel.
 
     ``value`` is one number, or a tensor with one for each sequence of the batch: (sequences,).
@@ -58,7 +58,7 @@ class HoldActivation:
     value: float | torch.Tensor = field(compare=False)
 
 
-Edit = Scale | HoldActivation
+Edit = Scale | PatchActivation
 
 _ACTIVE: WeakKeyDictionary[nn.Module, list[Edit]] = WeakKeyDictionary()
 
@@ -77,7 +77,7 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
     `EditFailed` when an edit did not take effect or could not be undone.
     """
     scales = [edit for edit in edits if isinstance(edit, Scale)]
-    holds = [edit for edit in edits if isinstance(edit, HoldActivation)]
+    holds = [edit for edit in edits if isinstance(edit, PatchActivation)]
     if len({scale.coordinate for scale in scales}) != len(scales):
         raise BadInput("a coordinate is scaled twice in one call; nest two calls instead")
     in_force = _ACTIVE.setdefault(subject.model, [])
@@ -87,9 +87,9 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
         scales.sort(key=lambda scale: scale.coordinate)
         for _, group in groupby(scales, key=_writer):
             together = list(group)
-            projection = subject.anatomy.projection(together[0].coordinate)
+            projection = subject.architecture.projection(together[0].coordinate)
             for scale in together:
-                subject.anatomy.projection(scale.coordinate)  # refuses what lies outside
+                subject.architecture.projection(scale.coordinate)  # refuses what lies outside
             undo.enter_context(_scaled(projection, together, by_hook=by_hook))
         for hold in holds:
             undo.enter_context(_held(subject, hold))
@@ -174,10 +174,10 @@ def _prove(
 
 
 @contextmanager
-def _held(subject: Subject, hold: HoldActivation) -> Iterator[None]:
+def _held(subject: Subject, hold: PatchActivation) -> Iterator[None]:
     """Hold one activation; raises on exit if forward passes ran and none of them was held."""
-    blocks = subject.anatomy.blocks
-    if not 0 <= hold.layer < len(blocks) or not 0 <= hold.channel < subject.anatomy.hidden:
+    blocks = subject.architecture.blocks
+    if not 0 <= hold.layer < len(blocks) or not 0 <= hold.channel < subject.architecture.hidden:
         raise BadInput(f"no activation at block {hold.layer}, channel {hold.channel} to hold")
     passes = {"begun": 0, "held": 0}
 

@@ -12,7 +12,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.checkpoints.cache import Progress, cache_directory, publish, sha256, silent
+from superweight.checkpoints.cache import Progress, cache_directory, get_or_build, sha256, silent
 from superweight.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def converted_copy(gguf: Path, progress: Progress = silent) -> Path:
         progress(f"converting {gguf.name}, once")
         _convert(gguf, digest, scratch)
 
-    return publish(destination, build)
+    return get_or_build(destination, build)
 
 
 def original_sha256(directory: Path) -> str | None:

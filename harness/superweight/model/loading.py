@@ -16,9 +16,9 @@ from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.sources import LocalModel, fetch
-from superweight.core.errors import BadInput, UnknownAnatomy
-from superweight.model.architecture import describe
-from superweight.model.devices import present, settle
+from superweight.core.errors import BadInput, UnknownArchitecture
+from superweight.model.architecture import inspect_architecture
+from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
 from superweight.model.placement import place, stored_bytes
 from superweight.model.projections import execution_device
@@ -54,7 +54,7 @@ def load(
     """
     where = _device(device)
     if where.type == "cuda":
-        settle()
+        make_deterministic()
     local = fetch(entry, allow_pickle="pickle" in trust, progress=progress)
     if local.is_gguf:
         refuse_unsound_files(local.path, quantised=True)
@@ -84,9 +84,9 @@ def load(
                 directory, trust_remote_code=remote_code, local_files_only=True
             )
         refuse_gaps(model, report, local.path)
-        anatomy = describe(model)
-    except UnknownAnatomy as error:
-        raise UnknownAnatomy(f"{local.path}: {error}") from None
+        architecture = inspect_architecture(model)
+    except UnknownArchitecture as error:
+        raise UnknownArchitecture(f"{local.path}: {error}") from None
     except BadInput:
         raise
     # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
@@ -101,7 +101,7 @@ def load(
         entry=entry,
         model=model,
         tokenizer=tokenizer,
-        anatomy=anatomy,
+        architecture=architecture,
         provenance=_provenance(entry, local, directory, model, tokenizer),
     )
 
@@ -152,7 +152,7 @@ def _model_class(config: PreTrainedConfig, *, remote_code: bool) -> Any:
         return transformers.AutoModelForCausalLM
     if type(config) in transformers.AutoModelForImageTextToText._model_mapping:
         return transformers.AutoModelForImageTextToText
-    raise UnknownAnatomy(
+    raise UnknownArchitecture(
         f"{type(config).__name__} describes no causal language model that transformers knows; "
         "a decoder, or a vision-language model with one inside, was looked for"
     )

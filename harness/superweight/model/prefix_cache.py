@@ -40,7 +40,7 @@ def keeping_prefixes(subject: Subject, blocks: Collection[int]) -> Iterator[dict
     prefixes = {block: Prefix(block, None) for block in blocks if block == 0}
     with ExitStack() as hooks:
         for block in set(blocks) - {0}:
-            before = subject.anatomy.blocks[block - 1]
+            before = subject.architecture.blocks[block - 1]
             hooks.callback(before.register_forward_hook(_keeper(prefixes, block)).remove)
         yield prefixes
 
@@ -60,7 +60,7 @@ def resumed(subject: Subject, prefix: Prefix) -> Iterator[None]:
     bits as in a whole pass.
     """
     with ExitStack() as undo:
-        for block in subject.anatomy.blocks[: prefix.block]:
+        for block in subject.architecture.blocks[: prefix.block]:
             undo.enter_context(shadowed(block, _hand_on(prefix.output)))
         yield
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight.checkpoints.registry import ModelEntry
 from superweight.core.errors import BadInput
-from superweight.model.architecture import Anatomy
+from superweight.model.architecture import Architecture
 from superweight.model.projections import execution_device
 
 
@@ -45,7 +45,7 @@ class Subject:
     entry: ModelEntry
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    anatomy: Anatomy
+    architecture: Architecture
     provenance: Provenance
 
     @property

@@ -38,7 +38,7 @@ def leftover(subject: Subject, before: Attached, found: Scan | None) -> str | No
     if after != before:
         return f"{subject.name} carries other hooks than before: {after} instead of {before}"
     for weight in found.super_weights if found is not None else ():
-        projection = subject.anatomy.projection(weight.coordinate)
+        projection = subject.architecture.projection(weight.coordinate)
         # What does not show its weight is edited by hooks only, which were counted.
         if projection.writable:
             value = float(projection.weight()[weight.coordinate.row, weight.coordinate.col])

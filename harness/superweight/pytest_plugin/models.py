@@ -17,7 +17,7 @@ KEPT_BYTES = 2**30
 _KEPT = pytest.StashKey[dict[tuple[str, str], "Subject"]]()
 
 
-def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
+def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
     """Load a model, or end the test, or the run, in the way that fits what stands against it.
 
     A model that somebody named and that is not there ends the run like a bad option (exit code 4).
@@ -46,7 +46,7 @@ def obtain(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry
         pytest.fail(f"{entry.name}: {error}", pytrace=False)
 
 
-def give_back(config: pytest.Config, subject: Subject) -> None:
+def release(config: pytest.Config, subject: Subject) -> None:
     """Free a model that no test at hand needs; a small one on a CPU is kept instead.
 
     Under xdist's work stealing a worker may be given tests of a model that it was done with.

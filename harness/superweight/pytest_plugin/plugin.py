@@ -15,7 +15,7 @@ import pytest
 from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
 from superweight.core.errors import BadInput, one_line
 from superweight.pytest_plugin import collection, xdist
-from superweight.pytest_plugin.models import give_back, obtain
+from superweight.pytest_plugin.models import acquire, release
 from superweight.pytest_plugin.terminal import PROPERTY, USED, Verdicts
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse_itself(base: str, entries: list[ModelEntry]) -> None:
-    from superweight.checkpoints.sources import refuse_itself
+    from superweight.checkpoints.sources import require_different_models
 
     try:
         for entry in entries:
-            refuse_itself(resolve(base), entry)
+            require_different_models(resolve(base), entry)
     except BadInput as error:
         raise pytest.UsageError(one_line(error)) from error
 
@@ -135,11 +135,11 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
 
     if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
         return None
-    origin = obtain(pytestconfig, resolve(sw_entry.tuned_from), on_behalf_of=sw_entry)
+    origin = acquire(pytestconfig, resolve(sw_entry.tuned_from), on_behalf_of=sw_entry)
     try:
         return scan(origin, default_prompt())
     finally:
-        give_back(pytestconfig, origin)
+        release(pytestconfig, origin)
 
 
 @pytest.fixture(scope="session")
@@ -147,9 +147,9 @@ def subject(
     sw_entry: ModelEntry, tuned_from_scan: Scan | None, pytestconfig: pytest.Config
 ) -> Iterator[Subject]:
     """The loaded model under test; a test that leaves it changed fails. It is given back at the end."""
-    loaded = obtain(pytestconfig, sw_entry)
+    loaded = acquire(pytestconfig, sw_entry)
     yield loaded
-    give_back(pytestconfig, loaded)
+    release(pytestconfig, loaded)
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +165,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = attached(subject)
     yield
     measured = request.getfixturevalue("evidence") if "evidence" in request.fixturenames else None
-    found = vars(measured).get("scan") if measured is not None else None
+    found = measured.peek("scan") if measured is not None else None
     fault = leftover(subject, before, found)
     if fault is not None:
         pytest.fail(f"{fault}; what is measured from here on does not count", pytrace=False)
@@ -179,7 +179,7 @@ def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     spec = pytestconfig.option.sw_base
     if spec is None:
         return None
-    return Evidence(obtain(pytestconfig, resolve(spec)), pytestconfig.option.sw_corpus)
+    return Evidence(acquire(pytestconfig, resolve(spec)), pytestconfig.option.sw_corpus)
 
 
 @pytest.fixture(scope="session")
@@ -232,16 +232,16 @@ def comparison(
     request: pytest.FixtureRequest, sw_entry: ModelEntry, evidence: Evidence, base_evidence: Evidence
 ) -> Comparison:
     """The model under test against its base, at every depth; see docs/compare.md."""
-    from superweight.claims.run_config import Setting
-    from superweight.release.compare import Request, compare_loaded
+    from superweight.claims.run_config import RunConfig
+    from superweight.release.compare import CompareRequest, compare_loaded
     from superweight.release.limits import read_limits
 
     option, settings = request.config.option, request.config.rootpath / "pyproject.toml"
-    asked = Request(
+    asked = CompareRequest(
         base=option.sw_base,
         release=_spec(request.config, sw_entry),
         limits=read_limits(settings if settings.is_file() else None),
-        setting=Setting(baselines=collection.baselines(request)),
+        run_config=RunConfig(baselines=collection.baselines(request)),
     )
     return compare_loaded(asked, base_evidence, evidence)
 

@@ -9,7 +9,7 @@ import pytest
 
 from superweight.claims.baselines import read
 from superweight.claims.evidence import Evidence
-from superweight.claims.expectations import PAPER, Outcome, baseline_of, hold, hold_to_baseline
+from superweight.claims.expectations import PAPER, Outcome, baseline_of, compare_with_baseline, hold
 from superweight.claims.record import record
 from superweight.claims.verdict import Verdict
 from superweight.core.environment import in_ci
@@ -52,7 +52,7 @@ def judged(
         return outcome
     snapshot = request.getfixturevalue("snapshot").use_extension(bound_to(path))
     matches = snapshot == recorded
-    outcome = hold_to_baseline(verdict, recorded, stored or {})
+    outcome = compare_with_baseline(verdict, recorded, stored or {})
     if matches and outcome.gaps and option.update_snapshots:
         return Outcome(verdict, None, UPDATE)  # what was kept a moment ago was not expected before
     # Neither is believed alone: what one of them cannot tell apart, the other may.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from superweight.model.devices import callers_devices, described, present, see_only, settle, share
+from superweight.model.devices import callers_devices, described, make_deterministic, present, see_only, share
 
 _GROUP = "gpu"
 _INPUT = "superweight_devices"
@@ -45,7 +45,7 @@ def prepare(config: pytest.Config) -> None:
         )
     if not present():
         raise pytest.UsageError("-m gpu asks for tests on a GPU, but torch sees no CUDA device here")
-    settle()
+    make_deterministic()
 
 
 def header(config: pytest.Config) -> list[str]:

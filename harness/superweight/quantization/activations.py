@@ -110,7 +110,7 @@ def held_places(subject: Subject, found: Scan) -> dict[nn.Module, Places]:
             here = [item for item in found.super_activations if _carried(item, reading.matrix.layer)]
             pairs.setdefault(reading.matrix.module, []).extend((item.token, item.channel) for item in here)
     for weight in found.super_weights:
-        module = subject.anatomy.projection(weight.coordinate).module
+        module = subject.architecture.projection(weight.coordinate).module
         pairs.setdefault(module, []).append((weight.token, weight.coordinate.col))
     return {module: _indices(places) for module, places in pairs.items() if places}
 

@@ -129,7 +129,7 @@ def really_quantised(
         raise BadInput(f"{quantiser} needs {quantiser.library}: pip install 'superweight-harness[builds]'")
     matrices = matrices_of(subject)
     places = held_of(subject, matrices, hold_out_super_weights)
-    exact = {place: subject.anatomy.value(place) for place in hold_out_super_weights}
+    exact = {place: subject.architecture.value(place) for place in hold_out_super_weights}
     with ExitStack() as undo:
         errors = []
         for matrix in matrices:
@@ -206,14 +206,14 @@ def _restored(subject: Subject, matrix: Matrix, exact: Mapping[Coordinate, float
     """Correct the module's output until its held-out scalars are what they were, and prove it."""
     with ExitStack() as undo:
         for place, value in exact.items():
-            projection = subject.anatomy.projection(place)
+            projection = subject.architecture.projection(place)
             if projection.module is not matrix.module:
                 continue
-            missing = value - subject.anatomy.value(place)
+            missing = value - subject.architecture.value(place)
             row, col = torch.tensor([place.row]), torch.tensor([place.col])
             change = torch.tensor([missing], dtype=matrix.stored.dtype)
             undo.enter_context(projection.corrected(row, col, change))
-            found = subject.anatomy.value(place)
+            found = subject.architecture.value(place)
             step = torch.finfo(matrix.stored.dtype).eps * abs(value)
             if not abs(found - value) <= _ROUNDINGS * step:
                 raise EditFailed(f"restoring {place} gave {found:g} where {value:g} was meant")

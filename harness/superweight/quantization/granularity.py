@@ -45,7 +45,7 @@ class PerRow(Layout):
 
 
 @dataclass(frozen=True)
-class Tiles(Layout):
+class PerBlock(Layout):
     """Squares of ``side`` by ``side``, cut off at the right and at the bottom (the paper's "block")."""
 
     side: int
@@ -66,7 +66,7 @@ class Tiles(Layout):
 
 
 @dataclass(frozen=True)
-class Groups(Layout):
+class PerGroup(Layout):
     """Runs of ``size`` entries, row after row; the last run is what is left."""
 
     size: int

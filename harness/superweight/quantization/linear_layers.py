@@ -55,7 +55,7 @@ def matrices_of(subject: Subject) -> tuple[Matrix, ...]:
     or experts in one 3-D parameter.
     """
     found = []
-    for layer, block in enumerate(subject.anatomy.blocks):
+    for layer, block in enumerate(subject.architecture.blocks):
         for path, module in block.named_modules():
             place = f"block {layer}, {path}"
             if _is_linear(module):
@@ -91,7 +91,7 @@ def held_of(
     known = {matrix.module for matrix in matrices}
     places: dict[nn.Module, list[tuple[int, int]]] = {}
     for coordinate in coordinates:
-        module = subject.anatomy.projection(coordinate).module
+        module = subject.architecture.projection(coordinate).module
         if module not in known:
             raise BadInput(f"coordinate {coordinate} lies in no matrix that is rounded")
         places.setdefault(module, []).append((coordinate.row, coordinate.col))
@@ -148,7 +148,7 @@ def readings_of(subject: Subject, matrices: Sequence[Matrix]) -> tuple[Reading, 
 
 
 def _norms(subject: Subject) -> Iterator[nn.Module]:
-    for block in subject.anatomy.blocks:
+    for block in subject.architecture.blocks:
         for module in block.modules():
             weight = getattr(module, "weight", None)
             if isinstance(weight, torch.Tensor) and weight.ndim == _NORM_DIMENSIONS:

@@ -15,7 +15,7 @@ from superweight.measurement.evaluate import Values
 from superweight.model.subject import Subject
 from superweight.quantization.activations import held_places, rounded_inputs
 from superweight.quantization.clip_search import best_clip
-from superweight.quantization.granularity import Groups, PerRow, PerTensor
+from superweight.quantization.granularity import PerGroup, PerRow, PerTensor
 from superweight.quantization.integer_grid import INT4, INT8, Scheme
 from superweight.quantization.losses import Text, nll
 from superweight.quantization.smoothquant import smoothing_factors
@@ -94,7 +94,7 @@ def weight_sweep(
 
     blocks = []
     for size in sizes:
-        plain = WeightRounding(scheme, Groups(size))
+        plain = WeightRounding(scheme, PerGroup(size))
         progress(f"{plain}: choosing where to clip")
         chosen = best_clip(subject, plain, held, text.calibration)
         rounded = losses(plain, ())

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.scalars import known_entry, open_model
-from superweight.checkpoints.sources import fetch, is_hub_id, local_path, refuse_itself
+from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
 from superweight.checkpoints.tensors import locations
 from superweight.checkpoints.tensors.open import is_remote
 from superweight.claims.baselines import baseline_path, read
-from superweight.claims.run_config import Setting
+from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 from superweight.release.limits import Limits
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class CompareRequest:
     """What a person asked to be compared, as on the command line."""
 
     base: str
     release: str
     depths: tuple[str, ...] = DEPTHS
     limits: Limits = field(default_factory=Limits)
-    setting: Setting = field(default_factory=Setting)
+    run_config: RunConfig = field(default_factory=RunConfig)
 
 
 def compare(
-    request: Request,
+    request: CompareRequest,
     progress: Callable[[str], None] = lambda step: None,
     keep: Callable[[Evidence], None] = lambda evidence: None,
 ) -> Comparison:
@@ -55,15 +55,15 @@ def compare(
     release that is one, but broken, is a damaged release.
     """
     base_entry, release_entry = resolve(request.base), resolve(request.release)
-    refuse_itself(base_entry, release_entry)
+    require_different_models(base_entry, release_entry)
     for spec in (request.base, request.release):
         _refuse_no_model(spec)
     checks: list[Check] = []
-    known = known_super_weights(request.base, request.setting.baselines)
+    known = known_super_weights(request.base, request.run_config.baselines)
     base = None
     if request.depths != (STATIC,) or not known:
         progress(f"loading {request.base}")
-        base = request.setting.evidence(request.base, progress)
+        base = request.run_config.evidence(request.base, progress)
         keep(base)
         known = known or frozenset(base.scan.coordinates)
     if STATIC in request.depths:
@@ -97,7 +97,7 @@ def _refuse_no_model(spec: str) -> None:
         fetch(entry)
 
 
-def _static(request: Request, known: Collection[Coordinate]) -> list[Check]:
+def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Check]:
     from superweight.release.static_checks import compare_static
 
     base = open_model(resolve(request.base))
@@ -109,7 +109,7 @@ def _static(request: Request, known: Collection[Coordinate]) -> list[Check]:
 
 
 def _live(
-    request: Request,
+    request: CompareRequest,
     base: Evidence,
     progress: Callable[[str], None],
     keep: Callable[[Evidence], None],
@@ -117,7 +117,7 @@ def _live(
     _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input, not damage
     progress(f"loading {request.release}")
     try:
-        release = request.setting.evidence(request.release, progress)
+        release = request.run_config.evidence(request.release, progress)
     except BadInput as error:
         return [broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}")]
     keep(release)
@@ -125,7 +125,10 @@ def _live(
 
 
 def live_checks(
-    request: Request, base: Evidence, release: Evidence, progress: Callable[[str], None] = lambda step: None
+    request: CompareRequest,
+    base: Evidence,
+    release: Evidence,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> list[Check]:
     """Return the checks of the two deeper depths on models that are loaded."""
     from superweight.release.activation_checks import compare_activations
@@ -146,9 +149,11 @@ def live_checks(
     return checks
 
 
-def compare_loaded(request: Request, base: Evidence, release: Evidence) -> Comparison:
+def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -> Comparison:
     """Compare two models that are in memory already, and their files, at every depth."""
-    known = known_super_weights(request.base, request.setting.baselines) or frozenset(base.scan.coordinates)
+    known = known_super_weights(request.base, request.run_config.baselines) or frozenset(
+        base.scan.coordinates
+    )
     checks = [*_static(request, known), *live_checks(request, base, release)]
     return Comparison(base.subject.name, release.subject.name, tuple(checks))
 

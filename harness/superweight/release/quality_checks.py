@@ -32,7 +32,7 @@ def compare_quality(base: Evidence, release: Evidence, limits: Limits) -> list[C
     rise = (seen.release.nll - seen.base).mean(axis=1)
     interval = bootstrap(rise)
     ratio, low, high = (float(np.exp(value)) for value in (rise.mean(), interval.low, interval.high))
-    divergence, same = float(seen.release.kl.mean()), float(seen.release.same_top.mean())
+    divergence, same = float(seen.release.kl.mean()), float(seen.release.top1_agreement.mean())
     written = [
         continue_greedily(side.subject, list(continuations().values()))[INTACT] for side in (base, release)
     ]

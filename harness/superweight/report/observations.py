@@ -57,7 +57,7 @@ def document_if_measurable(evidence: Evidence) -> Document:
 
 def shown(evidence: Evidence) -> Json:
     """Return what a report shows of one model beside its verdicts: ``observed``, and the ``sweep`` if any."""
-    rounded = vars(evidence).get("rounded_weights")
+    rounded = evidence.peek("rounded_weights")
     return {"observed": gathered(evidence), "sweep": sweep_rows(rounded) if rounded else []}
 
 
@@ -66,7 +66,7 @@ def gathered(evidence: Evidence) -> Json:
     found = evidence.scan
     observed: Json = {
         "prompt": default_prompt(),
-        "blocks": len(evidence.subject.anatomy.blocks),
+        "blocks": len(evidence.subject.architecture.blocks),
         "super_weights": [
             {
                 "at": str(weight.coordinate),
@@ -172,13 +172,13 @@ def _probabilities(evidence: Evidence, ids: torch.Tensor) -> torch.Tensor:
 
 def _from_predictions(evidence: Evidence) -> Json:
     """Return what the looks that some claim has had at the corpus show; none is had here."""
-    if "looking" not in vars(evidence):
+    if evidence.peek("sequential") is None:
         return {}
     predicted: Json = {}
     curve = {0.0: PRUNED, 1.0: INTACT} | {factor: scaled(factor) for factor in SCALES}
-    if scaling := evidence.looking.measured(curve.values()):
+    if scaling := evidence.sequential.measured(curve.values()):
         predicted["scaling"] = _scaling(scaling, curve)
-    if evidence.vocabulary.knows_words and (words := evidence.looking.measured([PRUNED])):
+    if evidence.vocabulary.knows_words and (words := evidence.sequential.measured([PRUNED])):
         predicted["words"] = _words(evidence, words)
     return predicted
 
@@ -186,7 +186,7 @@ def _from_predictions(evidence: Evidence) -> Json:
 def _scaling(look: Look, curve: Mapping[float, str]) -> list[Json]:
     points = []
     for factor, condition in sorted(curve.items()):
-        damage = look.damage(condition)
+        damage = look.nll_increase(condition)
         interval = jackknife(damage)
         ratio, low, high = (float(np.exp(value)) for value in (damage.mean(), interval.low, interval.high))
         points.append({"factor": factor, "perplexity_ratio": ratio, "interval": [low, high]})
@@ -212,7 +212,7 @@ def _words(evidence: Evidence, look: Look) -> list[Json]:
 
 
 def _writings(evidence: Evidence) -> Json:
-    if not evidence.has_written:
+    if evidence.peek("writing") is None:
         return {}
     intact, pruned = evidence.intact_writing[:WRITINGS], evidence.pruned_writing[:WRITINGS]
     restored = restored_writing(

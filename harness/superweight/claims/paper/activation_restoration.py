@@ -24,11 +24,11 @@ def judge(evidence: Evidence) -> Verdict:
     """Put the activation back at its one token, in the onset block, with the set still pruned."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return settled(evidence.looking.at([PRUNED, RESTORED_ACTIVATION]), _judged)
+    return settled(evidence.sequential.at([PRUNED, RESTORED_ACTIVATION]), _judged)
 
 
 def _judged(look: Look) -> Verdict:
-    lost, still_lost = look.damage(PRUNED), look.damage(RESTORED_ACTIVATION)
+    lost, still_lost = look.nll_increase(PRUNED), look.nll_increase(RESTORED_ACTIVATION)
     if jackknife(lost).low <= 0:
         return not_applicable(CLAIM, "pruning the set loses nothing that could be won back")
     both = np.stack([lost - still_lost, lost], axis=1)

@@ -27,7 +27,7 @@ def judge(evidence: Evidence) -> Verdict:
     """
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    human = float(evidence.looking.first().measurements[INTACT].nll.mean())
+    human = float(evidence.sequential.first().measurements[INTACT].nll.mean())
     rows, collapsed = {}, {}
     for name, writing in (("intact", evidence.intact_writing), ("pruned", evidence.pruned_writing)):
         nlls = evidence.judged_by_intact(writing)

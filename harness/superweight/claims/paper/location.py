@@ -36,7 +36,7 @@ def judge(evidence: Evidence) -> Verdict:
             counted("number of super activations", len(found.super_activations), 1, AT_LEAST),
             **_found(found),
         )
-    held = held_readings(evidence.subject, found)
+    held = published_agreement(evidence.subject, found)
     differences = _activation_differences(entry, found)
     if entry.super_weights:
         differences += nearest(held).differences
@@ -49,7 +49,7 @@ def judge(evidence: Evidence) -> Verdict:
     )
 
 
-def held_readings(subject: Subject, found: Scan) -> tuple[Held, ...]:
+def published_agreement(subject: Subject, found: Scan) -> tuple[Held, ...]:
     """Hold every published set of super weights to what a scan of the subject found."""
     values = {weight.coordinate: weight.value for weight in found.super_weights}
     return hold(subject.entry.readings, values, subject.relative_step)

@@ -24,11 +24,11 @@ def judge(evidence: Evidence) -> Verdict:
     """Prune the largest millionth of every matrix, as the paper's code does, the set left out."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return settled(evidence.looking.at([PRUNED, *_CONTROLS]), _judged)
+    return settled(evidence.sequential.at([PRUNED, *_CONTROLS]), _judged)
 
 
 def _judged(look: Look) -> Verdict:
-    both = np.stack([look.damage(OTHER_OUTLIERS), look.damage(PRUNED)], axis=1)
+    both = np.stack([look.nll_increase(OTHER_OUTLIERS), look.nll_increase(PRUNED)], axis=1)
     if jackknife(both[:, 1]).low <= 0:
         return not_applicable(CLAIM, "pruning the set does no damage that others could do less of")
     others, treated = both.mean(axis=0)
@@ -41,5 +41,5 @@ def _judged(look: Look) -> Verdict:
             SHARE_OF_DAMAGE,
             AT_MOST,
         ),
-        ratios={name: measured(float(np.exp(look.damage(name).mean()))) for name in _CONTROLS},
+        ratios={name: measured(float(np.exp(look.nll_increase(name).mean()))) for name in _CONTROLS},
     )

@@ -31,7 +31,7 @@ def judge(evidence: Evidence) -> Verdict:
             course = np.abs(evidence.intact_traces[name].residual[plateau, item.token, item.channel])
             spreads.append(float(np.ptp(course) / np.median(course)))
     values = np.array(spreads)
-    blocks = len(evidence.subject.anatomy.blocks)
+    blocks = len(evidence.subject.architecture.blocks)
     return judged(
         CLAIM,
         Criterion(

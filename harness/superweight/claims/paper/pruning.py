@@ -35,11 +35,11 @@ def judge(evidence: Evidence) -> Verdict:
     if not found:
         return not_applicable(CLAIM, "no super weight is found")
     others = [name(index) for index in range(len(found)) for name in (alone, all_but)] + [CANCELLERS]
-    return settled(evidence.looking.at([PRUNED, *others]), lambda look: _judged(look, found, others))
+    return settled(evidence.sequential.at([PRUNED, *others]), lambda look: _judged(look, found, others))
 
 
 def _judged(look: Look, found: Sequence[Coordinate], others: Sequence[str]) -> Verdict:
-    damage, measurements = look.damage(PRUNED), look.measurements
+    damage, measurements = look.nll_increase(PRUNED), look.measurements
     logs = jackknife(damage)
     return judged(
         CLAIM,
@@ -54,8 +54,10 @@ def _judged(look: Look, found: Sequence[Coordinate], others: Sequence[str]) -> V
         intact_perplexity=measured(measurements[INTACT].perplexity),
         pruned_perplexity=measured(measurements[PRUNED].perplexity),
         kl_from_intact=measured(measurements[PRUNED].kl.mean()),
-        same_top_token=measured(measurements[PRUNED].same_top.mean(), absolute=0.01),
+        same_top_token=measured(measurements[PRUNED].top1_agreement.mean(), absolute=0.01),
         ratios={
-            name: measured(float(np.exp(look.damage(name).mean()))) for name in others if name in measurements
+            name: measured(float(np.exp(look.nll_increase(name).mean())))
+            for name in others
+            if name in measurements
         },
     )

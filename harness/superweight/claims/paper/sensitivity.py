@@ -29,12 +29,12 @@ def judge(evidence: Evidence) -> Verdict:
     """Scale the whole set from 0 to 2 and look at the worst step on either side of 1."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return settled(evidence.looking.at([PRUNED, *map(scaled, SCALES)]), _judged)
+    return settled(evidence.sequential.at([PRUNED, *map(scaled, SCALES)]), _judged)
 
 
 def _judged(look: Look) -> Verdict:
-    curve = {0.0: look.damage(PRUNED)}
-    curve |= {factor: look.damage(scaled(factor)) for factor in SCALES}
+    curve = {0.0: look.nll_increase(PRUNED)}
+    curve |= {factor: look.nll_increase(scaled(factor)) for factor in SCALES}
     curve[1.0] = np.zeros_like(curve[0.0])
     below = sorted(factor for factor in curve if factor <= 1)
     steps = [curve[after] - curve[before] for before, after in pairwise(below)]

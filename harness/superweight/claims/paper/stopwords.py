@@ -33,7 +33,7 @@ def judge(evidence: Evidence) -> Verdict:
     if not vocabulary.knows_words:
         return not_applicable(CLAIM, "the tokenizer has no tokens for whole words")
     conditions = [PRUNED, *(alone(index) for index in range(len(evidence.scan.coordinates)))]
-    looks = evidence.looking.at(conditions)
+    looks = evidence.sequential.at(conditions)
     return settled(looks, lambda look: _judged(look, vocabulary, conditions))
 
 
