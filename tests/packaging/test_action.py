@@ -26,7 +26,15 @@ def step(tmp_path):
             f'#!{bash}\nprintf "%s\\n" "$@" > {tmp_path}/arguments\necho "### table"\nexit {code}\n'
         )
         command.chmod(0o755)
-        given = {"BASE": "org/base", "RELEASE": "./release", "DEPTH": "all", "LIMITS": "", **inputs}
+        given = {
+            "BASE": "org/base",
+            "RELEASE": "./release",
+            "DEPTH": "all",
+            "LIMITS": "",
+            "REQUIRE": "",
+            "FAIL_ON": "",
+            **inputs,
+        }
         files = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary"), "GITHUB_OUTPUT": str(tmp_path / "output")}
         environment = {**os.environ, **given, **files, "RUNNER_TEMP": str(tmp_path)}
         result = subprocess.run(
@@ -41,8 +49,8 @@ def step(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "verdict"),
-    [(0, "verdict=kept\n"), (1, "verdict=damaged\n"), (4, "")],
-    ids=["kept", "damaged", "bad"],
+    [(0, "verdict=kept\n"), (1, "verdict=damaged\n"), (3, "verdict=cannot be judged\n"), (4, ""), (70, "")],
+    ids=["kept", "damaged", "cannot be judged", "bad input", "unforeseen"],
 )
 def test_the_exit_code_and_the_summary_reach_the_job(step, code, verdict):
     """A damaged release fails the job, with the table in its summary."""

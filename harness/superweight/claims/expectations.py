@@ -73,7 +73,14 @@ def baseline_of(root: Path, subject: Subject, verdict: Verdict) -> Path:
 
 
 def compare_with_base(verdict: Verdict, base: Verdict) -> Outcome:
-    """Expect the status that the same claim has on the base model."""
+    """Expect the status that the same claim has on the base model.
+
+    A claim about the relation between the two is held to what it says: that it is supported, or that
+    it says nothing where the base has no super weight.
+    """
+    if verdict.claim.relation:
+        gaps = () if verdict.status == NOT_APPLICABLE else _status_gap(verdict, SUPPORTED, "the claim")
+        return Outcome(verdict, SUPPORTED, "base", gaps)
     return Outcome(verdict, base.status, "base", _status_gap(verdict, base.status, "the base model"))
 
 

@@ -18,11 +18,16 @@ AT_LEAST, AT_MOST = "at least", "at most"
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper: its number here, its sentence in our words, its place there."""
+    """One claim of the paper: its number here, its sentence in our words, its place there.
+
+    ``relation`` marks a claim about a model and its base: the base itself has no verdict on it that a
+    release could be held to.
+    """
 
     id: str
     sentence: str
     place: str
+    relation: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,15 @@ import click
 
 from superweight.claims.run_config import RunConfig
 from superweight.cli.completion import complete_model
-from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, run_part, write
+from superweight.cli.options import (
+    EXIT_CANNOT_JUDGE,
+    EXIT_NOT_AS_EXPECTED,
+    judging_options,
+    run_part,
+    write,
+)
 from superweight.cli.progress import COMPARE, progressing
+from superweight.core.errors import BadInput
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
@@ -44,6 +51,18 @@ if TYPE_CHECKING:
     help="How to print it; markdown suits a model card and a job summary.",
 )
 @click.option(
+    "--require",
+    metavar="DEPTHS",
+    help="Depths that must be reached for exit code 0, separated by commas; by default all of --depth.",
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["damaged", "degraded"]),
+    default="damaged",
+    show_default=True,
+    help="What exits 1: damage alone, or also a release that is kept and measurably worse.",
+)
+@click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
 @click.option(
@@ -56,20 +75,22 @@ def compare(
     depth: str,
     limits_file: Path | None,
     layout: str,
+    require: str | None,
+    fail_on: str,
     json_file: str | None,
     report: Path | None,
     run_config: RunConfig,
 ) -> None:
     """Tell whether BASE's super weights survived in RELEASE.
 
-    Exit code 0: kept; 1: damaged; 4: bad input.
+    Exit code 0: kept; 1: damaged; 3: cannot be judged here; 4: bad input.
 
     Example: superweight compare org/base ./release --format markdown
     """
     from superweight.release.compare import CompareRequest
     from superweight.release.compare import compare as compare_models
     from superweight.release.limits import read_limits
-    from superweight.release.result import DEPTHS, KEPT, as_markdown, as_text
+    from superweight.release.result import CANNOT_JUDGE, DAMAGED, DEGRADED, DEPTHS, as_markdown, as_text
     from superweight.report.run_info import Stages
 
     with progressing(COMPARE) as progress:
@@ -82,6 +103,7 @@ def compare(
                 depths=DEPTHS if depth == "all" else (depth,),
                 limits=read_limits(limits_file),
                 run_config=run_config,
+                require=None if require is None else _depths(require),
             ),
             progress=stages,
             keep=models.append,
@@ -94,8 +116,22 @@ def compare(
         click.echo(as_markdown(result) if layout == "markdown" else as_text(result), nl=False)
     if report is not None:
         click.echo(f"report: {report / 'report.html'}", err=True)
-    if result.verdict != KEPT:
+    if result.verdict == CANNOT_JUDGE:
+        raise SystemExit(EXIT_CANNOT_JUDGE)
+    if result.verdict == DAMAGED or (result.degraded and fail_on == DEGRADED):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
+
+
+def _depths(text: str) -> tuple[str, ...]:
+    """Read a comma-separated list of depths. Raises `BadInput` naming one that there is not."""
+    from superweight.release.result import DEPTHS
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in DEPTHS]:
+        raise BadInput(f"--require {unknown[0]!r} is no depth; give some of {', '.join(DEPTHS)}")
+    if not names:
+        raise BadInput(f"--require names no depth; give some of {', '.join(DEPTHS)}")
+    return names
 
 
 def _report_comparison(

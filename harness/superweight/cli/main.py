@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import click
@@ -10,13 +11,15 @@ from superweight import __version__
 from superweight.cli.check import check
 from superweight.cli.compare import compare
 from superweight.cli.models import models
-from superweight.cli.options import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NOT_AS_EXPECTED
+from superweight.cli.options import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNFORESEEN
 from superweight.cli.read import read
 from superweight.cli.report import render
 from superweight.cli.scan import scan
 from superweight.cli.sweep import sweep
-from superweight.core.errors import BadInput, HarnessError, one_line
+from superweight.core.errors import BadInput, one_line
 from superweight.core.run_notes import noted
+
+_PLEASE_REPORT = "please report it with the lines above and superweight --version"
 
 
 class _Group(click.Group):
@@ -36,12 +39,20 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("superweight: interrupted; no file was left half-written", err=True)
             ctx.exit(EXIT_INTERRUPTED)
-        except HarnessError as error:
+        except BadInput as error:
             click.echo(f"superweight: {one_line(error)}", err=True)
-            ctx.exit(EXIT_BAD_INPUT if isinstance(error, BadInput) else EXIT_NOT_AS_EXPECTED)
+            ctx.exit(EXIT_BAD_INPUT)
         except click.UsageError as error:
             click.echo(f"superweight: {error.format_message()}; see superweight --help", err=True)
             ctx.exit(EXIT_BAD_INPUT)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:
+            # Exit code 1 is damage: an error nobody foresaw must not be taken for it.
+            traceback.print_exc()
+            what = one_line(error) or type(error).__name__
+            click.echo(f"superweight: an error that nobody foresaw: {what}; {_PLEASE_REPORT}", err=True)
+            ctx.exit(EXIT_UNFORESEEN)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

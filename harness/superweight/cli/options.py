@@ -18,8 +18,10 @@ from superweight.core.resources import DEFAULT_BASELINES
 if TYPE_CHECKING:
     from superweight.report.run_info import Stages
 
-EXIT_NOT_AS_EXPECTED = 1
+EXIT_NOT_AS_EXPECTED = 1  # damage, or verdicts not as expected, and nothing else
+EXIT_CANNOT_JUDGE = 3
 EXIT_BAD_INPUT = 4
+EXIT_UNFORESEEN = 70  # as sysexits.h has it for an error in the software itself
 EXIT_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

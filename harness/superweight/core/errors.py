@@ -18,6 +18,13 @@ class BadInput(HarnessError):
     """A model, file, option or registry entry that cannot be used as given (exit code 4)."""
 
 
+class BrokenModel(BadInput):
+    """A model that was looked at and found broken: a tensor missing, misshapen, cut short, NaN.
+
+    Everything else that stops a measurement says something of the place where it runs, not of the model.
+    """
+
+
 class Unavailable(BadInput):
     """A model whose files cannot be had here: not on this machine, not reachable, gated."""
 
@@ -34,7 +41,7 @@ class EditFailed(HarnessError):
     """An edit that did not take effect, or was not undone: nothing measured with it counts."""
 
 
-class NotFinite(BadInput):
+class NotFinite(BrokenModel):
     """A forward pass whose residual stream holds NaN or infinity: the dtype overflows."""
 
     def __init__(self, layer: int, dtype: str) -> None:

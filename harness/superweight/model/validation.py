@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, BrokenModel
 
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
@@ -23,23 +23,23 @@ _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 def refuse_gaps(model: PreTrainedModel, report: Mapping[str, Any], path: Path) -> None:
     """Hold a loaded model to what transformers reports of its loading.
 
-    Raises `BadInput` naming the tensor: one that the model needs and the files lack, one of another
+    Raises `BrokenModel` naming the tensor: one that the model needs and the files lack, one of another
     shape than the config asks for, or one of a block that the config does not have.
     """
     for name, stored, wanted in sorted(report["mismatched_keys"], key=lambda item: str(item[0])):
-        raise BadInput(
+        raise BrokenModel(
             f"{path}: tensor {name} has shape {list(stored)} where config.json asks for {list(wanted)}; "
             "the two do not belong together"
         )
     if missing := sorted(report["missing_keys"]):
-        raise BadInput(
+        raise BrokenModel(
             f"{path}: tensor {missing[0]} is missing{_and_more(missing)}, and would be filled with "
             "random numbers; the checkpoint is incomplete, or config.json belongs to another one"
         )
     count = model.config.get_text_config().num_hidden_layers
     beyond = [name for name in sorted(report["unexpected_keys"]) if _block(name) >= count]
     if beyond:
-        raise BadInput(
+        raise BrokenModel(
             f"{path}: tensor {beyond[0]}{_and_more(beyond)} would be left out, because config.json has "
             f"{count} blocks; it belongs to another checkpoint"
         )
@@ -55,10 +55,10 @@ def _and_more(names: list[str]) -> str:
 
 
 def refuse_broken_numbers(model: PreTrainedModel, path: Path) -> None:
-    """Raise `BadInput` naming the tensor when a parameter holds NaN or infinity."""
+    """Raise `BrokenModel` naming the tensor when a parameter holds NaN or infinity."""
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
-            raise BadInput(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+            raise BrokenModel(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
 
 
 def refuse_other_than_asked(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | str) -> None:

@@ -15,7 +15,14 @@ from superweight.checkpoints.tensors.open import is_remote
 from superweight.claims.baselines import baseline_path, read
 from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
-from superweight.core.errors import BadInput
+from superweight.core.errors import (
+    BadInput,
+    BrokenModel,
+    TooLarge,
+    Unavailable,
+    UnknownArchitecture,
+    one_line,
+)
 from superweight.release.limits import Limits
 from superweight.release.result import (
     ACTIVATIONS,
@@ -25,6 +32,7 @@ from superweight.release.result import (
     Check,
     Comparison,
     broken,
+    cannot_judge,
 )
 
 if TYPE_CHECKING:
@@ -34,13 +42,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What a person asked to be compared, as on the command line."""
+    """What a person asked to be compared, as on the command line.
+
+    ``require`` names the depths that must be reached for `KEPT`; None stands for all of ``depths``.
+    """
 
     base: str
     release: str
     depths: tuple[str, ...] = DEPTHS
     limits: Limits = field(default_factory=Limits)
     run_config: RunConfig = field(default_factory=RunConfig)
+    require: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for depth in self.required:
+            if depth not in self.depths:
+                raise BadInput(
+                    f"--require {depth} asks for a depth that --depth leaves out; it looks at "
+                    f"{', '.join(self.depths)}"
+                )
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return self.depths if self.require is None else self.require
 
 
 def compare(
@@ -51,27 +75,40 @@ def compare(
     """Compare a release with its base at the depths asked for, the cheapest first.
 
     ``keep`` is handed every model that had to be loaded, the base first, for a report to show.
-    Raises `BadInput` for a base that cannot be used, or a release that is no model at all; a
-    release that is one, but broken, is a damaged release.
+    Raises `BadInput` for a base that cannot be used, a name that leads nowhere, or a release that is
+    no model at all. A release that is one, but broken, is damaged. What cannot be looked at here is
+    neither: the comparison says which depth was not reached, and what it needs.
     """
     base_entry, release_entry = resolve(request.base), resolve(request.release)
     require_different_models(base_entry, release_entry)
     for spec in (request.base, request.release):
-        _refuse_no_model(spec)
-    checks: list[Check] = []
+        _refuse_no_model(spec, allow_pickle="pickle" in request.run_config.trust)
+    deeper = tuple(depth for depth in request.depths if depth != STATIC)
     known = known_super_weights(request.base, request.run_config.baselines)
-    base = None
-    if request.depths != (STATIC,) or not known:
-        progress(f"loading {request.base}")
-        base = request.run_config.evidence(request.base, progress)
-        keep(base)
-        known = known or frozenset(base.scan.coordinates)
-    if STATIC in request.depths:
+    checks: list[Check] = []
+    if STATIC in request.depths and known:
         progress("comparing the files")
         checks += _static(request, known)
-    if base is not None and request.depths != (STATIC,):
-        checks += _live(request, base, progress, keep)
-    return Comparison(base_entry.name, release_entry.name, tuple(checks))
+    if deeper or not known:
+        progress(f"loading {request.base}")
+        try:
+            base = request.run_config.evidence(request.base, progress)
+            keep(base)
+            _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input
+        except (TooLarge, UnknownArchitecture) as error:
+            checks += _unreached(deeper or (STATIC,), "base", f"the base cannot be run here: {error}")
+        else:
+            if STATIC in request.depths and not known:
+                progress("comparing the files")
+                checks += _static(request, frozenset(base.scan.coordinates))
+            if deeper:
+                checks += _live(request, base, progress, keep)
+    return Comparison(base_entry.name, release_entry.name, tuple(checks), request.required)
+
+
+def _unreached(depths: Collection[str], name: str, reason: str) -> list[Check]:
+    """Return the note, at each of ``depths``, that it could not be reached."""
+    return [cannot_judge(depth, name, reason) for depth in depths]
 
 
 def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
@@ -89,12 +126,12 @@ def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
     return known_entry(spec).coordinates
 
 
-def _refuse_no_model(spec: str) -> None:
+def _refuse_no_model(spec: str, *, allow_pickle: bool) -> None:
     """Raise `BadInput` where nothing lies that could be a model; one that is broken is let through."""
     entry = resolve(spec)
     here = not is_remote(entry.source) and local_path(entry).exists()
     if here or not (is_remote(entry.source) or is_hub_id(entry.source)):
-        fetch(entry)
+        fetch(entry, allow_pickle=allow_pickle)
 
 
 def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Check]:
@@ -103,8 +140,12 @@ def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Chec
     base = open_model(resolve(request.base))
     try:
         release = open_model(resolve(request.release))
-    except BadInput as error:
+    except BrokenModel as error:
         return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
+    except Unavailable:
+        raise
+    except BadInput as error:
+        return [cannot_judge(STATIC, "files", f"the release's files cannot be read: {error}")]
     return compare_static(base, release, known, request.limits)
 
 
@@ -114,12 +155,16 @@ def _live(
     progress: Callable[[str], None],
     keep: Callable[[Evidence], None],
 ) -> list[Check]:
-    _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input, not damage
     progress(f"loading {request.release}")
+    deeper = tuple(depth for depth in request.depths if depth != STATIC)
     try:
         release = request.run_config.evidence(request.release, progress)
+    except BrokenModel as error:
+        return [broken(deeper[0], "loading", f"the release cannot be run: {error}")]
     except BadInput as error:
-        return [broken(ACTIVATIONS, "loading", f"the release cannot be run: {error}")]
+        if isinstance(error, Unavailable) and not isinstance(error, TooLarge):
+            raise  # a name or a network that a person can mend
+        return _unreached(deeper, "loading", f"the release cannot be run here: {error}")
     keep(release)
     return live_checks(request, base, release, progress)
 
@@ -134,19 +179,32 @@ def live_checks(
     from superweight.release.activation_checks import compare_activations
     from superweight.release.quality_checks import compare_quality
 
+    def activations() -> list[Check]:
+        share = release.scan.largest / _largest_number(request.release, release.subject)
+        return compare_activations(base.scan, release.scan, share, request.limits)
+
     checks: list[Check] = []
-    try:
-        if ACTIVATIONS in request.depths:
-            progress("comparing the activations")
-            share = release.scan.largest / _largest_number(request.release, release.subject)
-            checks += compare_activations(base.scan, release.scan, share, request.limits)
-        if QUALITY in request.depths:
-            progress("comparing the predictions")
-            checks += compare_quality(base, release, request.limits)
-    except BadInput as error:
-        # An overflow, or a structure that the base has not.
-        checks.append(broken(ACTIVATIONS, "forward pass", f"the release cannot be measured: {error}"))
+    if ACTIVATIONS in request.depths:
+        progress("comparing the activations")
+        checks += _measured(ACTIVATIONS, activations)
+    if QUALITY in request.depths:
+        progress("comparing the predictions")
+        checks += _measured(QUALITY, lambda: compare_quality(base, release, request.limits))
     return checks
+
+
+def _measured(depth: str, run: Callable[[], list[Check]]) -> list[Check]:
+    """Return the checks of one depth; what stops it is damage only where the model itself is broken."""
+    try:
+        return run()
+    except BrokenModel as error:
+        return [broken(depth, "forward pass", f"the release cannot be measured: {error}")]
+    except BadInput as error:
+        return [cannot_judge(depth, "forward pass", f"the release cannot be measured here: {error}")]
+    # What torch and its kernels raise where an operation, a type or memory is not to be had.
+    except (RuntimeError, NotImplementedError, ImportError, MemoryError) as error:
+        reason = one_line(error) or type(error).__name__
+        return [cannot_judge(depth, "forward pass", f"the release's forward pass stopped: {reason}")]
 
 
 def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -> Comparison:
@@ -155,13 +213,16 @@ def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -
         base.scan.coordinates
     )
     checks = [*_static(request, known), *live_checks(request, base, release)]
-    return Comparison(base.subject.name, release.subject.name, tuple(checks))
+    return Comparison(base.subject.name, release.subject.name, tuple(checks), request.required)
 
 
 def _largest_number(spec: str, subject: Subject) -> float:
     """Return the largest number of the dtype that the release is published in."""
     import torch
 
-    stored = locations(open_model(resolve(spec)))[0].tensor.dtype
     published = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+    try:
+        stored = locations(open_model(resolve(spec)))[0].tensor.dtype
+    except BadInput:
+        stored = ""  # packed: it computes in the dtype it was loaded in
     return torch.finfo(published.get(stored, subject.model.dtype)).max

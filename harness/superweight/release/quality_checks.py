@@ -16,7 +16,7 @@ from superweight.measurement.evaluate import BATCH, Measurement, Values, joined,
 from superweight.measurement.generation import continue_greedily
 from superweight.model.edits import Prune, Scale, edited
 from superweight.release.limits import Limits
-from superweight.release.result import QUALITY, Check, not_comparable, within
+from superweight.release.result import QUALITY, Check, cannot_judge, not_comparable, within
 
 # Below this factor on the base's perplexity its own super weights carry too little to lose: the
 # claim on pruning (C3) asks for ten times, and controls stay within 1.1.
@@ -27,7 +27,7 @@ _CARRIED = "what the super weights carry"
 def compare_quality(base: Evidence, release: Evidence, limits: Limits) -> list[Check]:
     """Return the checks of predictions and writing, on windows that both models read alike."""
     if fault := _incomparable(base, release):
-        return [not_comparable(QUALITY, "predictions", fault)]
+        return [cannot_judge(QUALITY, "predictions", fault)]
     seen = _predictions(base, release)
     rise = (seen.release.nll - seen.base).mean(axis=1)
     interval = bootstrap(rise)

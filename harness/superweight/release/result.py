@@ -10,6 +10,10 @@ from typing import Any
 from superweight.core.errors import HarnessError
 
 KEPT, DAMAGED, NOT_COMPARABLE = "kept", "damaged", "not comparable"
+# Worse than the base by a measure that people care about, and still the same model.
+DEGRADED = "degraded"
+# Could not be looked at here: no package, too little memory, an unknown form. Never called damage.
+CANNOT_JUDGE = "cannot be judged"
 
 STATIC, ACTIVATIONS, QUALITY = "static", "activations", "quality"
 DEPTHS = (STATIC, ACTIVATIONS, QUALITY)
@@ -53,37 +57,76 @@ def broken(depth: str, name: str, reason: str, **figures: Any) -> Check:
     return Check(depth, name, DAMAGED, reason, WORST, figures)
 
 
+def cannot_judge(depth: str, name: str, reason: str) -> Check:
+    """Return the note that something should have been looked at and could not be, and what it needs."""
+    return Check(depth, name, CANNOT_JUDGE, reason)
+
+
 def not_comparable(depth: str, name: str, reason: str) -> Check:
-    """Return the note that something could not be compared, and why."""
+    """Return the note that there is nothing to compare, and why."""
     return Check(depth, name, NOT_COMPARABLE, reason)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All checks of one release against its base, in the order in which they were made."""
+    """All checks of one release against its base, in the order in which they were made.
+
+    ``required`` are the depths that must have been reached for the release to count as kept.
+    """
 
     base: str
     release: str
     checks: tuple[Check, ...]
+    required: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.checks:
             raise HarnessError(f"{self.release} was compared with {self.base} in no respect")
 
     @property
+    def unreached(self) -> tuple[str, ...]:
+        """The required depths at which nothing was judged, or something could not be looked at."""
+        return tuple(depth for depth in self.required if not self._reached(depth))
+
+    def _reached(self, depth: str) -> bool:
+        statuses = {check.status for check in self.checks if check.depth == depth}
+        return CANNOT_JUDGE not in statuses and bool(statuses & {KEPT, DEGRADED, DAMAGED})
+
+    @property
     def verdict(self) -> str:
-        """`KEPT` when nothing is damaged and something was compared; a comparison of nothing is no pass."""
+        """`DAMAGED` when damage was seen, else `CANNOT_JUDGE` when a required depth was not reached.
+
+        A comparison in which nothing was judged is no pass.
+        """
         statuses = {check.status for check in self.checks}
-        return KEPT if KEPT in statuses and DAMAGED not in statuses else DAMAGED
+        if DAMAGED in statuses:
+            return DAMAGED
+        judged = statuses & {KEPT, DEGRADED}
+        return CANNOT_JUDGE if self.unreached or not judged else KEPT
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the release is kept, and measurably worse than its base."""
+        return self.verdict == KEPT and any(check.status == DEGRADED for check in self.checks)
+
+    @property
+    def headline(self) -> str:
+        """The verdict in words: degraded, or which depths were not reached, where that is so."""
+        if self.degraded:
+            return f"{KEPT}, {DEGRADED}"
+        if self.verdict == CANNOT_JUDGE and self.unreached:
+            return f"{CANNOT_JUDGE}: {' and '.join(self.unreached)} not reached"
+        return self.verdict
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the release is damaged, the worst first; then what could not be compared."""
+        """Why: damage, the worst first; what could not be looked at; what is worse; what was left out."""
         damaged = [check for check in self.checks if check.status == DAMAGED]
         # Sorting is stable: of equals, the depth that was looked at first speaks first.
         damaged.sort(key=lambda check: -(WORST if math.isnan(check.excess) else check.excess))
-        unknown = [check for check in self.checks if check.status == NOT_COMPARABLE]
-        return tuple(check.reason for check in (*damaged, *unknown))
+        order = (CANNOT_JUDGE, DEGRADED, NOT_COMPARABLE)
+        others = [check for status in order for check in self.checks if check.status == status]
+        return tuple(check.reason for check in (*damaged, *others))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the contract of ``superweight compare --json``."""
@@ -98,8 +141,8 @@ class Comparison:
 
 def as_text(comparison: Comparison) -> str:
     """Return the comparison for a terminal: every check, then the verdict and its reasons."""
-    lines = [f"  {check.status:<14}  {check.depth:<11}  {check.reason}" for check in comparison.checks]
-    lines.append(f"{comparison.release} against {comparison.base}: {comparison.verdict}")
+    lines = [f"  {check.status:<16}  {check.depth:<11}  {check.reason}" for check in comparison.checks]
+    lines.append(f"{comparison.release} against {comparison.base}: {comparison.headline}")
     lines += [f"  {reason}" for reason in comparison.reasons]
     return "\n".join(lines) + "\n"
 
@@ -107,7 +150,7 @@ def as_text(comparison: Comparison) -> str:
 def as_markdown(comparison: Comparison) -> str:
     """Return the comparison for a job summary or a model card."""
     lines = [
-        f"### Super weights: {comparison.verdict}",
+        f"### Super weights: {comparison.headline}",
         "",
         f"`{_cell(comparison.release)}` against `{_cell(comparison.base)}`",
         "",

@@ -9,9 +9,18 @@ import numpy as np
 
 from superweight.checkpoints.tensors import Checkpoint, Location, condition, locate, locations
 from superweight.core.coordinates import Coordinate
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, BrokenModel
 from superweight.release.limits import Limits
-from superweight.release.result import KEPT, STATIC, Check, broken, joined, not_comparable, within
+from superweight.release.result import (
+    KEPT,
+    STATIC,
+    Check,
+    broken,
+    cannot_judge,
+    joined,
+    not_comparable,
+    within,
+)
 
 
 def compare_static(
@@ -25,12 +34,14 @@ def compare_static(
     try:
         release.tensors()
     except BadInput as error:
-        return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
+        if isinstance(error, BrokenModel):
+            return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
+        return [cannot_judge(STATIC, "files", f"the release's files cannot be read: {error}")]
     try:
         shapes = _projections(release)
     except BadInput as error:
-        # Packed in a form that only its own kernels read. By itself that is no pass.
-        return [not_comparable(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
+        # Packed in a form that only its own kernels read.
+        return [cannot_judge(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
     checks = [_structure(base, release, _projections(base), shapes), *_conditions(base, release)]
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
@@ -110,7 +121,7 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
         now = after.scalar(release, coordinate.row, coordinate.col)
     except BadInput as fault:
         # Packed in a form that only its own kernels read.
-        return not_comparable(STATIC, name, f"super weight {coordinate} cannot be read: {fault}")
+        return cannot_judge(STATIC, name, f"super weight {coordinate} cannot be read: {fault}")
     if not math.isfinite(now.value):
         return broken(
             STATIC, name, f"super weight {coordinate} is {now.value} where the base has {was.value:.6g}"

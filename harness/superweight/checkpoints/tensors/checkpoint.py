@@ -13,7 +13,7 @@ from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats, b
 from superweight.checkpoints.tensors.files import Folder
 from superweight.checkpoints.tensors.scales import Scale, make_scale, scale_name
 from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, BrokenModel
 
 # Of a matrix that is looked through in pieces: 1 MiB of float32, which a processor's cache holds.
 _PIECE = 2**18
@@ -66,7 +66,7 @@ class Checkpoint:
         file = self.files[name]
         header = self._header(file)
         if name not in header:
-            raise BadInput(f"{self.name}: the index says that {file} holds {name!r}, but it does not")
+            raise BrokenModel(f"{self.name}: the index says that {file} holds {name!r}, but it does not")
         return header[name]
 
     def tensors(self) -> dict[str, TensorInfo]:
@@ -174,7 +174,7 @@ def json_object(text: bytes, place: str) -> dict[str, object]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{place} is no valid JSON: {error}") from error
+        raise BrokenModel(f"{place} is no valid JSON: {error}") from error
     if not isinstance(document, dict):
-        raise BadInput(f"{place} holds no JSON object")
+        raise BrokenModel(f"{place} holds no JSON object")
     return document

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, BrokenModel
 
 
 class File(Protocol):
@@ -98,7 +98,7 @@ class LocalFolder:
 def whole(data: bytes, file: File, start: int, end: int) -> bytes:
     """Return ``data`` if it is all of what was asked for; raises `BadInput` if the file ends before."""
     if len(data) != end - start:
-        raise BadInput(
+        raise BrokenModel(
             f"{file.name} ends at byte {start + len(data)}, but bytes {start} to {end} were expected; "
             "it is truncated, so fetch it again"
         )

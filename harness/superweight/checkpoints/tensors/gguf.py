@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from superweight.checkpoints.tensors.files import File
 from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo, refuse_overlaps, refuse_truncation
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, BrokenModel
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -65,7 +65,7 @@ class _Cursor:
         if end <= len(self._bytes):
             return
         if end > self._file.size:
-            raise BadInput(
+            raise BrokenModel(
                 f"{self._file.name} ends within its GGUF header; it is truncated, so fetch it again"
             )
         upto = min(self._file.size, max(end, len(self._bytes) + _CHUNK))
@@ -80,20 +80,22 @@ def read_header(file: File) -> tuple[Header, Metadata]:
     """
     cursor = _Cursor(file)
     if file.size < 4 or cursor.take(4) != MAGIC:
-        raise BadInput(f"{file.name} does not begin with the GGUF magic; it is truncated or something else")
+        raise BrokenModel(
+            f"{file.name} does not begin with the GGUF magic; it is truncated or something else"
+        )
     version = cursor.number("I")
     if version not in _VERSIONS:
         raise BadInput(f"{file.name} is GGUF of version {version}; only 2 and 3, little-endian, are read")
     tensors, values = cursor.number("Q"), cursor.number("Q")
     if (tensors + values) * _SHORTEST_ENTRY > file.size:
-        raise BadInput(
+        raise BrokenModel(
             f"{file.name} claims {tensors} tensors and {values} values, more than fit; it is corrupt"
         )
     try:
         metadata = _metadata(cursor, values, file)
         return _tensors(cursor, tensors, _alignment(metadata, file), file), metadata
     except UnicodeDecodeError as error:
-        raise BadInput(f"{file.name}: a name in its header is no UTF-8; it is corrupt") from error
+        raise BrokenModel(f"{file.name}: a name in its header is no UTF-8; it is corrupt") from error
 
 
 def _metadata(cursor: _Cursor, count: int, file: File) -> dict[str, object]:
@@ -101,7 +103,7 @@ def _metadata(cursor: _Cursor, count: int, file: File) -> dict[str, object]:
     for _ in range(count):
         name, kind = cursor.text(), cursor.number("I")
         if name in metadata:
-            raise BadInput(f"{file.name}: metadata {name!r} occurs twice; the header is corrupt")
+            raise BrokenModel(f"{file.name}: metadata {name!r} occurs twice; the header is corrupt")
         metadata[name] = _value(cursor, kind, file)
     return metadata
 
@@ -114,7 +116,7 @@ def _value(cursor: _Cursor, kind: int, file: File) -> object:
         value: object = struct.unpack("<" + code, cursor.take(struct.calcsize("<" + code)))[0]
         return value
     if kind != _ARRAY:
-        raise BadInput(f"{file.name}: its header has a value of unknown type {kind}; it is corrupt")
+        raise BrokenModel(f"{file.name}: its header has a value of unknown type {kind}; it is corrupt")
     item, count = cursor.number("I"), cursor.number("Q")
     if item == _STRING:
         cursor.pass_strings(count)
@@ -128,7 +130,7 @@ def _value(cursor: _Cursor, kind: int, file: File) -> object:
 def _alignment(metadata: Metadata, file: File) -> int:
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-        raise BadInput(f"{file.name}: general.alignment is {alignment!r}, no power of two; it is corrupt")
+        raise BrokenModel(f"{file.name}: general.alignment is {alignment!r}, no power of two; it is corrupt")
     return alignment
 
 
@@ -138,7 +140,7 @@ def _tensors(cursor: _Cursor, count: int, alignment: int, file: File) -> Header:
         name = cursor.text()
         dimensions = cursor.number("I")
         if name in entries or dimensions > _MOST_DIMENSIONS:
-            raise BadInput(
+            raise BrokenModel(
                 f"{file.name}: tensor {name!r} is listed twice or misshapen; the header is corrupt"
             )
         # GGUF names the fastest-running dimension first.
@@ -157,12 +159,13 @@ def _entry(file: File, name: str, shape: tuple[int, ...], kind: int, offset: int
     try:
         dtype = GGMLQuantizationType(kind)
     except ValueError:
+        # A newer type, or a corrupt header: which of the two cannot be told.
         raise BadInput(
             f"{file.name}: tensor {name!r} has the unknown type {kind}; update gguf or fetch the file again"
         ) from None
     elements, size = GGML_QUANT_SIZES[dtype]
     if (shape[-1] if shape else 1) % elements:
-        raise BadInput(
+        raise BrokenModel(
             f"{file.name}: tensor {name!r} of shape {list(shape)} does not divide into the blocks of "
             f"{elements} that {dtype.name} has; the header is corrupt"
         )

@@ -9,7 +9,7 @@ from superweight.checkpoints.tensors import gguf, safetensors
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.files import File, Folder, LocalFolder
 from superweight.checkpoints.tensors.tensor_info import Header
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, BrokenModel
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -115,7 +115,7 @@ def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
     for part in _parts(file):
         headers[part], _ = gguf.read_header(_found(folder, part))
         if repeated := sorted(headers[part].keys() & files.keys()):
-            raise BadInput(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {part}")
+            raise BrokenModel(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {part}")
         files |= dict.fromkeys(headers[part], part)
     return Checkpoint(name, folder, files, headers.__getitem__, is_gguf=True)
 
@@ -145,11 +145,11 @@ def _weight_map(text: bytes, place: str) -> dict[str, str]:
     """Return an index's tensors and the files that hold them."""
     files = json_object(text, place).get("weight_map")
     if not isinstance(files, dict) or not files:
-        raise BadInput(f"{place} has no weight_map, so which file holds what is unknown")
+        raise BrokenModel(f"{place} has no weight_map, so which file holds what is unknown")
     for tensor, file in files.items():
         # A file's name that leads elsewhere would be read from there.
         if not isinstance(file, str) or PurePosixPath(file).name != file or not file.endswith(".safetensors"):
-            raise BadInput(f"{place} maps {tensor!r} to {file!r}, which is no safetensors file beside it")
+            raise BrokenModel(f"{place} maps {tensor!r} to {file!r}, which is no safetensors file beside it")
     return files
 
 
@@ -164,5 +164,5 @@ def _open_index(name: str, folder: Folder, text: bytes) -> Checkpoint:
 def _found(folder: Folder, file: str) -> File:
     found = folder.find(file)
     if found is None:
-        raise BadInput(f"{folder.name} lacks {file}, which belongs to the checkpoint; fetch it again")
+        raise BrokenModel(f"{folder.name} lacks {file}, which belongs to the checkpoint; fetch it again")
     return found

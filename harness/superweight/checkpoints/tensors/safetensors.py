@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from superweight.checkpoints.tensors.files import File
 from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo, refuse_overlaps, refuse_truncation
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, BrokenModel
 
 # The format's own limit; a length beyond it is no header.
 _LONGEST_HEADER = 100_000_000
@@ -31,10 +31,12 @@ def read_header(file: File) -> Header:
     is longer or shorter than its header says.
     """
     if file.size < 8:
-        raise BadInput(f"{file.name} has {file.size} bytes, too few for a safetensors file; fetch it again")
+        raise BrokenModel(
+            f"{file.name} has {file.size} bytes, too few for a safetensors file; fetch it again"
+        )
     length = int.from_bytes(file.read(0, 8), "little")
     if length > _LONGEST_HEADER:
-        raise BadInput(f"{file.name} claims a header of {length} bytes; it is no safetensors file")
+        raise BrokenModel(f"{file.name} claims a header of {length} bytes; it is no safetensors file")
     begin = 8 + length
     table = _parse(file, file.read(8, begin))
     header = {name: _entry(file, name, entry, begin) for name, entry in table.items()}
@@ -43,7 +45,7 @@ def read_header(file: File) -> Header:
     held = sum(info.end - info.start for info in header.values())
     # Without overlaps, a sum that differs from the file's length means bytes that nobody owns.
     if begin + held != file.size:
-        raise BadInput(
+        raise BrokenModel(
             f"{file.name} has {file.size} bytes, but its header accounts for {begin + held}; it is corrupt"
         )
     return header
@@ -54,9 +56,9 @@ def _parse(file: File, text: bytes) -> dict[str, Any]:
         table = json.loads(text, object_pairs_hook=_distinct)
     # A header nested deeply enough exhausts the parser's stack.
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file.name}: its header is no valid JSON ({error}); it is corrupt") from error
+        raise BrokenModel(f"{file.name}: its header is no valid JSON ({error}); it is corrupt") from error
     if not isinstance(table, dict):
-        raise BadInput(f"{file.name}: its header is no JSON object; it is no safetensors file")
+        raise BrokenModel(f"{file.name}: its header is no JSON object; it is no safetensors file")
     table.pop("__metadata__", None)
     return table
 
@@ -75,10 +77,10 @@ def _entry(file: File, name: str, entry: object, begin: int) -> TensorInfo:
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise BadInput(f"{place} has the unknown dtype {dtype!r}; update the harness or fetch the file again")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise BadInput(f"{place} has the shape {shape!r} at {offsets!r}; the header is corrupt")
+        raise BrokenModel(f"{place} has the shape {shape!r} at {offsets!r}; the header is corrupt")
     start, end = offsets
     if math.prod(shape) * _BITS[dtype] != 8 * (end - start):
-        raise BadInput(
+        raise BrokenModel(
             f"{place} is {dtype} of shape {shape}, but has {end - start} bytes; the header is corrupt"
         )
     # Types of less than a byte are listed, and refused when they are read.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from superweight.checkpoints.tensors.files import File
-from superweight.core.errors import BadInput
+from superweight.core.errors import BrokenModel
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,16 @@ def refuse_overlaps(header: Header, file: File) -> None:
     ordered = sorted((info for info in header.values() if info.end > info.start), key=lambda info: info.start)
     for first, second in pairwise(ordered):
         if second.start < first.end:
-            raise BadInput(f"{file.name}: {first.name!r} and {second.name!r} overlap; the header is corrupt")
+            raise BrokenModel(
+                f"{file.name}: {first.name!r} and {second.name!r} overlap; the header is corrupt"
+            )
 
 
 def refuse_truncation(header: Header, file: File) -> None:
     """Raise `BadInput` when a tensor lies beyond the end of its file."""
     for info in header.values():
         if info.end > file.size:
-            raise BadInput(
+            raise BrokenModel(
                 f"{file.name} has {file.size} bytes, but {info.name!r} lies at bytes {info.start} to "
                 f"{info.end}; it is truncated, so fetch it again"
             )

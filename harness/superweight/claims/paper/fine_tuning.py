@@ -5,7 +5,12 @@ from __future__ import annotations
 from superweight.claims.evidence import Evidence
 from superweight.claims.verdict import AT_MOST, Claim, Verdict, counted, judged, not_applicable
 
-CLAIM = Claim("C14", "A tuned model keeps the super weights of its base where they were.", "section 3.1")
+CLAIM = Claim(
+    "C14",
+    "A tuned model keeps the super weights of its base where they were.",
+    "section 3.1",
+    relation=True,
+)
 
 # The claim is identity of coordinates; there is no being nearly at the same place.
 MOVED = 0
