@@ -250,7 +250,7 @@ def test_a_widened_tolerance_is_found(run, project, within):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_checkpoint_with_broken_numbers_is_refused(run, tmp_path, value):
-    """NaN or infinity in one tensor is bad input, named, before anything is measured."""
+    """NaN or infinity in one tensor is damage that was seen: named, before anything is measured."""
     target = tmp_path / "broken"
     shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", target)
     from safetensors.torch import load_file as load_torch
@@ -260,5 +260,5 @@ def test_a_checkpoint_with_broken_numbers_is_refused(run, tmp_path, value):
     tensors[DOWN_PROJ][0, 0] = value
     save_torch(tensors, target / "model.safetensors", metadata={"format": "pt"})
     result = run("--sw-model", f"tiny-planted={target}", claims="known_place")
-    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    assert pytest.ExitCode.TESTS_FAILED == result.ret
     assert f"tensor {DOWN_PROJ} holds NaN or infinity" in result.stdout.str() + result.stderr.str()

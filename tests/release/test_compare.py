@@ -174,7 +174,7 @@ def test_a_packed_release_is_no_pass_by_its_files_alone(base, tmp_path):
     for name in [name for name in tensors if name.endswith("down_proj.weight")]:
         tensors[name.removesuffix("weight") + "qweight"] = tensors.pop(name).to(torch.int32)
     save_file(tensors, release / "model.safetensors", {"format": "pt"})
-    assert "damaged" == compared(release, depths=(STATIC,)).verdict
+    assert "cannot be judged" == compared(release, depths=(STATIC,)).verdict
 
 
 def test_a_directory_of_pictures_is_bad_input(tmp_path):
@@ -185,14 +185,16 @@ def test_a_directory_of_pictures_is_bad_input(tmp_path):
 
 
 def test_another_tokenizer_is_said_and_not_compared(base, tmp_path):
-    """Where text is cut differently, predictions are left out and the rest is judged."""
+    """Where text is cut differently, the depth of predictions is not reached; the rest is shown."""
     release = make(base, tmp_path / "release", unchanged, [PLACE])
     document = json.loads((release / "tokenizer.json").read_text())
     document["normalizer"] = {"type": "Lowercase"}
     (release / "tokenizer.json").write_text(json.dumps(document))
     result = compared(release)
-    assert "kept" == result.verdict
+    assert "cannot be judged: quality not reached" == result.headline
     assert ("the tokenizers cut the same text differently: predictions are not compared",) == result.reasons
+    assert "kept" == compared(release, require=(STATIC, ACTIVATIONS)).verdict
+    assert "cannot be judged" == compared(release, depths=(QUALITY,)).verdict
 
 
 def test_another_architecture_is_no_pass(base, planted, tmp_path):

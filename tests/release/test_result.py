@@ -51,7 +51,7 @@ def test_the_worst_reason_stands_first_and_the_unknown_last():
 
 def test_a_comparison_of_nothing_is_no_pass():
     """Without a single check that was kept, nothing was vouched for; without checks there is no result."""
-    assert "damaged" == comparison(not_comparable(STATIC, "a", "not compared")).verdict
+    assert "cannot be judged" == comparison(not_comparable(STATIC, "a", "not compared")).verdict
     with pytest.raises(HarnessError, match="in no respect"):
         comparison()
 

@@ -47,7 +47,7 @@ class Readings:
     readings: tuple[Reading, ...]
 
 
-def known_entry(spec: str) -> ModelEntry:
+def known_entry(spec: str | ModelEntry) -> ModelEntry:
     """Turn what a person typed into an entry, with what is published of the repository it names."""
     entry = resolve(spec)
     if entry.readings:

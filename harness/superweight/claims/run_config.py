@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from superweight.checkpoints.cache import Progress, silent
-from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.core.resources import DEFAULT_BASELINES
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ class RunConfig:
     dtype: str = "auto"
     trust: tuple[str, ...] = ()
 
-    def load(self, spec: str, progress: Progress = silent) -> Subject:
+    def load(self, spec: str | ModelEntry, progress: Progress = silent) -> Subject:
         """Load a MODEL; raises `BadInput` where that cannot be done."""
         # Comparing files needs a setting and no torch.
         from superweight.model.loading import load
 
         return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust, progress=progress)
 
-    def evidence(self, spec: str, progress: Progress = silent) -> Evidence:
+    def evidence(self, spec: str | ModelEntry, progress: Progress = silent) -> Evidence:
         """Load a MODEL to be measured."""
         from superweight.claims.evidence import Evidence
 

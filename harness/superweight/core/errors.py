@@ -33,6 +33,10 @@ class TooLarge(Unavailable):
     """A model that the memory at hand does not hold."""
 
 
+class NotLoadable(BadInput):
+    """A model whose files are here and that the libraries at hand do not load: nothing was seen of it."""
+
+
 class UnknownArchitecture(BadInput):
     """A model in which no decoder blocks with an MLP output projection were recognised."""
 

@@ -15,8 +15,8 @@ from superweight import __version__
 from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
 from superweight.checkpoints.registry import ModelEntry
-from superweight.checkpoints.sources import LocalModel, fetch
-from superweight.core.errors import BadInput, UnknownArchitecture
+from superweight.checkpoints.sources import LocalModel, fetch, local_path
+from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.model.architecture import inspect_architecture
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
@@ -91,7 +91,7 @@ def load(
         raise
     # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
     except Exception as error:
-        raise BadInput(f"{local.path} does not load: {_first_line(error)}") from error
+        raise NotLoadable(f"{local.path} does not load: {_first_line(error)}") from error
     model.eval()
     model.requires_grad_(False)
     refuse_broken_numbers(model, local.path)
@@ -183,7 +183,7 @@ def _provenance(
     ids = tokenizer("a")["input_ids"]
     return Provenance(
         # A path says more about the machine than about the model: only its last part is kept.
-        source=Path(entry.source).name if Path(entry.source).exists() else entry.source,
+        source=Path(entry.source).name if local_path(entry).exists() else entry.source,
         revision=local.revision,
         weights_sha256=original_sha256(directory) or _weights_sha256(directory),
         architecture=type(model).__name__,

@@ -6,15 +6,53 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from superweight.checkpoints.registry import STORED, ModelEntry, resolve
+from superweight.checkpoints.registry import STORED, ModelEntry, resolve_from
 from superweight.core.environment import in_ci
-from superweight.core.errors import BadInput, TooLarge, Unavailable, one_line
+from superweight.core.errors import (
+    BadInput,
+    BrokenModel,
+    NotLoadable,
+    TooLarge,
+    Unavailable,
+    UnknownArchitecture,
+    one_line,
+)
 from superweight.pytest_plugin.xdist import share_cores
 
 if TYPE_CHECKING:
     from superweight.model.subject import Subject
 KEPT_BYTES = 2**30
 _KEPT = pytest.StashKey[dict[tuple[str, str], "Subject"]]()
+_NAMED = pytest.StashKey[tuple[tuple[ModelEntry, ...], ModelEntry | None]]()
+
+
+def parse_models(config: pytest.Config) -> None:
+    """Read --sw-model and --sw-base, once, from where the run began.
+
+    Raises `pytest.UsageError` for a name that cannot be right, and for a base that is the model.
+    """
+    from superweight.checkpoints.sources import require_different_models
+
+    folder, option = config.invocation_params.dir, config.option
+    try:
+        entries = tuple(resolve_from(folder, spec) for spec in option.sw_model)
+        base = None if option.sw_base is None else resolve_from(folder, option.sw_base)
+        if base is not None:
+            for entry in entries:
+                require_different_models(base, entry)
+    except BadInput as error:
+        raise pytest.UsageError(one_line(error)) from error
+    config.stash[_NAMED] = entries, base
+
+
+def named_models(config: pytest.Config) -> tuple[ModelEntry, ...]:
+    """Return the models of --sw-model."""
+    return config.stash.get(_NAMED, ((), None))[0]
+
+
+def base_model(config: pytest.Config) -> ModelEntry | None:
+    """Return the model of --sw-base, if one is given."""
+    return config.stash.get(_NAMED, ((), None))[1]
 
 
 def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
@@ -30,7 +68,7 @@ def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntr
     if kept is not None:
         return kept
     option = config.option
-    named = (on_behalf_of or entry) in [resolve(spec) for spec in (*option.sw_model, option.sw_base) if spec]
+    named = (on_behalf_of or entry) in (*named_models(config), base_model(config))
     share_cores()
     try:
         if not named and entry.tier == "gpu":
@@ -39,6 +77,10 @@ def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntr
             entry, device=option.sw_device, dtype=option.sw_dtype, trust=option.sw_trust, offload=named
         )
     except BadInput as error:
+        if isinstance(error, BrokenModel) and entry != base_model(config):
+            pytest.fail(f"{entry.name} is damaged: {one_line(error)}", pytrace=False)
+        if named and isinstance(error, TooLarge | UnknownArchitecture | NotLoadable):
+            pytest.fail(f"{entry.name} cannot be judged here: {one_line(error)}", pytrace=False)
         if named:
             pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
         if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and not in_ci()):

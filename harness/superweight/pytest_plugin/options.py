@@ -7,6 +7,15 @@ from pathlib import Path
 import pytest
 
 
+def _absolute(text: str) -> Path:
+    """Read a path once, from where the run began: a test may change the directory."""
+    return Path(text).absolute()
+
+
+def _corpus(text: str) -> str:
+    return text if text in ("builtin", "wikitext2") else str(_absolute(text))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("superweight", "super weights of language models")
     group.addoption(
@@ -43,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--sw-corpus",
+        type=_corpus,
         default="builtin",
         metavar="CORPUS",
         help="Text to measure on: builtin, wikitext2, a text file or a directory of them. "
@@ -50,20 +60,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--sw-report",
-        type=Path,
+        type=_absolute,
         metavar="DIR",
         help="Write report.json, report.html and figures there, one page for all models. Default: no report.",
     )
     group.addoption(
         "--sw-summary",
-        type=Path,
+        type=_absolute,
         metavar="FILE",
         help="Append the verdicts there as a Markdown table, for example to $GITHUB_STEP_SUMMARY. "
         "Default: no summary.",
     )
     group.addoption(
         "--sw-baselines",
-        type=Path,
+        type=_absolute,
         metavar="DIR",
         help="Where baselines are kept. Default: the folder 'baselines' beside the test file; for the "
         "claims that ship with the harness, tests/claims/baselines of the project.",

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
-from superweight.core.errors import BadInput, one_line
-from superweight.pytest_plugin import collection, xdist
+from superweight.core.errors import BadInput, BrokenModel, one_line
+from superweight.pytest_plugin import collection, models, xdist
 from superweight.pytest_plugin.models import acquire, release
-from superweight.pytest_plugin.terminal import PROPERTY, USED, Verdicts
+from superweight.pytest_plugin.terminal import ABOUT, PROPERTY, USED, Verdicts
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
@@ -40,20 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(Verdicts(config), "superweight-verdicts")
     config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic implementation")
-    entries = _entries(config)  # a name that cannot be right is refused before anything is collected
-    if config.option.sw_base is not None:
-        _refuse_itself(config.option.sw_base, entries)
+    if not config.pluginmanager.hasplugin("xdist"):
+        config.addinivalue_line("markers", "xdist_group(name): ignored, as xdist is not at work")
+    models.parse_models(config)  # a name that cannot be right is refused before anything is collected
     config.args = collection.arguments(config)
-
-
-def _refuse_itself(base: str, entries: list[ModelEntry]) -> None:
-    from superweight.checkpoints.sources import require_different_models
-
-    try:
-        for entry in entries:
-            require_different_models(resolve(base), entry)
-    except BadInput as error:
-        raise pytest.UsageError(one_line(error)) from error
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,12 +57,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked gpu where there is no CUDA; asking for it by ``-m gpu`` is an error already."""
+    """Say which model a test is about; skip what is marked gpu where there is no CUDA.
+
+    Asking for it by ``-m gpu`` is an error already.
+    """
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "sw_entry" in callspec.params:
+        item.user_properties.append((ABOUT, callspec.params["sw_entry"].name))
     if item.get_closest_marker("gpu") is not None:
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("needs CUDA, and torch sees no such device here")
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
+    """Let the shipped claims be tests in a project that calls its own tests otherwise."""
+    collection.mark_as_tests(collector, name, obj)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -96,15 +97,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _parameters(config: pytest.Config) -> list[Any]:
     """Return the selected entries; what is not selected does not even show as deselected."""
     gpu = xdist.asks_for_gpu(config)
-    entries = _entries(config) or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
+    entries = models.named_models(config) or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
     return [pytest.param(entry, id=entry.name, marks=_marks(config, entry, on_gpu=gpu)) for entry in entries]
-
-
-def _entries(config: pytest.Config) -> list[ModelEntry]:
-    try:
-        return [resolve(spec) for spec in config.option.sw_model]
-    except BadInput as error:
-        raise pytest.UsageError(one_line(error)) from error
 
 
 def _marks(config: pytest.Config, entry: ModelEntry, *, on_gpu: bool) -> list[pytest.MarkDecorator]:
@@ -176,10 +170,10 @@ def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     """What is measured of the base model, if one is given."""
     from superweight.claims.evidence import Evidence
 
-    spec = pytestconfig.option.sw_base
-    if spec is None:
+    entry = models.base_model(pytestconfig)
+    if entry is None:
         return None
-    return Evidence(acquire(pytestconfig, resolve(spec)), pytestconfig.option.sw_corpus)
+    return Evidence(acquire(pytestconfig, entry), pytestconfig.option.sw_corpus)
 
 
 @pytest.fixture(scope="session")
@@ -193,12 +187,18 @@ def evidence(
     from superweight.claims.evidence import Evidence
     from superweight.pytest_plugin.verdicts import observe
 
-    base = base_evidence.scan if base_evidence is not None else tuned_from_scan
     try:
+        base = base_evidence.scan if base_evidence is not None else tuned_from_scan
         measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
         _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
     except BadInput as error:
         pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
+    try:
+        _ = measured.scan
+    except BrokenModel:
+        pass  # damage that was seen: every claim fails with it
+    except BadInput as error:
+        pytest.fail(f"{subject.name} cannot be judged here: {one_line(error)}", pytrace=False)
     yield measured
     if pytestconfig.option.sw_report is not None:
         observe(pytestconfig, measured, base_evidence)
@@ -216,7 +216,10 @@ def as_expected(
     from superweight.report.document import statistics, verdict_row
 
     def check(judge: Judge) -> None:
-        outcome = judged(request, evidence, base_evidence, judge)
+        try:
+            outcome = judged(request, evidence, base_evidence, judge)
+        except BrokenModel as error:
+            pytest.fail(f"{evidence.subject.name} is damaged: {one_line(error)}", pytrace=False)
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
@@ -235,17 +238,19 @@ def comparison(
     from superweight.claims.run_config import RunConfig
     from superweight.release.compare import CompareRequest, compare_loaded
     from superweight.release.limits import read_limits
+    from superweight.release.result import CANNOT_JUDGE
 
-    option, settings = request.config.option, request.config.rootpath / "pyproject.toml"
+    settings = request.config.rootpath / "pyproject.toml"
     asked = CompareRequest(
-        base=option.sw_base,
-        release=_spec(request.config, sw_entry),
+        base=base_evidence.subject.entry,
+        release=evidence.subject.entry,
         limits=read_limits(settings if settings.is_file() else None),
         run_config=RunConfig(baselines=collection.baselines(request)),
     )
-    return compare_loaded(asked, base_evidence, evidence)
-
-
-def _spec(config: pytest.Config, entry: ModelEntry) -> str:
-    """Return what was typed for an entry; a registry name stands for itself."""
-    return next((spec for spec in config.option.sw_model if resolve(spec) == entry), entry.name)
+    try:
+        compared = compare_loaded(asked, base_evidence, evidence)
+    except BadInput as error:
+        pytest.fail(f"{sw_entry.name} cannot be judged here: {one_line(error)}", pytrace=False)
+    if compared.verdict == CANNOT_JUDGE:
+        pytest.fail(f"{compared.headline}: {'; '.join(compared.reasons)}", pytrace=False)
+    return compared

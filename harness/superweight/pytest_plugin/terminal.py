@@ -17,6 +17,8 @@ from superweight.core.run_notes import noted
 PROPERTY = "superweight"
 # And under this one that it used a model at all.
 USED = "superweight-model"
+# And under this one, before anything of it is loaded, which model a test is about.
+ABOUT = "superweight-about"
 # And under this one a worker hands over its notes.
 NOTES = "superweight-notes"
 # Stands where it is said who expected a verdict: nobody did, it has just been kept as the baseline.
@@ -34,6 +36,8 @@ class Verdicts:
         self._observed: dict[str, dict[str, Any]] = {}
         self._stages: list[dict[str, Any]] = []
         self._used: set[str] = set()
+        # Why no claim was judged, by model.
+        self._unjudged: dict[str, str] = {}
         self._undo = ExitStack()
         self._notes = self._undo.enter_context(noted())
 
@@ -63,6 +67,11 @@ class Verdicts:
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        about = next((str(value) for name, value in report.user_properties if name == ABOUT), None)
+        if report.when == "setup" and report.failed and about is not None:
+            self._used.add(about)
+            said = report.longreprtext.strip().splitlines() or ["its setup failed"]
+            self._unjudged.setdefault(about, said[0])
         if report.when == "call":
             self._used |= {str(value) for name, value in report.user_properties if name == USED}
             for name, value in report.user_properties:
@@ -77,9 +86,11 @@ class Verdicts:
             terminalreporter.section("super weights")
             named = ", ".join(self._config.option.sw_model)
             terminalreporter.write_line(f"no test ran on {named}: nothing was judged", red=True)
-        if not self._rows:
+        if not self._rows and not self._unjudged:
             return
         terminalreporter.section("super weights")
+        for model, reason in self._unjudged.items():
+            terminalreporter.write_line(f"{model}: not judged: {reason}", red=True)
         for note in self._notes:
             terminalreporter.write_line(f"note: {note}")
         for model, rows in self._rows.items():
@@ -131,12 +142,12 @@ class Verdicts:
         if self._idle and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         self._take(observed)
-        if not self._rows:
+        if not self._rows and not self._unjudged:
             return
         if self._config.option.sw_summary is not None:
             with self._config.option.sw_summary.open("a", encoding="utf-8") as file:
-                file.write(markdown(self._rows))
-        if self._config.option.sw_report is not None:
+                file.write(markdown(self._rows) + unjudged_lines(self._unjudged))
+        if self._rows and self._config.option.sw_report is not None:
             self._write_report(self._config.option.sw_report)
 
     def _write_report(self, directory: Path) -> None:
@@ -177,3 +188,8 @@ def markdown(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
     return "\n".join(parts) + "\n"
+
+
+def unjudged_lines(reasons: Mapping[str, str]) -> str:
+    """Return why models were not judged, a Markdown list with an item each; nothing where all were."""
+    return "".join(f"- **{model}** was not judged: {reason}\n" for model, reason in reasons.items())

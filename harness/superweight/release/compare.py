@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
 from superweight.checkpoints.tensors import locations
@@ -18,6 +18,7 @@ from superweight.core.coordinates import Coordinate
 from superweight.core.errors import (
     BadInput,
     BrokenModel,
+    NotLoadable,
     TooLarge,
     Unavailable,
     UnknownArchitecture,
@@ -47,8 +48,8 @@ class CompareRequest:
     ``require`` names the depths that must be reached for `KEPT`; None stands for all of ``depths``.
     """
 
-    base: str
-    release: str
+    base: str | ModelEntry
+    release: str | ModelEntry
     depths: tuple[str, ...] = DEPTHS
     limits: Limits = field(default_factory=Limits)
     run_config: RunConfig = field(default_factory=RunConfig)
@@ -90,12 +91,12 @@ def compare(
         progress("comparing the files")
         checks += _static(request, known)
     if deeper or not known:
-        progress(f"loading {request.base}")
+        progress(f"loading {base_entry.name}")
         try:
             base = request.run_config.evidence(request.base, progress)
             keep(base)
             _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input
-        except (TooLarge, UnknownArchitecture) as error:
+        except (TooLarge, UnknownArchitecture, NotLoadable) as error:
             checks += _unreached(deeper or (STATIC,), "base", f"the base cannot be run here: {error}")
         else:
             if STATIC in request.depths and not known:
@@ -111,7 +112,7 @@ def _unreached(depths: Collection[str], name: str, reason: str) -> list[Check]:
     return [cannot_judge(depth, name, reason) for depth in depths]
 
 
-def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
+def known_super_weights(spec: str | ModelEntry, baselines: Path) -> frozenset[Coordinate]:
     """Return a model's super weights from its committed baseline, else from the registry."""
     folder = baseline_path(baselines, resolve(spec).name, "*", "*", "C1")
     try:
@@ -126,7 +127,7 @@ def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
     return known_entry(spec).coordinates
 
 
-def _refuse_no_model(spec: str, *, allow_pickle: bool) -> None:
+def _refuse_no_model(spec: str | ModelEntry, *, allow_pickle: bool) -> None:
     """Raise `BadInput` where nothing lies that could be a model; one that is broken is let through."""
     entry = resolve(spec)
     here = not is_remote(entry.source) and local_path(entry).exists()
@@ -155,7 +156,7 @@ def _live(
     progress: Callable[[str], None],
     keep: Callable[[Evidence], None],
 ) -> list[Check]:
-    progress(f"loading {request.release}")
+    progress(f"loading {resolve(request.release).name}")
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
     try:
         release = request.run_config.evidence(request.release, progress)
@@ -216,7 +217,7 @@ def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -
     return Comparison(base.subject.name, release.subject.name, tuple(checks), request.required)
 
 
-def _largest_number(spec: str, subject: Subject) -> float:
+def _largest_number(spec: str | ModelEntry, subject: Subject) -> float:
     """Return the largest number of the dtype that the release is published in."""
     import torch
 

@@ -1,0 +1,67 @@
+"""The gate over all claims, whole, through both doors: a base against a copy, a fine-tune, and damage."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from superweight.core.resources import fixtures_directory
+
+from .releases import DAMAGED, make
+from .test_compare import PLACE
+
+CLAIMS = Path(__file__).parents[1] / "claims"
+# Claims in the paper's order, and the comparison of the two.
+TESTS = 15
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A base, and three releases of it."""
+    checkpoints = fixtures_directory() / "checkpoints"
+    base = shutil.copytree(checkpoints / "tiny-planted", tmp_path / "base")
+    shutil.copytree(base, tmp_path / "same")
+    shutil.copytree(checkpoints / "tiny-tuned", tmp_path / "tuned")
+    make(base, tmp_path / "pruned", DAMAGED["super weight pruned"][0], [PLACE])
+    return tmp_path
+
+
+@pytest.mark.parametrize(("release", "code"), [("same", 0), ("tuned", 0), ("pruned", 1)])
+def test_check_with_a_base(folder, superweight, release, code):
+    """A byte-identical copy and an ordinary fine-tune are as expected, with every claim; damage is not."""
+    result = superweight("check", str(folder / release), "--base", str(folder / "base"))
+    assert code == result.exit_code, result.output
+    assert ("as expected: 14 of 14 claims" in result.output) is (code == 0)
+
+
+@pytest.mark.parametrize(("release", "fails"), [("same", False), ("tuned", False), ("pruned", True)])
+def test_pytest_with_a_base(folder, project, release, fails):
+    """The same by pytest, from relative paths as a person types them, the comparison included."""
+    shutil.copy(CLAIMS / "test_release.py", project.path)
+    for name in ("base", release):
+        shutil.copytree(folder / name, project.path / name)
+    result = project.runpytest_inprocess(
+        "-p", "no:cacheprovider", "--sw-model", f"./{release}", "--sw-base", "./base"
+    )
+    outcomes = result.parseoutcomes()
+    if fails:
+        assert outcomes["failed"] > 1
+        result.stdout.fnmatch_lines(["*test_a_release_keeps_what_its_base_has*"])
+    else:
+        assert {"passed": TESTS} == outcomes
+
+
+def test_what_cannot_be_judged_is_an_error_and_no_failed_claim(folder, project):
+    """A release of an unknown architecture: every test errs with the reason, no claim is called failed."""
+    for name in ("base", "same"):
+        shutil.copytree(folder / name, project.path / name)
+    config = project.path / "same" / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"not-yet-known"'))
+    summary = project.path / "summary.md"
+    result = project.runpytest_inprocess(
+        "-p", "no:cacheprovider", "--sw-model", "./same", "--sw-base", "./base", "--sw-summary", str(summary)
+    )
+    assert {"errors": 14} == result.parseoutcomes()
+    assert "- **./same** was not judged: ./same cannot be judged here: " in summary.read_text()
