@@ -55,6 +55,16 @@ def base_model(config: pytest.Config) -> ModelEntry | None:
     return config.stash.get(_NAMED, ((), None))[1]
 
 
+def damaged(name: str, error: BadInput) -> Exception:
+    """Return what ends a test of a model in which damage was seen."""
+    return pytest.fail.Exception(f"{name} is damaged: {one_line(error)}", pytrace=False)
+
+
+def not_judged(name: str, error: BadInput) -> Exception:
+    """Return what ends the setup of a test of a model that could not be looked at here."""
+    return pytest.fail.Exception(f"{name} cannot be judged here: {one_line(error)}", pytrace=False)
+
+
 def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
     """Load a model, or end the test, or the run, in the way that fits what stands against it.
 
@@ -78,9 +88,13 @@ def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntr
         )
     except BadInput as error:
         if isinstance(error, BrokenModel) and entry != base_model(config):
-            pytest.fail(f"{entry.name} is damaged: {one_line(error)}", pytrace=False)
+            raise pytest.fail.Exception(
+                f"{entry.name} is damaged: {one_line(error)}", pytrace=False
+            ) from None
         if named and isinstance(error, TooLarge | UnknownArchitecture | NotLoadable):
-            pytest.fail(f"{entry.name} cannot be judged here: {one_line(error)}", pytrace=False)
+            raise pytest.fail.Exception(
+                f"{entry.name} cannot be judged here: {one_line(error)}", pytrace=False
+            ) from None
         if named:
             pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
         if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and not in_ci()):

@@ -198,7 +198,9 @@ def evidence(
     except BrokenModel:
         pass  # damage that was seen: every claim fails with it
     except BadInput as error:
-        pytest.fail(f"{subject.name} cannot be judged here: {one_line(error)}", pytrace=False)
+        raise pytest.fail.Exception(
+            f"{subject.name} cannot be judged here: {one_line(error)}", pytrace=False
+        ) from None
     yield measured
     if pytestconfig.option.sw_report is not None:
         observe(pytestconfig, measured, base_evidence)
@@ -219,7 +221,9 @@ def as_expected(
         try:
             outcome = judged(request, evidence, base_evidence, judge)
         except BrokenModel as error:
-            pytest.fail(f"{evidence.subject.name} is damaged: {one_line(error)}", pytrace=False)
+            raise pytest.fail.Exception(
+                f"{evidence.subject.name} is damaged: {one_line(error)}", pytrace=False
+            ) from None
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
@@ -250,7 +254,9 @@ def comparison(
     try:
         compared = compare_loaded(asked, base_evidence, evidence)
     except BadInput as error:
-        pytest.fail(f"{sw_entry.name} cannot be judged here: {one_line(error)}", pytrace=False)
+        raise pytest.fail.Exception(
+            f"{sw_entry.name} cannot be judged here: {one_line(error)}", pytrace=False
+        ) from None
     if compared.verdict == CANNOT_JUDGE:
         pytest.fail(f"{compared.headline}: {'; '.join(compared.reasons)}", pytrace=False)
     return compared
