@@ -25,11 +25,19 @@ def silent(step: str) -> None:
 
 
 def cache_directory() -> Path:
-    """Return ``$XDG_CACHE_HOME/superweight-harness``, or the same under ``~/.cache``."""
+    """Return ``$XDG_CACHE_HOME/superweight-harness``, or the same under ``~/.cache``.
+
+    A user without a home directory gets a folder of their own under ``$TMPDIR``.
+    """
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification asks that a relative path be ignored.
-    root = configured if configured.is_absolute() else Path.home() / ".cache"
-    return root / DIRECTORY_NAME
+    if configured.is_absolute():
+        return configured / DIRECTORY_NAME
+    try:
+        return Path.home() / ".cache" / DIRECTORY_NAME
+    # Neither HOME nor an entry in the password file: a container under a random user id.
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"{DIRECTORY_NAME}-{os.getuid()}"
 
 
 def get_or_build(destination: Path, build: Callable[[Path], None]) -> Path:

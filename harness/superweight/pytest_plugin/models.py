@@ -55,12 +55,12 @@ def base_model(config: pytest.Config) -> ModelEntry | None:
     return config.stash.get(_NAMED, ((), None))[1]
 
 
-def damaged(name: str, error: BadInput) -> Exception:
+def damaged(name: str, error: BadInput) -> BaseException:
     """Return what ends a test of a model in which damage was seen."""
     return pytest.fail.Exception(f"{name} is damaged: {one_line(error)}", pytrace=False)
 
 
-def not_judged(name: str, error: BadInput) -> Exception:
+def not_judged(name: str, error: BadInput) -> BaseException:
     """Return what ends the setup of a test of a model that could not be looked at here."""
     return pytest.fail.Exception(f"{name} cannot be judged here: {one_line(error)}", pytrace=False)
 

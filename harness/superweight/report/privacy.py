@@ -34,7 +34,15 @@ def _typed(word: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    for home in sorted({str(Path.home()), str(Path.home().resolve())}, key=len, reverse=True):
+    for home in sorted(_homes(), key=len, reverse=True):
         if home != "/":
             text = re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", text)
     return text
+
+
+def _homes() -> set[str]:
+    """Return the user's home directory, links followed and not; nothing where there is none."""
+    try:
+        return {str(Path.home()), str(Path.home().resolve())}
+    except RuntimeError:
+        return set()
