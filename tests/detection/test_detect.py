@@ -229,18 +229,38 @@ def test_a_write_that_the_stream_hardly_shows_is_refused():
 
 
 def test_a_block_that_writes_exactly_a_tenth_belongs_to_the_set():
-    """Pruning it takes a tenth away; so does a scalar whose product is a tenth of the write."""
+    """Pruning it takes a tenth away; so does a scalar whose product is a tenth of the peak."""
     blocks = written((2, 0, 5, 3, 100.0, 9.0), (3, 0, 5, 4, 100.0, 1.0))
     blocks.residual[:, 0, 5] -= 1
     assert {Coordinate(2, 5, 3), Coordinate(3, 5, 4)} == detect(blocks).coordinates
     scalars = written((2, 0, 5, 3, 100.0, 9.0), (2, 0, 5, 4, 100.0, 1.0))
+    scalars.residual[:, 0, 5] -= 1
     assert {Coordinate(2, 5, 3), Coordinate(2, 5, 4)} == detect(scalars).coordinates
 
 
+def test_the_core_makes_a_tenth_of_the_activation_and_companions_less():
+    """A twentieth of the peak is half a tenth: seen, told with its part, and not pruned with the core."""
+    found = detect(written((2, 0, 5, 3, 100.0, 9.5), (2, 0, 5, 4, 100.0, 0.5), (3, 0, 5, 2, 100.0, 1.5)))
+    assert {Coordinate(2, 5, 3), Coordinate(3, 5, 2)} == found.coordinates
+    assert pytest.approx(0.13, abs=0.01) == found.parts[Coordinate(3, 5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("weaker", "core"), [(2.4, False), (2.6, False), (3.9, False), (4.2, True), (5.9, True)]
+)
+def test_a_channel_of_the_core_has_two_fifths_of_the_largest(weaker, core):
+    """Around the cutoff of companions, a quarter, nothing moves in the set that claims are about."""
+    found = detect(written((2, 0, 5, 3, 100.0, 10.0), (2, 0, 9, 3, 100.0, weaker)))
+    assert core is (Coordinate(2, 9, 3) in found.coordinates)
+    assert Coordinate(2, 5, 3) in found.coordinates
+
+
 def test_a_scalar_answers_for_its_own_token_alone():
-    """What the block writes to the same channel at an earlier token is another write."""
+    """What the block writes to the same channel at an earlier token is another write, a companion's."""
     trace = written((2, 0, 5, 4, 100.0, 5.0), (2, 2, 5, 3, 100.0, 8.0))
-    shares = {weight.coordinate: weight.share for weight in detect(trace).super_weights}
+    found = detect(trace)
+    assert {Coordinate(2, 5, 3)} == found.coordinates
+    shares = {weight.coordinate: weight.share for weight in (*found.super_weights, *found.companions)}
     assert {Coordinate(2, 5, 3): 1.0, Coordinate(2, 5, 4): 1.0} == pytest.approx(shares, abs=0.01)
 
 

@@ -15,7 +15,7 @@ from superweight.detection import scan as scan_module
 from superweight.detection import speculative
 from superweight.detection.detect import detect
 from superweight.detection.run_trace import trace
-from superweight.detection.scan import SUPPRESSED, scan
+from superweight.detection.scan import MADE_AGAIN, SUPPRESSED, scan
 from superweight.detection.speculative import SpeculativePruning
 from superweight.model.edits import Prune, edited
 from superweight.model.loading import load
@@ -206,20 +206,30 @@ def test_nothing_is_left_on_the_model(planted):
 
 
 def test_more_is_looked_for_where_the_copy_still_shows_it(planted, monkeypatch):
-    """A detector that first misses one of two: the copy is not suppressed, and the next pass adds it."""
+    """A detector that first puts one of two just below the core: the next pass adds it."""
     activation = detect(trace(planted, TEXT)).super_activations[0]
     other = scalar_for(planted, 1, activation.channel, activation.magnitude / 2)
     detected = []
+    part = 0.06
 
     def blind(seen):
         found = detect(seen)
         detected.append(found)
         if len(detected) > 1:
             return found
-        return replace(found, super_weights=tuple(w for w in found.super_weights if w.coordinate != PLACE))
+        seen_less = [replace(w, part=part) for w in found.super_weights if w.coordinate == PLACE]
+        rest = tuple(w for w in found.super_weights if w.coordinate != PLACE)
+        return replace(found, super_weights=rest, companions=tuple(seen_less))
 
     monkeypatch.setattr(scan_module, "detect", blind)
     with written(planted, other):
         found = scan(planted, TEXT)
     assert {PLACE, *other} == set(found.coordinates)
     assert SUPPRESSED == found.stop_reason
+    # One that made next to nothing of it in the intact model takes over: it is no part of the core.
+    detected.clear()
+    part = 0.01
+    with written(planted, other):
+        found = scan(planted, TEXT)
+    assert (set(other), MADE_AGAIN) == (set(found.coordinates), found.stop_reason)
+    assert (PLACE,) == tuple(weight.coordinate for weight in found.successors)

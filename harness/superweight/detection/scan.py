@@ -6,7 +6,7 @@ The paper repeats this "until the magnitudes of large maximum activations are gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,16 @@ import torch
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
-from superweight.detection.detect import CARRIED, Canceller, Detection, SuperActivation, SuperWeight, detect
+from superweight.detection.detect import (
+    BORDER,
+    CARRIED,
+    SHARE,
+    Canceller,
+    Detection,
+    SuperActivation,
+    SuperWeight,
+    detect,
+)
 from superweight.detection.run_trace import trace, trace_again
 from superweight.detection.speculative import speculative_pruning
 from superweight.detection.trace import Trace
@@ -28,6 +37,7 @@ SUPPRESSED = "suppressed"
 NONE_FOUND = "none found"
 NO_SCALAR = "no scalar makes the activation"
 NOT_REDUCIBLE = "not reducible"
+MADE_AGAIN = "made again by others: pruning does not remove it"
 PASS_LIMIT = "pass limit"  # noqa: S105  # a forward pass, no password
 
 
@@ -36,7 +46,9 @@ class Scan:
     """What a model's super weights are, how many forward passes it took, and why it ended.
 
     ``ranks`` gives each super weight's place by magnitude in its matrix, 1 for the largest.
-    ``largest`` is the largest magnitude that the intact pass met anywhere.
+    ``largest`` is the largest magnitude that the intact pass met anywhere. ``super_weights`` are the
+    core, which the claims are about. ``companions`` make weaker activations or small parts of strong
+    ones; ``successors`` make the activation again once the core is pruned. Neither is ever pruned with it.
     """
 
     super_activations: tuple[SuperActivation, ...]
@@ -46,10 +58,17 @@ class Scan:
     stop_reason: str
     ranks: Mapping[Coordinate, int | None]
     largest: float
+    companions: tuple[SuperWeight, ...] = ()
+    successors: tuple[SuperWeight, ...] = ()
 
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
         return tuple(weight.coordinate for weight in self.super_weights)
+
+    @property
+    def parts(self) -> dict[Coordinate, float]:
+        """The share of its activation that each scalar makes, companions included."""
+        return {weight.coordinate: weight.part for weight in (*self.companions, *self.super_weights)}
 
     @property
     def strongest(self) -> SuperActivation | None:
@@ -60,9 +79,10 @@ class Scan:
 def scan(subject: Subject, text: str) -> Scan:
     """Find the super weights of a subject with one forward pass over ``text``, and confirm them.
 
-    The set that was found is pruned and the same activations are looked at again: in the same pass
-    where it could be foreseen, or from the first block that it changes on in another; what still
-    makes them joins the set, up to `MAX_PASSES` passes in all.
+    The core is pruned and its activations are looked at again: in the same pass where it could be
+    foreseen, or from the first block that it changes on in another. A scalar that still makes them, and
+    made nearly enough of them in the intact model, joins the core; up to `MAX_PASSES` passes in all.
+    One that takes over only once the core is gone is a successor, and ends the search.
     The subject is left as it was. Raises `HarnessError` on a subject under edits: its detection
     would name the runner-up.
     """
@@ -80,6 +100,7 @@ def scan(subject: Subject, text: str) -> Scan:
         return _scan(subject, first, first.super_weights, passes=1, reason=reason, largest=largest)
     found = {weight.coordinate: weight for weight in first.super_weights}
     reason, passes = PASS_LIMIT, 1
+    successors: tuple[SuperWeight, ...] = ()
     foreseen = foresight.foreseen
     if (
         foreseen is not None
@@ -95,22 +116,38 @@ def scan(subject: Subject, text: str) -> Scan:
         if suppressed(first, again):
             reason = SUPPRESSED
             break
-        sites = {(activation.token, activation.channel) for activation in first.super_activations}
-        more = [
+        sites = {(activation.token, activation.channel) for activation in first.strongest}
+        after = detect(again)
+        makers = [
             weight
-            for weight in detect(again).super_weights
+            for weight in (*after.super_weights, *after.companions)
             if (weight.token, weight.coordinate.row) in sites and weight.coordinate not in found
         ]
-        if not more:
-            reason = NOT_REDUCIBLE
+        own = {weight.coordinate for weight in makers if _made_enough(first, weight)}
+        if not own:
+            successors = tuple(makers)
+            reason = MADE_AGAIN if successors else NOT_REDUCIBLE
             break
-        found |= {weight.coordinate: weight for weight in more}
+        found |= {weight.coordinate: weight for weight in makers if weight.coordinate in own}
     weights = tuple(found[coordinate] for coordinate in sorted(found))
-    return _scan(subject, first, weights, passes=passes, reason=reason, largest=largest)
+    return _scan(
+        subject,
+        first,
+        weights,
+        passes=passes,
+        reason=reason,
+        largest=largest,
+        successors=successors,
+    )
+
+
+def _made_enough(intact: Detection, weight: SuperWeight) -> bool:
+    """Tell whether a scalar made nearly enough of an activation of the intact model to be of its core."""
+    return intact.parts.get(weight.coordinate, 0.0) * BORDER >= SHARE
 
 
 def suppressed(intact: Detection, pruned: Trace) -> bool:
-    """Tell whether every super activation has lost its plateau: no block of it still carries half."""
+    """Tell whether the strongest activations have lost their plateau: no block still carries half."""
     return all(
         bool(
             (
@@ -118,7 +155,7 @@ def suppressed(intact: Detection, pruned: Trace) -> bool:
                 < CARRIED * abs(item.magnitude)
             ).all()
         )
-        for item in intact.super_activations
+        for item in intact.strongest
     )
 
 
@@ -130,6 +167,7 @@ def _scan(
     passes: int,
     reason: str,
     largest: float,
+    successors: tuple[SuperWeight, ...] = (),
 ) -> Scan:
     return Scan(
         super_activations=first.super_activations,
@@ -139,6 +177,8 @@ def _scan(
         stop_reason=reason,
         ranks={weight.coordinate: _rank(subject, weight) for weight in weights},
         largest=largest,
+        companions=tuple(item for item in first.companions if item not in weights),
+        successors=successors,
     )
 
 
@@ -172,6 +212,31 @@ def _place(coordinate: Coordinate) -> dict[str, int]:
     return {"layer": coordinate.layer, **expert, "row": coordinate.row, "col": coordinate.col}
 
 
+def _weight(weight: SuperWeight) -> dict[str, Any]:
+    return {
+        **_place(weight.coordinate),
+        "value": weight.value,
+        "input": weight.input,
+        "output": weight.output,
+        "share": weight.share,
+        "part": weight.part,
+        "token": weight.token,
+        "gain": weight.gain,
+    }
+
+
+def neurons(weights: Sequence[SuperWeight]) -> list[dict[str, Any]]:
+    """Return super weights by the neuron they belong to: block, column, and the channels it writes."""
+    rows: dict[tuple[int, int | None, int], list[int]] = {}
+    for weight in weights:
+        place = weight.coordinate
+        rows.setdefault((place.layer, place.expert, place.col), []).append(place.row)
+    return [
+        {"layer": layer, **({} if expert is None else {"expert": expert}), "col": col, "rows": channels}
+        for (layer, expert, col), channels in rows.items()
+    ]
+
+
 def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
     """Return the contract of ``superweight scan --json``."""
     return {
@@ -181,18 +246,11 @@ def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
         "head_room": head_room(subject, result),
         "stop_reason": result.stop_reason,
         "super_weights": [
-            {
-                **_place(weight.coordinate),
-                "value": weight.value,
-                "input": weight.input,
-                "output": weight.output,
-                "share": weight.share,
-                "token": weight.token,
-                "gain": weight.gain,
-                "rank": result.ranks[weight.coordinate],
-            }
-            for weight in result.super_weights
+            _weight(weight) | {"rank": result.ranks[weight.coordinate]} for weight in result.super_weights
         ],
+        "companions": [_weight(weight) for weight in result.companions],
+        "successors": [_weight(weight) for weight in result.successors],
+        "neurons": neurons(result.super_weights),
         "super_activations": [
             {
                 "channel": activation.channel,

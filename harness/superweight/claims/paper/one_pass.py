@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Set
+
 from superweight.claims.evidence import Evidence
 from superweight.claims.verdict import AT_LEAST, Claim, Verdict, counted, judged, measured, not_applicable
+from superweight.core.coordinates import Coordinate
+from superweight.detection.detect import BORDER, SHARE, Detection
 
 CLAIM = Claim("C2", "One forward pass finds the same super weights, whatever the prompt.", "section 3.1")
 
@@ -12,15 +16,21 @@ ALL_PROMPTS = 1.0
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Detect by every prompt alone and count those that agree with the confirmed set."""
+    """Detect by every prompt alone and count those that agree with the confirmed core.
+
+    A scalar that one of the two calls core, and that makes nearly enough of the activation in the other,
+    is no disagreement (`superweight.detection.detect.BORDER`). The evidence says in how many prompts each
+    scalar of the core is found, and how its part of the activation varies.
+    """
     expected = frozenset(evidence.scan.coordinates)
     if not expected:
         return not_applicable(CLAIM, "no super weight is found")
     detections = evidence.detections
+    own = evidence.scan.parts
     astray = {
         name: [str(coordinate) for coordinate in sorted(detection.coordinates)]
         for name, detection in detections.items()
-        if detection.coordinates != expected
+        if not _agree(expected, own, detection)
     }
     magnitudes = [
         abs(detection.super_activations[0].magnitude)
@@ -35,4 +45,24 @@ def judge(evidence: Evidence) -> Verdict:
         astray=astray,
         least_magnitude=measured(min(magnitudes, default=0.0)),
         greatest_magnitude=measured(max(magnitudes, default=0.0)),
+        scalars={str(place): _seen(place, detections.values()) for place in sorted(expected)},
     )
+
+
+def _agree(expected: Set[Coordinate], own: Mapping[Coordinate, float], detection: Detection) -> bool:
+    """Tell whether a prompt finds the core, give or take scalars at the border of it."""
+    lost = expected - detection.coordinates
+    more = detection.coordinates - expected
+    return all(detection.parts.get(place, 0.0) * BORDER >= SHARE for place in lost) and all(
+        own.get(place, 0.0) * BORDER >= SHARE for place in more
+    )
+
+
+def _seen(place: Coordinate, detections: Iterable[Detection]) -> dict[str, object]:
+    """Return in how many prompts a scalar is found, and the least and greatest part that it makes."""
+    parts = [detection.parts[place] for detection in detections if place in detection.parts]
+    return {
+        "prompts": len(parts),
+        "least_part": measured(min(parts, default=0.0), absolute=0.02),
+        "greatest_part": measured(max(parts, default=0.0), absolute=0.02),
+    }
