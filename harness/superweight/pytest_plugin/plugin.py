@@ -130,16 +130,15 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
 
     It is scanned and gone before the other is loaded: there may be room for one only.
     """
-    from superweight.detection.scan import scan
-    from superweight.measurement.corpus import default_prompt
-
     if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
         return None
-    origin = acquire(pytestconfig, resolve(sw_entry.tuned_from), on_behalf_of=sw_entry)
-    try:
-        return scan(origin, default_prompt())
-    finally:
-        release(pytestconfig, origin)
+    from superweight.claims.check import scan_of_origin
+
+    return scan_of_origin(
+        sw_entry,
+        lambda origin: acquire(pytestconfig, resolve(origin), on_behalf_of=sw_entry),
+        lambda origin: release(pytestconfig, origin),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -190,13 +189,12 @@ def evidence(
     pytestconfig: pytest.Config,
 ) -> Iterator[Evidence]:
     """Everything the claims need to know about the model under test, measured once."""
-    from superweight.claims.evidence import Evidence
+    from superweight.claims.check import evidence_of
     from superweight.pytest_plugin.verdicts import observe
 
     base = base_evidence.scan if base_evidence is not None else tuned_from_scan
     try:
-        measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
-        _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
+        measured = evidence_of(subject, pytestconfig.option.sw_corpus, base)
     except BadInput as error:
         pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
     yield measured

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superweight.core.errors import HarnessError
+from superweight.core.notebook import html_table
 
 KEPT, DAMAGED, NOT_COMPARABLE = "kept", "damaged", "not comparable"
 
@@ -58,7 +59,7 @@ def not_comparable(depth: str, name: str, reason: str) -> Check:
     return Check(depth, name, NOT_COMPARABLE, reason)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All checks of one release against its base, in the order in which they were made."""
 
@@ -94,6 +95,14 @@ class Comparison:
             "reasons": list(self.reasons),
             "checks": [check.as_dict() for check in self.checks],
         }
+
+    def __repr__(self) -> str:
+        return as_text(self).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        rows = [(check.depth, check.name, check.status, check.reason) for check in self.checks]
+        caption = f"{self.release} against {self.base}: {self.verdict}"
+        return html_table(caption, ("depth", "check", "status", "found"), rows)
 
 
 def as_text(comparison: Comparison) -> str:
