@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from superweight.core.errors import BadInput
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -28,10 +31,13 @@ def cell(text: str) -> str:
     return text.replace("|", r"\|").replace("<", "&lt;").replace("`", "'").replace("\n", " ")
 
 
-def rewritten_between(page: str, begin: str, end: str, body: str) -> str:
-    """Return a page with ``body`` between its marks; raises `ValueError` for a page without them."""
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"the page has no {begin} ... {end}")
-    return before + begin + body + end + after
+def rewritten_between(path: Path, begin: str, end: str, body: str) -> str:
+    """Return the text of a page with ``body`` between its marks; the file stays as it is.
+
+    Raises `BadInput` for a page that does not hold each mark once, and `OSError` or
+    `UnicodeDecodeError` for one that cannot be read.
+    """
+    text = path.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise BadInput(f"{path} must hold {begin} and {end} once each; the tables go between them")
+    return text[: text.index(begin)] + begin + body + text[text.index(end) :]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superweight.core.errors import HarnessError
+from superweight.core.markdown import cell, table
 from superweight.core.notebook import html_table
 
 KEPT, DAMAGED, NOT_COMPARABLE = "kept", "damaged", "not comparable"
@@ -118,23 +119,16 @@ def as_markdown(comparison: Comparison) -> str:
     lines = [
         f"### Super weights: {comparison.verdict}",
         "",
-        f"`{_cell(comparison.release)}` against `{_cell(comparison.base)}`",
+        f"`{cell(comparison.release)}` against `{cell(comparison.base)}`",
         "",
-        *(f"- {_cell(reason)}" for reason in comparison.reasons),
+        *(f"- {cell(reason)}" for reason in comparison.reasons),
         *([""] if comparison.reasons else []),
-        "| depth | check | status | found |",
-        "|---|---|---|---|",
-        *(
-            f"| {check.depth} | {_cell(check.name)} | {check.status} | {_cell(check.reason)} |"
-            for check in comparison.checks
+        *table(
+            ("depth", "check", "status", "found"),
+            [(each.depth, cell(each.name), each.status, cell(each.reason)) for each in comparison.checks],
         ),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    """Keep a text from ending its cell or starting markup."""
-    return text.replace("|", r"\|").replace("<", "&lt;").replace("`", "'").replace("\n", " ")
 
 
 def joined(words: Sequence[object], most: int = 3) -> str:
