@@ -101,10 +101,13 @@ class SpeculativePruning:
         sites = {
             (token, channel): float(stream[token, channel]) for token, channel in outlying.nonzero().tolist()
         }
+        # What stood out where it was written need not stand out in every later block; a larger one ends it.
         kept = [
             guess
             for guess in before
-            if abs(guess.arrived) >= SHARE * abs(sites.get((guess.token, guess.channel), float("inf")))
+            if COMPANION * magnitude.max()
+            <= magnitude[guess.token, guess.channel]
+            <= abs(guess.arrived) / SHARE
         ]
         for channel in {channel for _, channel in sites}:
             arrived = {
