@@ -199,13 +199,13 @@ def predicted(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
 def perplexity(subject: Subject, windows: Windows) -> float:
     """Return the perplexity of a subject as it is, edits of every kind included."""
     every = torch.from_numpy(windows.ids).to(subject.device)
-    losses = [_losses(predicted(subject, ids), ids) for ids in every.split(_batch(subject))]
+    losses = [token_nll(predicted(subject, ids), ids[:, 1:]) for ids in every.split(_batch(subject))]
     return float(np.exp(_numpy(torch.cat(losses)).mean()))
 
 
-def _losses(predicted: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return the NLL of each token but the first: (windows, tokens - 1)."""
-    return -predicted.gather(-1, ids[:, 1:, None])[..., 0]
+def token_nll(predicted: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the NLL of each id under log-probabilities, (..., tokens, V): (..., tokens)."""
+    return -predicted.gather(-1, ids[..., None])[..., 0]
 
 
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
@@ -221,7 +221,7 @@ def reduced(
     kl = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(intact, changed, strict=True)]
     same = (intact.argmax(-1) == changed.argmax(-1)).float().mean(-1)
     return Measurement(
-        nll=_numpy(_losses(changed, ids)),
+        nll=_numpy(token_nll(changed, ids[:, 1:])),
         kl=_numpy(torch.stack(kl)),
         top1_agreement=_numpy(same),
         tracked=_numpy(changed[..., tracked].exp().mean(1)),
