@@ -1,4 +1,4 @@
-"""A whole check outside pytest: load, measure, judge every claim, hold it to what is expected."""
+"""Run a whole check: load, measure, judge every claim, compare with what is expected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from superweight.model.subject import Subject, free
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """What a person asked to be checked, as on the command line."""
+    """The options of a check, as on the command line."""
 
     model: str
     base: str | None

@@ -1,4 +1,4 @@
-"""What models are measured on and held to, and how they are loaded: the same for every model of a run."""
+"""Hold the options of a run: how models are loaded, and on which text they are measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a person chose, as on the command line.
+    """The options that every model of a run shares, as on the command line.
 
     ``loaded`` holds the models that are in memory already, by what a person would type for them.
     """

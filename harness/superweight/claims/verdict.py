@@ -1,4 +1,4 @@
-"""What a claim is and what judging it yields."""
+"""Define claims, criteria and verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What edits do to a model's predictions: NLL, perplexity, KL, next-token probabilities.
+"""Measure what edits do to predictions: NLL, perplexity, KL, next-token probabilities.
 
 All conditions are measured together, batch by batch: they ride in one forward pass, or, where
 routed experts are edited, go on one by one from what the intact pass left before their first block.

@@ -1,4 +1,4 @@
-"""What a model writes, and whether that has collapsed (Figure 1 of the paper)."""
+"""Continue prompts greedily, and tell whether the text has collapsed (Figure 1 of the paper)."""
 
 from __future__ import annotations
 
