@@ -1,7 +1,7 @@
 # make check [MODEL=...]   the main job: verdicts on a model, by default the real 135M one
 # make test                all tests that this machine can run
 # make sweep               rounding schemes on the real model: docs/quantization.md, its figure and its baseline
-# make lint                ruff, mypy, the wings (import-linter), and what checks the workflows
+# make lint                ruff, mypy, pyright, the wings (import-linter), and what checks the workflows
 PYTHON ?= python3
 VENV ?= .venv
 MODEL ?= smollm2-135m-instruct-q4_1
@@ -26,6 +26,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/api/consumer.py
+	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python tests/api/consumer.py
 	$(BIN)/lint-imports
 	$(BIN)/zizmor --offline --quiet .github action.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
+from superweight.core import markdown
+
 REPOSITORY = Path(__file__).parents[1]
 TESTS = REPOSITORY / "tests" / "model"
 PAGE = REPOSITORY / "docs" / "architectures.md"
@@ -39,9 +41,8 @@ def main() -> int:
         ]
         code = subprocess.run(command, check=False).returncode
         rows = rows_of(ElementTree.parse(report).getroot())  # noqa: S314  # pytest wrote it a moment ago
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{render(rows)}{END}{after}", encoding="utf-8")
+    page = markdown.rewritten_between(PAGE, BEGIN, END, f"\n{render(rows)}")
+    PAGE.write_text(page, encoding="utf-8")
     return code
 
 
@@ -72,9 +73,7 @@ def render(rows: list[tuple[str, str, str]]) -> str:
     lines = [
         f"Python {platform.python_version()}, {versions}, on {platform.machine()} {gpu}.",
         "",
-        "| family or build | what it stands for | result |",
-        "|---|---|---|",
-        *(f"| {what} | {kind} | {outcome} |" for what, kind, outcome in rows),
+        *markdown.table(("family or build", "what it stands for", "result"), rows),
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from superweight.checkpoints.registry import resolve
+from superweight.core import markdown
 from superweight.detection.scan import scan
 from superweight.model.devices import described, gib, present
 from superweight.model.edits import Prune, edited
@@ -83,8 +84,8 @@ def table(size: Size, today: datetime.date) -> str:
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, accelerate {accelerate.__version__}"
     )
-    lines = [f"Run on {today}: {device}; {versions}.", "", "| figure | measured |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {what} | {value} |" for what, value in rows.items())]) + "\n"
+    lines = markdown.table(("figure", "measured"), list(rows.items()))
+    return "\n".join([f"Run on {today}: {device}; {versions}.", "", *lines]) + "\n"
 
 
 def main() -> None:
@@ -97,9 +98,7 @@ def main() -> None:
     if small:
         print(text, end="")
         return
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    PAGE.write_text(markdown.rewritten_between(PAGE, BEGIN, END, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def test_sw_summary_appends_a_markdown_table(run, tmp_path):
     run("--sw-model", "tiny-planted", "--sw-summary", str(file), claims="known_place or perplexity")
     lines = file.read_text().splitlines()
     assert ["before", "### tiny-planted"] == lines[:2]
-    assert ["C1", "C3"] == [line.split(" | ")[1] for line in lines if line.startswith("|  |")]
+    assert ["C1", "C3"] == [line.split(" | ")[1] for line in lines if line.startswith("| | C")]
 
 
 def test_sw_model_that_no_test_looks_at_is_said(run, pytester):

@@ -1,1 +1,1 @@
-"""The paper's claims, their verdicts, and what verdicts are held against."""
+"""Judge the paper's claims, and hold the verdicts to what is expected."""

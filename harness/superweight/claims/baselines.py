@@ -1,4 +1,4 @@
-"""Baselines: the record of a verdict, compared leaf by leaf with the one that was committed.
+"""Compare the record of a verdict with the committed baseline, leaf by leaf.
 
 Exact values are compared exactly, and what was measured within the tolerance that it carries.
 Provenance is recorded and not compared. Nothing here needs torch.

@@ -1,4 +1,4 @@
-"""Every claim of the paper with the function that judges it, in the paper's order."""
+"""List every claim of the paper with the function that judges it, in the paper's order."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""A whole check outside pytest: load, measure, judge every claim, hold it to what is expected."""
+"""Run a whole check: load, measure, judge every claim, compare with what is expected."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.sources import require_different_models
 from superweight.claims.baselines import read
 from superweight.claims.catalogue import CLAIMS
@@ -14,14 +14,14 @@ from superweight.claims.expectations import Outcome, baseline_of, hold
 from superweight.claims.record import record
 from superweight.claims.run_config import RunConfig
 from superweight.claims.verdict import Claim, Verdict
-from superweight.detection.scan import scan
+from superweight.detection.scan import Scan, scan
 from superweight.measurement.corpus import default_prompt
-from superweight.model.subject import free
+from superweight.model.subject import Subject, free
 
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """What a person asked to be checked, as on the command line."""
+    """The options of a check, as on the command line."""
 
     model: str
     base: str | None
@@ -48,26 +48,52 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
     if request.base is not None:
         require_different_models(resolve(request.base), resolve(request.model))
     judges = CLAIMS | _zero_shot(request)
-    origin = resolve(request.model).tuned_from
     base_scan = None
-    if origin is not None and request.base is None:
-        progress(f"scanning {origin}, from which it is tuned")
-        tuned_from = request.run_config.load(origin, progress)
-        base_scan = scan(tuned_from, default_prompt())
-        free(tuned_from)  # there may be room for one model only
+    if request.base is None:
+
+        def acquire(origin: str) -> Subject:
+            progress(f"scanning {origin}, from which it is tuned")
+            return request.run_config.load(origin, progress)
+
+        base_scan = scan_of_origin(resolve(request.model), acquire, free)
     progress(f"loading {request.model}")
     subject = request.run_config.load(request.model, progress)
     base = request.run_config.evidence(request.base, progress) if request.base else None
     if base is not None:
         base_scan = base.scan
-    evidence = Evidence(subject, request.run_config.corpus, base_scan)
-    _ = evidence.windows  # a corpus that cannot be used is refused even where no claim would read it
+    evidence = evidence_of(subject, request.run_config.corpus, base_scan)
     outcomes = []
     for claim, judge in judges.items():
         progress(f"{claim.id}: {claim.sentence}")
         verdict = judge(evidence)
         outcomes.append(_hold(request, evidence, verdict, judge(base) if base else None))
     return Checked(tuple(outcomes), evidence, base)
+
+
+def scan_of_origin(
+    entry: ModelEntry, acquire: Callable[[str], Subject], release: Callable[[Subject], None]
+) -> Scan | None:
+    """Scan the model that a model was tuned from, if the registry names it, and release it again.
+
+    To be called before the model itself is loaded: there may be room for one only.
+    """
+    if entry.tuned_from is None:
+        return None
+    origin = acquire(entry.tuned_from)
+    try:
+        return scan(origin, default_prompt())
+    finally:
+        release(origin)
+
+
+def evidence_of(subject: Subject, corpus: str, base_scan: Scan | None) -> Evidence:
+    """Return the evidence of a model; raises `BadInput` for a corpus that cannot be used.
+
+    The corpus is read at once, even where no claim would read it: before anything is measured.
+    """
+    evidence = Evidence(subject, corpus, base_scan)
+    _ = evidence.windows
+    return evidence
 
 
 def _zero_shot(request: CheckRequest) -> dict[Claim, Callable[[Evidence], Verdict]]:

@@ -1,4 +1,4 @@
-"""Everything the claims need to know about one subject, each thing measured once and shared."""
+"""Measure everything that the claims need of one model, each thing once."""
 
 from __future__ import annotations
 

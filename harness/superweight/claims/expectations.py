@@ -1,4 +1,4 @@
-"""What a verdict is held against: the base model, the committed baseline, the registry, the paper."""
+"""Compare a verdict with what is expected: by the base model, the baseline, the registry or the paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verdict as JSON: what reports and baselines keep of it.
+"""Write a verdict as JSON, for reports and baselines.
 
 A number that was measured carries the tolerance that it is compared with,
 ``{"value": 1.5, "within": 0.03}``; counts, coordinates, words and stored scalars are exact.

@@ -1,8 +1,9 @@
-"""What models are measured on and held to, and how they are loaded: the same for every model of a run."""
+"""Hold the options of a run: how models are loaded, and on which text they are measured."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a person chose, as on the command line."""
+    """The options that every model of a run shares, as on the command line.
+
+    ``loaded`` holds the models that are in memory already, by what a person would type for them.
+    """
 
     corpus: str = "builtin"
     baselines: Path = DEFAULT_BASELINES
     device: str = "auto"
     dtype: str = "auto"
     trust: tuple[str, ...] = ()
+    loaded: Mapping[str, Subject] = field(default_factory=dict)
 
     def load(self, spec: str | ModelEntry, progress: Progress = silent) -> Subject:
-        """Load a MODEL; raises `BadInput` where that cannot be done."""
+        """Load a MODEL that is not in memory yet; raises `BadInput` where that cannot be done."""
+        if isinstance(spec, str) and spec in self.loaded:
+            return self.loaded[spec]
         # Comparing files needs a setting and no torch.
         from superweight.model.loading import load
 

@@ -1,4 +1,4 @@
-"""A verdict over windows of text, reached as soon as they settle it."""
+"""Judge a claim on more and more windows of text, and stop once the verdict is decided."""
 
 from __future__ import annotations
 

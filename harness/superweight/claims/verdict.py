@@ -1,4 +1,4 @@
-"""What a claim is and what judging it yields."""
+"""Define claims, criteria and verdicts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superweight.core.errors import HarnessError
+from superweight.core.notebook import html_table
 from superweight.core.statistics import Interval, exactly
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
@@ -93,7 +94,7 @@ def counted(name: str, count: float, threshold: float, direction: str) -> Criter
     return Criterion(name, Measured(float(count), 0.0), exactly(float(count)), threshold, direction)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What the evidence says of a claim: a status, and everything it rests on.
 
@@ -111,6 +112,23 @@ class Verdict:
         """The criterion that the status comes from: the first that is not supported, or the first."""
         unmet = [criterion for criterion in self.criteria if criterion.status == self.status]
         return next(iter(unmet or self.criteria), None)
+
+    def __repr__(self) -> str:
+        return f"{self.claim.id} {self.status}: {self.reason}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                criterion.name,
+                criterion.status,
+                f"{criterion.statistic.value:.4g}",
+                f"{criterion.interval.low:.4g} to {criterion.interval.high:.4g}",
+                f"{criterion.direction} {criterion.threshold:.4g}",
+            )
+            for criterion in self.criteria
+        ]
+        columns = ("criterion", "status", "measured", "interval", "threshold")
+        return html_table(f"{self!r} ({self.claim.sentence})", columns, rows)
 
 
 def judged(claim: Claim, *criteria: Criterion, **evidence: Any) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from superweight.claims.verdict import Verdict
+from superweight.core.markdown import table
 
 
 def accuracy_lines(verdict: Verdict) -> list[str]:
@@ -10,11 +11,19 @@ def accuracy_lines(verdict: Verdict) -> list[str]:
     rows = verdict.evidence.get("accuracy", {})
     if not rows:
         return []
-    lines = ["| task | items | guessing | intact | pruned | restored |", "|---|---|---|---|---|---|"]
-    for task, row in rows.items():
-        cells = [
-            f"{row[name]['accuracy'].value:.3f} ± {row[name]['standard_error'].value:.3f}"
-            for name in ("intact", "pruned", "restored")
-        ]
-        lines.append(f"| {task} | {row['items']} | {row['guessing'].value:.2f} | {' | '.join(cells)} |")
-    return lines
+    conditions = ("intact", "pruned", "restored")
+    return table(
+        ("task", "items", "guessing", *conditions),
+        [
+            (
+                task,
+                row["items"],
+                f"{row['guessing'].value:.2f}",
+                *(
+                    f"{row[name]['accuracy'].value:.3f} ± {row[name]['standard_error'].value:.3f}"
+                    for name in conditions
+                ),
+            )
+            for task, row in rows.items()
+        ],
+    )

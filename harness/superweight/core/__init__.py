@@ -1,1 +1,1 @@
-"""Words that everybody shares: errors, coordinates, intervals. Imports no other wing, and no torch."""
+"""Hold what every wing shares: errors, coordinates, intervals. This wing imports no other, and no torch."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens meanwhile."""
+"""Write files whole or not at all, also when the program is interrupted."""
 
 from __future__ import annotations
 

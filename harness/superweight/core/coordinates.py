@@ -1,4 +1,4 @@
-"""Where a scalar sits: the paper's (layer, row, col), zero-based, and the expert where there are some."""
+"""Name a scalar as the paper does: (layer, row, col), zero-based, with the expert where there are some."""
 
 from __future__ import annotations
 

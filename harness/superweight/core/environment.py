@@ -1,4 +1,4 @@
-"""What the environment of a run says about it."""
+"""Read what the environment of a run says about it."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def in_ci() -> bool:
-    """Tell whether the run is a gate, by the variable that CI services set."""
+    """Tell whether the run is in CI, by the variable that CI services set."""
     return os.environ.get("CI", "").lower() not in ("", "0", "false")

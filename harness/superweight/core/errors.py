@@ -1,4 +1,4 @@
-"""The errors that a person is meant to read: one line, what is wrong, what to do."""
+"""Define the errors that a person reads: one line that says what is wrong and what to do."""
 
 # What a terminal shows at a glance; a name of ten thousand characters is not read to its end.
 _LONGEST = 600

@@ -1,4 +1,4 @@
-"""Where the data and the claims that ship with the harness lie, in a checkout and in an installed wheel."""
+"""Find the data and the claims that ship with the package, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went other than planned and was gone on with: kept, to stand beside the numbers it may bear on."""
+"""Collect the warnings of a run, so that reports can show them beside the results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class _Keeper(logging.Handler):
-    """Keeps every warning once, in the order in which they came."""
+    """Keep every warning once, in the order in which they came."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -22,7 +22,7 @@ class _Keeper(logging.Handler):
 
 @contextmanager
 def noted() -> Iterator[list[str]]:
-    """Give the list to which the harness's warnings are added for the length of a ``with`` block."""
+    """Collect the harness's warnings in a list for the length of a ``with`` block."""
     logger, keeper = logging.getLogger("superweight"), _Keeper()
     logger.addHandler(keeper)
     try:

@@ -1,4 +1,4 @@
-"""Intervals: how sure a number is, given the windows it was measured on, and when to stop measuring."""
+"""Compute intervals over windows of text, and say after how many windows a verdict may stop."""
 
 from __future__ import annotations
 

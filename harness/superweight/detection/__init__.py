@@ -1,1 +1,1 @@
-"""From one forward pass to super weights (section 3.1 of the paper)."""
+"""Find super weights from one forward pass (section 3.1 of the paper)."""

@@ -1,4 +1,4 @@
-"""Super activations, the scalars that make them and the ones that take them away.
+"""Find super activations, the scalars that make them and the scalars that cancel them.
 
 Pure algebra over a `Trace`: no model is run and none is changed. Section 3.1 of the paper, with
 the criteria that it leaves to the eye written out.

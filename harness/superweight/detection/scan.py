@@ -14,6 +14,7 @@ import torch
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
+from superweight.core.notebook import html_table
 from superweight.detection.detect import (
     BORDER,
     CARRIED,
@@ -27,7 +28,7 @@ from superweight.detection.detect import (
 from superweight.detection.run_trace import trace, trace_again
 from superweight.detection.speculative import speculative_pruning
 from superweight.detection.trace import Trace
-from superweight.model.edits import Prune, active_edits, edited
+from superweight.model.edits import Prune, Scale, active_edits, edited
 from superweight.model.prefix_cache import keeping_prefixes
 from superweight.model.subject import Subject
 
@@ -41,7 +42,7 @@ MADE_AGAIN = "made again by others: pruning does not remove it"
 PASS_LIMIT = "pass limit"  # noqa: S105  # a forward pass, no password
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scan:
     """What a model's super weights are, how many forward passes it took, and why it ended.
 
@@ -74,6 +75,42 @@ class Scan:
     def strongest(self) -> SuperActivation | None:
         """The largest super activation, or None."""
         return self.super_activations[0] if self.super_activations else None
+
+    def prune(self) -> tuple[Scale, ...]:
+        """Return the edits that set every super weight to zero."""
+        return self.scale(0.0)
+
+    def scale(self, factor: float) -> tuple[Scale, ...]:
+        """Return the edits that multiply every super weight by ``factor``."""
+        return tuple(Scale(coordinate, factor) for coordinate in self.coordinates)
+
+    def __repr__(self) -> str:
+        rows = [
+            f"  {weight.coordinate}  value {weight.value:.4g}, makes {weight.share:.0%} of the write"
+            for weight in self.super_weights
+        ]
+        return "\n".join([self._caption, *rows])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                weight.coordinate,
+                f"{weight.value:.4g}",
+                f"{weight.input:.4g}",
+                f"{weight.output:.4g}",
+                f"{weight.share:.0%}",
+                self.ranks[weight.coordinate] or "",
+            )
+            for weight in self.super_weights
+        ]
+        columns = ("super weight", "value", "input", "output", "share", "rank in its matrix")
+        return html_table(self._caption, columns, rows)
+
+    @property
+    def _caption(self) -> str:
+        count, passes = len(self.super_weights), self.passes
+        weights = f"{count} super weight{'' if count == 1 else 's'}"
+        return f"{weights}, {self.stop_reason} after {passes} pass{'' if passes == 1 else 'es'}"
 
 
 def scan(subject: Subject, text: str) -> Scan:

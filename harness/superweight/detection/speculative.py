@@ -1,9 +1,9 @@
-"""The confirming look in the same forward pass: a copy of the sequence rides along, pruned.
+"""Confirm super weights in the same forward pass: a pruned copy of the sequence runs beside it.
 
 As soon as a block writes what may become a super activation, the scalars that make it are taken out
 of a copy of the residual stream, which runs through the remaining blocks as a second row of the
-batch. Only the whole pass can tell whether the guess was right: a copy counts when it was pruned of
-exactly the set that is found, and otherwise a second pass looks again.
+batch. The guess is confirmed at the end of the pass: the copy counts if it was pruned of exactly the
+set that detection then finds. Otherwise a second pass follows.
 """
 
 from __future__ import annotations
@@ -101,10 +101,13 @@ class SpeculativePruning:
         sites = {
             (token, channel): float(stream[token, channel]) for token, channel in outlying.nonzero().tolist()
         }
+        # What stood out where it was written need not stand out in every later block; a larger one ends it.
         kept = [
             guess
             for guess in before
-            if abs(guess.arrived) >= SHARE * abs(sites.get((guess.token, guess.channel), float("inf")))
+            if COMPANION * magnitude.max()
+            <= magnitude[guess.token, guess.channel]
+            <= abs(guess.arrived) / SHARE
         ]
         for channel in {channel for _, channel in sites}:
             arrived = {

@@ -1,4 +1,4 @@
-"""One forward pass as numpy arrays: what every MLP output projection read and wrote, and the stream.
+"""Hold one forward pass as numpy arrays: what each MLP output projection read and wrote, and the stream.
 
 Nothing here runs a model; `superweight.detection.run_trace` does.
 """

@@ -1,1 +1,1 @@
-"""What conditions do to a model's predictions and to the text it writes."""
+"""Measure what conditions do to the predictions of a model and to the text it writes."""

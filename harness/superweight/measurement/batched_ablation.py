@@ -1,8 +1,8 @@
-"""Many conditions in one forward pass: each rides as rows of the batch.
+"""Run many conditions in one forward pass, each in its own rows of the batch.
 
 A condition joins the batch at the first block that it changes, as a copy of the intact rows, so
-that the blocks before it run once for all. Its edits touch its own rows alone. However many ride,
-the weights are read once.
+that the blocks before it run once for all. Its edits touch its own rows alone. The
+weights are read once, for any number of conditions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ways in which a model is changed to be measured, and the sets of them that claims ask for."""
+"""Define the ways in which a model is changed to be measured, and the sets of them that claims need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that are no super weights, to be pruned beside them: a control must not be the treatment."""
+"""Choose weights that are not super weights, to be pruned for comparison."""
 
 from __future__ import annotations
 

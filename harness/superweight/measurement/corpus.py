@@ -1,4 +1,4 @@
-"""The text that perplexity is measured on, cut into windows by one fixed protocol.
+"""Cut the text that perplexity is measured on into windows, by one fixed protocol.
 
 Documents are tokenised as the tokenizer does it, BOS included where it adds one. Each is cut into
 consecutive, non-overlapping windows of the same number of tokens; a BOS, read from the ids, leads

@@ -1,4 +1,4 @@
-"""What edits do to a model's predictions: NLL, perplexity, KL, next-token probabilities.
+"""Measure what edits do to predictions: NLL, perplexity, KL, next-token probabilities.
 
 All conditions are measured together, batch by batch: they ride in one forward pass, or, where
 routed experts are edited, go on one by one from what the intact pass left before their first block.
@@ -43,7 +43,7 @@ _CPU_BATCH = 2
 LOGITS_BYTES = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """What one condition does on each window.
 
@@ -60,6 +60,10 @@ class Measurement:
     @property
     def perplexity(self) -> float:
         return float(np.exp(self.nll.mean()))
+
+    def __repr__(self) -> str:
+        kl, same = float(self.kl.mean()), float(self.top1_agreement.mean())
+        return f"perplexity {self.perplexity:.4g}, KL {kl:.3g} nats, top-1 agreement {same:.1%}"
 
 
 def measure(
@@ -192,6 +196,18 @@ def predicted(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
         return log_probabilities(subject.model(input_ids=ids, use_cache=False).logits)
 
 
+def perplexity(subject: Subject, windows: Windows) -> float:
+    """Return the perplexity of a subject as it is, edits of every kind included."""
+    every = torch.from_numpy(windows.ids).to(subject.device)
+    losses = [token_nll(predicted(subject, ids), ids[:, 1:]) for ids in every.split(_batch(subject))]
+    return float(np.exp(_numpy(torch.cat(losses)).mean()))
+
+
+def token_nll(predicted: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the NLL of each id under log-probabilities, (..., tokens, V): (..., tokens)."""
+    return -predicted.gather(-1, ids[..., None])[..., 0]
+
+
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """Return next-token log-probabilities of all but the last position: (windows, tokens - 1, V)."""
     return logits[:, :-1].float().log_softmax(-1)
@@ -201,12 +217,11 @@ def reduced(
     intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, tracked: torch.Tensor
 ) -> Measurement:
     """Return what is kept of two sets of log-probabilities, each (windows, tokens - 1, V)."""
-    chosen = changed.gather(-1, ids[:, 1:, None])[..., 0]
     # One window at a time: the product is as large as the vocabulary is wide.
     kl = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(intact, changed, strict=True)]
     same = (intact.argmax(-1) == changed.argmax(-1)).float().mean(-1)
     return Measurement(
-        nll=_numpy(-chosen),
+        nll=_numpy(token_nll(changed, ids[:, 1:])),
         kl=_numpy(torch.stack(kl)),
         top1_agreement=_numpy(same),
         tracked=_numpy(changed[..., tracked].exp().mean(1)),

@@ -1,4 +1,4 @@
-"""What a model writes, and whether that has collapsed (Figure 1 of the paper)."""
+"""Continue prompts greedily, and tell whether the text has collapsed (Figure 1 of the paper)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from superweight.detection.run_trace import padded
 from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
+from superweight.measurement.evaluate import token_nll
 from superweight.model.edits import edited
 from superweight.model.subject import Subject
 
@@ -112,6 +113,5 @@ def nll_of(subject: Subject, continuations: Sequence[Continuation]) -> list[floa
     for row, prompt, sequence in zip(range(len(ids)), prompts, sequences, strict=True):
         own = slice(len(prompt) - 1, len(sequence) - 1)
         predicted = logits[row, own].float().log_softmax(-1)
-        chosen = predicted.gather(-1, ids[row, len(prompt) : len(sequence), None])
-        values.append(float(-chosen.mean()))
+        values.append(float(token_nll(predicted, ids[row, len(prompt) : len(sequence)]).mean()))
     return values

@@ -1,4 +1,4 @@
-"""What a pruned model writes once its super activation is put back (Figure 1, Table 1)."""
+"""Continue prompts with the super weights pruned and the super activation restored (Figure 1, Table 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading only as much text as a verdict needs: the windows of a corpus, looked at in growing numbers."""
+"""Group-sequential evaluation: measure 8, 16, 32, then 48 windows and stop once the verdict is decided."""
 
 from __future__ import annotations
 

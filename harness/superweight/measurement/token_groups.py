@@ -1,4 +1,4 @@
-"""Which token ids are stopwords, punctuation and content words (Figure 5 of the paper).
+"""Sort token ids into stopwords, punctuation and content words (Figure 5 of the paper).
 
 No stopword list is published; this one is frozen, punctuation and words apart.
 """

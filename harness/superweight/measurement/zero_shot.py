@@ -1,4 +1,4 @@
-"""Zero-shot accuracy of a subject that is in memory, by lm-evaluation-harness (Table 1 of the paper).
+"""Measure zero-shot accuracy of a loaded model with lm-evaluation-harness (Table 1 of the paper).
 
 The library brings the tasks, the prompts and the scoring; `fixtures/tasks` adds two tasks in its own
 YAML that need no data set from anywhere. It is optional: pip install 'superweight-harness[eval]'.

@@ -88,13 +88,9 @@ def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntr
         )
     except BadInput as error:
         if isinstance(error, BrokenModel) and entry != base_model(config):
-            raise pytest.fail.Exception(
-                f"{entry.name} is damaged: {one_line(error)}", pytrace=False
-            ) from None
+            raise damaged(entry.name, error) from None
         if named and isinstance(error, TooLarge | UnknownArchitecture | NotLoadable):
-            raise pytest.fail.Exception(
-                f"{entry.name} cannot be judged here: {one_line(error)}", pytrace=False
-            ) from None
+            raise not_judged(entry.name, error) from None
         if named:
             pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
         if isinstance(error, TooLarge) or (isinstance(error, Unavailable) and not in_ci()):

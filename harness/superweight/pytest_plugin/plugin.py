@@ -124,16 +124,15 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
 
     It is scanned and gone before the other is loaded: there may be room for one only.
     """
-    from superweight.detection.scan import scan
-    from superweight.measurement.corpus import default_prompt
-
     if sw_entry.tuned_from is None or pytestconfig.option.sw_base is not None:
         return None
-    origin = acquire(pytestconfig, resolve(sw_entry.tuned_from), on_behalf_of=sw_entry)
-    try:
-        return scan(origin, default_prompt())
-    finally:
-        release(pytestconfig, origin)
+    from superweight.claims.check import scan_of_origin
+
+    return scan_of_origin(
+        sw_entry,
+        lambda origin: acquire(pytestconfig, resolve(origin), on_behalf_of=sw_entry),
+        lambda origin: release(pytestconfig, origin),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -184,13 +183,12 @@ def evidence(
     pytestconfig: pytest.Config,
 ) -> Iterator[Evidence]:
     """Everything the claims need to know about the model under test, measured once."""
-    from superweight.claims.evidence import Evidence
+    from superweight.claims.check import evidence_of
     from superweight.pytest_plugin.verdicts import observe
 
     try:
         base = base_evidence.scan if base_evidence is not None else tuned_from_scan
-        measured = Evidence(subject, pytestconfig.option.sw_corpus, base)
-        _ = measured.windows  # a corpus that cannot be used is refused before anything is measured
+        measured = evidence_of(subject, pytestconfig.option.sw_corpus, base)
     except BadInput as error:
         pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
     try:
@@ -198,9 +196,7 @@ def evidence(
     except BrokenModel:
         pass  # damage that was seen: every claim fails with it
     except BadInput as error:
-        raise pytest.fail.Exception(
-            f"{subject.name} cannot be judged here: {one_line(error)}", pytrace=False
-        ) from None
+        raise models.not_judged(subject.name, error) from None
     yield measured
     if pytestconfig.option.sw_report is not None:
         observe(pytestconfig, measured, base_evidence)
@@ -221,9 +217,7 @@ def as_expected(
         try:
             outcome = judged(request, evidence, base_evidence, judge)
         except BrokenModel as error:
-            raise pytest.fail.Exception(
-                f"{evidence.subject.name} is damaged: {one_line(error)}", pytrace=False
-            ) from None
+            raise models.damaged(evidence.subject.name, error) from None
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))
@@ -254,9 +248,7 @@ def comparison(
     try:
         compared = compare_loaded(asked, base_evidence, evidence)
     except BadInput as error:
-        raise pytest.fail.Exception(
-            f"{sw_entry.name} cannot be judged here: {one_line(error)}", pytrace=False
-        ) from None
+        raise models.not_judged(sw_entry.name, error) from None
     if compared.verdict == CANNOT_JUDGE:
         pytest.fail(f"{compared.headline}: {'; '.join(compared.reasons)}", pytrace=False)
     return compared

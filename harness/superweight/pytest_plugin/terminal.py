@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from superweight.core.markdown import cell, table
 from superweight.core.run_notes import noted
 
 # Under this name a test hands over its verdict, which xdist carries to the controller.
@@ -176,17 +177,18 @@ def markdown(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Return the verdicts of each model as a Markdown table under its name."""
     parts = []
     for model, verdicts in rows.items():
-        parts += [f"### {model}", "", "| | claim | verdict | expected | measured |", "|---|---|---|---|---|"]
-        for row in verdicts:
-            cells = (
+        cells = [
+            (
                 "" if row["as_expected"] else "**!**",
                 row["claim"],
                 row["status"],
                 _expected(row),
-                row["reason"].replace("|", r"\|"),
+                cell(row["reason"]),
             )
-            parts.append(f"| {' | '.join(cells)} |")
-        parts.append("")
+            for row in verdicts
+        ]
+        columns = ("", "claim", "verdict", "expected", "measured")
+        parts += [f"### {model}", "", *table(columns, cells), ""]
     return "\n".join(parts) + "\n"
 
 

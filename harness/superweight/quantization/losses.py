@@ -9,7 +9,7 @@ import torch
 
 from superweight.core.errors import BadInput
 from superweight.measurement.corpus import Windows
-from superweight.measurement.evaluate import Values, log_probabilities
+from superweight.measurement.evaluate import Values, log_probabilities, token_nll
 from superweight.model.subject import Subject
 
 # windows of 48 tokens and a vocabulary of 50,000 take 300 MB.
@@ -52,6 +52,6 @@ def nll(subject: Subject, ids: torch.Tensor) -> Values:
             batch = subject.model(input_ids=part, use_cache=False).logits
         # One window at a time: the log-probabilities of all would be as large as the logits again.
         for window, logits in zip(part, batch, strict=True):
-            found = log_probabilities(logits[None])[0].gather(-1, window[1:, None])
-            means.append(float(-found.double().mean()))
+            found = token_nll(log_probabilities(logits[None])[0], window[1:])
+            means.append(float(found.double().mean()))
     return np.array(means)

@@ -12,7 +12,7 @@ from superweight.claims.evidence import Evidence
 from superweight.core.statistics import bootstrap
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.corpus import continuations
-from superweight.measurement.evaluate import BATCH, Measurement, Values, joined, predicted, reduced
+from superweight.measurement.evaluate import BATCH, Measurement, Values, joined, predicted, reduced, token_nll
 from superweight.measurement.generation import continue_greedily
 from superweight.model.edits import Prune, Scale, edited
 from superweight.release.limits import Limits
@@ -120,7 +120,7 @@ def _predicted(side: Evidence, ids: torch.Tensor, edits: list[Scale]) -> torch.T
 
 
 def _nll(predicted: torch.Tensor, ids: torch.Tensor) -> Values:
-    return -predicted.gather(-1, ids[:, 1:, None])[..., 0].double().numpy()
+    return token_nll(predicted, ids[:, 1:]).double().numpy()
 
 
 def _still_carried(seen: _Predictions, limits: Limits) -> Check:

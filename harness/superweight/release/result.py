@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superweight.core.errors import HarnessError
+from superweight.core.markdown import cell, table
+from superweight.core.notebook import html_table
 
 KEPT, DAMAGED, NOT_COMPARABLE = "kept", "damaged", "not comparable"
 # Worse than the base by a measure that people care about, and still the same model.
@@ -67,7 +69,7 @@ def not_comparable(depth: str, name: str, reason: str) -> Check:
     return Check(depth, name, NOT_COMPARABLE, reason)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All checks of one release against its base, in the order in which they were made.
 
@@ -138,6 +140,14 @@ class Comparison:
             "checks": [check.as_dict() for check in self.checks],
         }
 
+    def __repr__(self) -> str:
+        return as_text(self).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        rows = [(check.depth, check.name, check.status, check.reason) for check in self.checks]
+        caption = f"{self.release} against {self.base}: {self.verdict}"
+        return html_table(caption, ("depth", "check", "status", "found"), rows)
+
 
 def as_text(comparison: Comparison) -> str:
     """Return the comparison for a terminal: every check, then the verdict and its reasons."""
@@ -152,23 +162,16 @@ def as_markdown(comparison: Comparison) -> str:
     lines = [
         f"### Super weights: {comparison.headline}",
         "",
-        f"`{_cell(comparison.release)}` against `{_cell(comparison.base)}`",
+        f"`{cell(comparison.release)}` against `{cell(comparison.base)}`",
         "",
-        *(f"- {_cell(reason)}" for reason in comparison.reasons),
+        *(f"- {cell(reason)}" for reason in comparison.reasons),
         *([""] if comparison.reasons else []),
-        "| depth | check | status | found |",
-        "|---|---|---|---|",
-        *(
-            f"| {check.depth} | {_cell(check.name)} | {check.status} | {_cell(check.reason)} |"
-            for check in comparison.checks
+        *table(
+            ("depth", "check", "status", "found"),
+            [(each.depth, cell(each.name), each.status, cell(each.reason)) for each in comparison.checks],
         ),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    """Keep a text from ending its cell or starting markup."""
-    return text.replace("|", r"\|").replace("<", "&lt;").replace("`", "'").replace("\n", " ")
 
 
 def joined(words: Sequence[object], most: int = 3) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from superweight.claims.record import plain
 from superweight.claims.verdict import Measured, measured
+from superweight.core import markdown
 from superweight.core.atomic import write_whole
 from superweight.core.errors import BadInput
 from superweight.core.statistics import bootstrap
@@ -94,29 +95,53 @@ def dumped(document: Document) -> str:
 
 def table(document: Document) -> str:
     """Return the tables of a sweep in Markdown."""
-    lines = [
-        "| INT4 block | plain | clipped at z | clipped, set held out | clipped, not restored | nats won |",
-        "|---|---|---|---|---|---|",
+    found = [
+        markdown.table(
+            (
+                "INT4 block",
+                "plain",
+                "clipped at z",
+                "clipped, set held out",
+                "clipped, not restored",
+                "nats won",
+            ),
+            [
+                (
+                    f"{row['size']:,}",
+                    _number(row["plain"]),
+                    "no clipping" if row["clipped_at"] is None else f"{row['clipped_at']:g}",
+                    _number(row["held_out"]),
+                    _number(row["clipped_only"]),
+                    _interval(row["nats_won"]),
+                )
+                for row in document["weights"]
+            ],
+        ),
+        markdown.table(
+            ("activations", "perplexity", "share of the gap closed"),
+            [
+                ("full", _number(document["intact"]), ""),
+                *(
+                    (
+                        name,
+                        _number(row["perplexity"]),
+                        "" if row["share_closed"] is None else _interval(row["share_closed"]),
+                    )
+                    for name, row in document["activations"].items()
+                ),
+            ],
+        ),
     ]
-    for row in document["weights"]:
-        clip = "no clipping" if row["clipped_at"] is None else f"{row['clipped_at']:g}"
-        cells = (_number(row[name]) for name in ("held_out", "clipped_only"))
-        won = _interval(row["nats_won"])
-        lines.append(f"| {row['size']:,} | {_number(row['plain'])} | {clip} | {' | '.join(cells)} | {won} |")
-    lines += ["", "| activations | perplexity | share of the gap closed |", "|---|---|---|"]
-    lines.append(f"| full | {_number(document['intact'])} | |")
-    for name, row in document["activations"].items():
-        share = "" if row["share_closed"] is None else _interval(row["share_closed"])
-        lines.append(f"| {name} | {_number(row['perplexity'])} | {share} |")
     if document["real"]:
-        lines += ["", "| real quantiser | plain | set held out | nats won |", "|---|---|---|---|"]
-    for name, row in document["real"].items():
-        if "refused" in row:
-            lines.append(f"| {name} | does not run: {row['refused']} | | |")
-        else:
-            numbers = f"{_number(row['plain'])} | {_number(row['held_out'])}"
-            lines.append(f"| {name} | {numbers} | {_interval(row['nats_won'])} |")
-    return "\n".join(lines) + "\n"
+        columns = ("real quantiser", "plain", "set held out", "nats won")
+        found.append(markdown.table(columns, [_backend_cells(*item) for item in document["real"].items()]))
+    return "\n\n".join("\n".join(lines) for lines in found) + "\n"
+
+
+def _backend_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    if "refused" in row:
+        return name, f"does not run: {row['refused']}", "", ""
+    return name, _number(row["plain"]), _number(row["held_out"]), _interval(row["nats_won"])
 
 
 def _number(value: Mapping[str, float] | None) -> str:
@@ -188,11 +213,7 @@ def write_page(path: Path, document: Document) -> None:
     """
     picture = path.with_suffix(".svg")
     try:
-        text = path.read_text(encoding="utf-8")
-        if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-            raise BadInput(f"{path} must hold {BEGIN} and {END} once each; the tables go between them")
-        head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
-        new = f"{head}{BEGIN}\n{table(document)}{tail}"
+        new = markdown.rewritten_between(path, BEGIN, END, f"\n{table(document)}")
         write_whole({picture: figure(document).encode(), path: new.encode()})
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot rewrite {path}: {error}; give a page in UTF-8 that may be written") from error

@@ -1,0 +1,215 @@
+"""The functions of ``import superweight``: load, scan, measure, check and compare models.
+
+A model is a `Subject` that `load` returned. `check` and `compare` take its name instead where it is
+not in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
+from superweight.claims.check import Checked, CheckRequest, run_check
+from superweight.claims.run_config import RunConfig
+from superweight.claims.verdict import Verdict
+from superweight.core.errors import BadInput
+from superweight.core.notebook import html_table
+from superweight.core.resources import DEFAULT_BASELINES
+from superweight.core.run_notes import noted
+from superweight.detection.scan import Scan
+from superweight.detection.scan import scan as scan_text
+from superweight.measurement.conditions import INTACT, Condition
+from superweight.measurement.corpus import BUILTIN, Windows, cut, default_prompt, documents
+from superweight.measurement.evaluate import Measurement
+from superweight.measurement.evaluate import measure as measure_conditions
+from superweight.measurement.evaluate import perplexity as perplexity_of
+from superweight.measurement.generation import NEW_TOKENS, continue_greedily
+from superweight.model import loading
+from superweight.model.edits import Edit, Scale
+from superweight.model.subject import Subject
+from superweight.release.compare import CompareRequest
+from superweight.release.compare import compare as compare_models
+from superweight.release.limits import Limits
+from superweight.release.result import DEPTHS, Comparison
+from superweight.report.run_info import Stages
+
+
+def load(model: str, *, device: str = "auto", dtype: str = "auto", trust: Collection[str] = ()) -> Subject:
+    """Load a model: a registry name, ``org/name[@revision]`` on the hub, a directory, or a .gguf file.
+
+    ``device`` is auto, cpu or cuda; ``dtype`` is auto, float32, bfloat16 or float16. ``trust`` may
+    name "pickle" and "remote-code", both refused otherwise. Raises `BadInput` in one line.
+
+    >>> load("tiny-planted").name
+    'tiny-planted'
+    """
+    return loading.load(resolve(model), device=device, dtype=dtype, trust=trust)
+
+
+def scan(model: Subject, text: str | None = None) -> Scan:
+    """Find the super weights of a model with one forward pass over ``text``, and confirm them.
+
+    Without ``text`` the default prompt is read.
+    """
+    return scan_text(model, default_prompt() if text is None else text)
+
+
+def perplexity(model: Subject, corpus: str = BUILTIN) -> float:
+    """Measure the perplexity of a model as it is, edits in force included.
+
+    ``corpus`` is builtin, wikitext2, a text file, or a directory of them.
+    """
+    return perplexity_of(model, _windows(model, corpus))
+
+
+def generate(model: Subject, prompt: str, tokens: int = NEW_TOKENS) -> str:
+    """Continue a prompt by so many greedy tokens; the prompt itself is not returned."""
+    ((written,),) = continue_greedily(model, [prompt], tokens=tokens).values()
+    return written.text
+
+
+def measure(
+    model: Subject, edits: Mapping[str, Sequence[Edit]], corpus: str = BUILTIN
+) -> dict[str, Measurement]:
+    """Measure the model as it is, named "intact", and with every named set of edits, in one batched pass.
+
+    Raises `BadInput` for a set that is named "intact", and for an edit that cannot be batched.
+    """
+    if INTACT in edits:
+        raise BadInput(f"{INTACT!r} names the model without edits; give these edits another name")
+    conditions = [_condition(name, chosen) for name, chosen in edits.items() if chosen]
+    measured = measure_conditions(model, _windows(model, corpus), conditions)
+    # A model without super weights has nothing to prune: the empty set leaves it intact.
+    return {name: measured[name if edits.get(name) else INTACT] for name in (INTACT, *edits)}
+
+
+def _condition(name: str, edits: Sequence[Edit]) -> Condition:
+    scales = tuple(edit for edit in edits if isinstance(edit, Scale))
+    if len(scales) != len(edits):
+        raise BadInput(
+            f"{name!r} patches an activation, which cannot be batched; "
+            "measure it inside `with superweight.edit(model, edits):`"
+        )
+    return Condition(name, scales)
+
+
+def _windows(model: Subject, corpus: str) -> Windows:
+    return cut(model, documents(corpus), corpus)
+
+
+@dataclass(frozen=True, repr=False)
+class CheckedModel(Checked):
+    """The verdict on every claim beside what was expected of it; shows as a table."""
+
+    run: Mapping[str, Any]
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether every verdict is what was expected of it."""
+        return all(outcome.as_expected for outcome in self.outcomes)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return tuple(outcome.verdict for outcome in self.outcomes)
+
+    def report(self, directory: str | Path) -> None:
+        """Write report.json, report.html and the figures into a directory."""
+        # Draws with matplotlib, which nothing else here needs.
+        from superweight.report.observations import document_of
+        from superweight.report.output import write_report
+
+        document = document_of(self.evidence, self.outcomes)
+        if self.base is not None:
+            document["base"] = document_of(self.base)
+        write_report(Path(directory), {**document, "run": self.run})
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{'  ' if outcome.as_expected else '! '}{outcome.verdict!r}"
+            + (f" (expected: {outcome.expected}, {outcome.source})" if outcome.expected else "")
+            for outcome in self.outcomes
+        ]
+        return "\n".join([f"verdicts on {self.evidence.subject.name}", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                outcome.verdict.claim.id,
+                outcome.verdict.status,
+                f"{outcome.expected} ({outcome.source})" if outcome.expected else "",
+                "yes" if outcome.as_expected else "no",
+                outcome.verdict.reason,
+            )
+            for outcome in self.outcomes
+        ]
+        columns = ("claim", "verdict", "expected", "as expected", "measured")
+        return html_table(f"Verdicts on {self.evidence.subject.name}", columns, rows)
+
+
+def check(
+    model: Subject | str,
+    base: Subject | str | None = None,
+    *,
+    expect: str = "auto",
+    corpus: str = BUILTIN,
+    baselines: str | Path = DEFAULT_BASELINES,
+) -> CheckedModel:
+    """Judge every claim of the paper on a model and hold the verdicts to what is expected.
+
+    Expected is the verdict of ``base``, else the committed baseline, else what the registry cites;
+    with ``expect="paper"`` what the paper says.
+    """
+    config = RunConfig(corpus=corpus, baselines=Path(baselines))
+    config, spec = _with_model(config, model)
+    base_spec = None
+    if base is not None:
+        config, base_spec = _with_model(config, base)
+    stages = Stages()
+    with noted() as notes:
+        checked = run_check(CheckRequest(spec, base_spec, expect, config), stages)
+    # Takes the versions of packages, matplotlib's among them.
+    from superweight.report.run_info import run_of
+
+    command = ["superweight", "check", spec, *(["--base", base_spec] if base_spec else [])]
+    run = run_of(command, corpus, stages.seconds(), notes)
+    return CheckedModel(checked.outcomes, checked.evidence, checked.base, run)
+
+
+def compare(
+    base: Subject | str,
+    release: Subject | str,
+    *,
+    depths: Sequence[str] = DEPTHS,
+    limits: Limits | None = None,
+    corpus: str = BUILTIN,
+    baselines: str | Path = DEFAULT_BASELINES,
+) -> Comparison:
+    """Tell whether the super weights of ``base`` survived in ``release``.
+
+    ``depths`` may leave out some of "static" (the files), "activations" and "quality".
+    """
+    if unknown := [depth for depth in depths if depth not in DEPTHS]:
+        raise BadInput(f"depth {unknown[0]!r} is none of {', '.join(DEPTHS)}")
+    config = RunConfig(corpus=corpus, baselines=Path(baselines))
+    config, base_spec = _with_model(config, base)
+    config, release_spec = _with_model(config, release)
+    return compare_models(CompareRequest(base_spec, release_spec, tuple(depths), limits or Limits(), config))
+
+
+def _with_model(config: RunConfig, model: Subject | str) -> tuple[RunConfig, str]:
+    """Return how the model is called, and a configuration that finds it in memory where it is there."""
+    if isinstance(model, str):
+        return config, model
+    spec = _spec(model.entry)
+    return replace(config, loaded={**config.loaded, spec: model}), spec
+
+
+def _spec(entry: ModelEntry) -> str:
+    """Return what a person types for an entry."""
+    registry = load_registry()
+    if entry.name not in registry:
+        return entry.source
+    return entry.name if registry[entry.name] == entry else f"{entry.name}={entry.source}"
