@@ -7,7 +7,14 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from superweight.checkpoints.tensors import Checkpoint, Location, condition, locate, locations
+from superweight.checkpoints.tensors import (
+    Checkpoint,
+    Location,
+    condition,
+    locate,
+    locations,
+    zero_means_emptied,
+)
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 from superweight.release.limits import Limits
@@ -83,10 +90,12 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
     if release.received is not None:
         yield not_comparable(STATIC, "numbers", "a remote release's tensors are not looked through whole")
         return
-    names = list(release.tensors())
+    tensors = release.tensors()
+    names = list(tensors)
     seen = {name: condition(release, name) for name in names}
     faulty = [name for name in names if not seen[name].finite]
-    zero = [name for name in names if seen[name].zero and not _zero_already(base, name)]
+    emptied = [name for name in names if seen[name].zero and zero_means_emptied(tensors[name])]
+    zero = [name for name in emptied if not _zero_already(base, name)]
     if faulty:
         yield broken(STATIC, "numbers", f"{joined(faulty)} holds NaN or infinity")
     if zero:

@@ -157,9 +157,13 @@ class Checkpoint:
             return None
         zero_point = info.name + "_zero_point"
         zeros = self.read(zero_point) if zero_point in self.files else None
-        settings = self.config.get("quantization_config")
-        block_size = settings.get("weight_block_size") if isinstance(settings, dict) else None
-        return make_scale(info, name, self.read(name), zeros, block_size)
+        # Of a remote checkpoint the config is one more request, which only blocks are worth.
+        scale = self.info(name)
+        in_blocks = len(scale.shape) == len(info.shape) and any(
+            count not in (1, length) for count, length in zip(scale.shape, info.shape, strict=True)
+        )
+        config = self.config if in_blocks else {}
+        return make_scale(info, scale, self.read(name), zeros, config)
 
 
 def _decoded(info: TensorInfo, data: bytes) -> Floats:
