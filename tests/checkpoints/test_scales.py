@@ -110,21 +110,18 @@ PACKED = np.ones((4, 2), np.int32)
 
 
 @pytest.mark.parametrize(
-    ("tensors", "config", "kind"),
+    ("name", "message"),
     [
-        ({f"{STEM}.qweight": PACKED, f"{STEM}.g_idx": PACKED}, {}, "GPTQ"),
-        ({f"{STEM}.qweight": PACKED}, {"quantization_config": {"quant_method": "awq"}}, "AWQ"),
-        ({f"{STEM}.qweight": PACKED}, {}, "GPTQ or AWQ"),
-        ({f"{STEM}.weight_packed": PACKED, f"{NAME}_scale": PACKED}, {}, "compressed-tensors (packed)"),
-        ({NAME: np.ones((9, 1), np.uint8), f"{NAME}.absmax": PACKED}, {}, "bitsandbytes 4-bit"),
-        ({"model.layers.0.mlp.experts.down_proj_blocks": PACKED}, {}, "MXFP4"),
+        ("qweight", "is packed as GPTQ or AWQ, but its scales are not beside it"),
+        ("W_q", "is packed as HQQ, but its scales are not beside it"),
+        ("_weight_qdata", "is packed as torchao, but its scales are not beside it"),
+        ("trellis", "is packed as EXL3, which is not read; give the checkpoint it was made from"),
+        ("q_weight", "is packed as EXL2, which is not read; give the checkpoint it was made from"),
     ],
 )
-def test_refuses_packed_formats_by_name(opened, refusal, tensors, config, kind):
+def test_refuses_packed_forms_by_name(opened, refusal, name, message):
     """A packed projection is recognised, not read wrongly, and the line says what it is."""
-    place = Coordinate(0, 1, 1, 0 if "MXFP4" == kind else None)
-    message = refusal(locate, opened(tensors, config), place)
-    assert f"is packed as {kind}, which is not read; give" in message
+    assert message in refusal(locate, opened({f"{STEM}.{name}": PACKED}), Coordinate(0, 1, 1))
 
 
 BYTES = np.random.default_rng(3).integers(0, 0x7E, size=(576, 64), dtype=np.uint8)

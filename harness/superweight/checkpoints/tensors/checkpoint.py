@@ -6,10 +6,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats, block_step, decode, float8_step
+from superweight.checkpoints.tensors.decoding import (
+    FLOAT8,
+    INTEGERS,
+    Floats,
+    block_step,
+    decode,
+    float8_step,
+    integers,
+)
 from superweight.checkpoints.tensors.files import Folder
 from superweight.checkpoints.tensors.scales import Scale, make_scale, scale_name
 from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo
@@ -17,6 +27,8 @@ from superweight.core.errors import BadInput
 
 # Of a matrix that is looked through in pieces: 1 MiB of float32, which a processor's cache holds.
 _PIECE = 2**18
+# Types that several packed numbers share.
+_CODES = ("U8", "U32", "I32")
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,35 @@ class Checkpoint:
             raise BadInput(f"{name} has {rank} dimensions, so a row of it takes {rank - 1} indices")
         return self.read(name, *index)
 
+    def stored(self, name: str, *index: int, upto: int | None = None) -> npt.NDArray[Any]:
+        """Read a tensor as it is stored, unscaled and integers as such, or its part at a leading index.
+
+        With ``upto`` the last number of the index is the first of a range that ends before it.
+        """
+        info = self.info(name)
+        whole = index if upto is None else index[:-1]
+        begin, end = (0, 1) if upto is None else (index[-1], upto)
+        shape = info.shape[len(index) :] if upto is None else (end - begin, *info.shape[len(index) :])
+        lengths = info.shape[: len(index)]
+        if len(index) > len(info.shape) or not 0 <= begin <= end <= (lengths[-1] if upto is not None else 1):
+            raise BadInput(f"index {list(index)} lies outside {name} of shape {list(info.shape)}")
+        offset = 0
+        for place, length in zip(whole, info.shape, strict=False):
+            if not 0 <= place < length:
+                raise BadInput(f"index {list(index)} lies outside {name} of shape {list(info.shape)}")
+            offset = offset * length + place
+        each = int(np.prod(info.shape[len(index) :], dtype=np.int64))
+        first = offset * each if upto is None else (offset * lengths[-1] + begin) * each
+        count = int(np.prod(shape, dtype=np.int64))
+        if info.dtype not in INTEGERS:
+            return self._stored(info, first, count).reshape(shape)
+        return integers(self._blocks(info, first, first + count), info.dtype).reshape(shape)
+
     def pieces(self, name: str) -> Iterator[Floats]:
         """Read a tensor in flat pieces, so that one larger than memory can be looked through."""
         info = self.info(name)
-        if self._scale(info) is not None:
+        # Packed codes are finite, and zero or not, whatever they are scaled by.
+        if info.dtype not in _CODES and self._scale(info) is not None:
             for place in range(info.shape[0]):
                 yield self.read(name, place).reshape(-1)
             return

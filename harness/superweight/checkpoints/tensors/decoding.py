@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,11 @@ def decode(data: bytes, dtype: str) -> Floats:
     if dtype == "F4":
         return np.take(E2M1, nibbles(np.frombuffer(data, "u1")))
     return _dequantise(data, dtype)
+
+
+def integers(data: bytes, dtype: str) -> npt.NDArray[Any]:
+    """Return stored integers as they are, also those that float32 would round."""
+    return np.frombuffer(data, _PLAIN[dtype])
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What stored integers and 8-bit floats are multiplied with, and which packings are not read."""
+"""What stored integers and 8-bit floats are multiplied with, by the tensors beside them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats, e
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 from superweight.core.errors import BadInput
 
-# How the formats call the tensor that several numbers are packed into.
-PACKED_SUFFIXES = {
-    ".qweight": "GPTQ or AWQ",
-    ".weight_packed": "compressed-tensors (packed)",
-    "._weight_qdata": "torchao",
-    "_blocks": "MXFP4",
-    ".W_q": "HQQ",
-}
-_BITSANDBYTES_4BIT = ".absmax"
 # LLM.int8 keeps the largest magnitude of each row, which the code 127 stands for.
 _LARGEST_INT8 = 127
 # The lengths of blocks in use, the commonest first. No two of them cut an axis into as many blocks.
@@ -65,12 +56,10 @@ class Scale:
 def scale_name(info: TensorInfo, names: Collection[str]) -> str | None:
     """Return which tensor holds the scale of ``info``, or None when it has none and needs none.
 
-    Raises `BadInput` for packed formats, and for integer weights whose scale is missing.
+    Raises `BadInput` for integer weights whose scale is missing.
     """
     if info.dtype not in (*INTEGERS, *FLOAT8):
         return None
-    if info.name + _BITSANDBYTES_4BIT in names:
-        raise _refusal(info.name, "bitsandbytes 4-bit")
     stem = info.name.removesuffix(".weight")
     candidates = (info.name + "_scale", info.name + "_scale_inv", stem + ".SCB", stem + ".scale")
     found = next((name for name in candidates if name in names), None)
@@ -80,22 +69,6 @@ def scale_name(info: TensorInfo, names: Collection[str]) -> str | None:
             f"so what it means is unknown; {_INSTEAD}"
         )
     return found
-
-
-def packed(name: str, suffix: str, names: Collection[str], config: Mapping[str, object]) -> BadInput:
-    """Return the refusal of a tensor into which numbers are packed."""
-    kind = PACKED_SUFFIXES[suffix]
-    quantisation = config.get("quantization_config")
-    if suffix == ".qweight":
-        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-        if name.removesuffix("qweight") + "g_idx" in names:
-            method = "gptq"
-        kind = str(method).upper() if method else kind
-    return _refusal(name, kind)
-
-
-def _refusal(name: str, kind: str) -> BadInput:
-    return BadInput(f"{name} is packed as {kind}, which is not read; {_INSTEAD}")
 
 
 def make_scale(
