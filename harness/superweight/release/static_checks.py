@@ -68,10 +68,10 @@ def _structure(
         return broken(STATIC, "structure", f"the output projection {what}")
     if base.is_gguf == release.is_gguf:
         before, after = base.tensors(), release.tensors()
-        # A tied head may be stored or left out; quantisers rename what they pack.
+        # A tied head may be stored or left out; quantisers rename what they pack, and either may be packed.
         optional = {"lm_head.weight"} if release.config.get("tie_word_embeddings") else set()
         lost = [name for name in before if name not in after and name not in optional]
-        plain = all(name.endswith((".weight", ".bias")) for name in after)
+        plain = all(name.endswith((".weight", ".bias")) for name in (*before, *after))
         if lost and plain:
             return broken(STATIC, "structure", f"{len(lost)} tensors are missing: {joined(lost)}")
         moved = [n for n in before if n in after and plain and before[n].shape != after[n].shape]
