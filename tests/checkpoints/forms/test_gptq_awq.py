@@ -1,5 +1,8 @@
 """GPTQ and AWQ: what is read is s (q - z), whatever the group, the order of the inputs and the version."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -120,3 +123,21 @@ def test_shapes_that_do_not_go_together_are_refused(packed):
     with pytest.raises(BadInput, match=r"qzeros, I32 of shape \[4, 3\], does not go with"):
         packed(tensors | {"qzeros": tensors["qzeros"][:, :3]})
     assert "GPTQ" == gptq_form.FORM.name
+
+
+def test_auto_awq_itself_says_the_same(same):
+    """Where AutoAWQ is installed, its own unpacking is the measure; its kernels are not needed."""
+    found = importlib.util.find_spec("awq")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("autoawq is not installed")
+    path = Path(next(iter(found.submodule_search_locations))) / "utils" / "packing_utils.py"
+    spec = importlib.util.spec_from_file_location("packing_utils", path)
+    library = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(library)
+    source = torch.Generator().manual_seed(4)
+    qweight, qzeros = (
+        torch.randint(-(2**31), 2**31 - 1, shape, generator=source).int() for shape in ((64, 5), (2, 5))
+    )
+    scales = torch.rand(2, 40, generator=source) / 50
+    expected = library.dequantize_gemm(qweight, qzeros, scales, 4, 32).T
+    same(expected, {"qweight": qweight, "qzeros": qzeros, "scales": scales}, AWQ, rtol=1e-6)

@@ -64,5 +64,5 @@ FORM = Form(
     suffixes=(".qweight",),
     holds=_holds,
     unpack=_unpack,
-    checked_against="the layout written out in torch: AutoAWQ's pack() and its order",
+    checked_against="AutoAWQ's own unpacking where it is installed; else the layout written out",
 )

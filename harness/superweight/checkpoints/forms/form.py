@@ -94,20 +94,26 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Form:
-    """One way of packing.
-
-    ``suffixes`` are how the tensor that holds the codes may end; what precedes is the stem.
-    ``holds`` tells whether the tensors around a stem are of this form. ``layout`` is for a person.
-    """
+class Description:
+    """What a person is told of a form: who makes it, what a number is, and what the reader was held to."""
 
     name: str
     made_by: str
     layout: str
+    checked_against: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form(Description):
+    """One way of packing.
+
+    ``suffixes`` are how the tensor that holds the codes may end; what precedes is the stem.
+    ``holds`` tells whether the tensors around a stem are of this form.
+    """
+
     suffixes: tuple[str, ...]
     holds: Callable[[Source, str], bool]
     unpack: Callable[[Source, str], Packed]
-    checked_against: str
 
 
 def misfit(source: Source, name: str, form: str) -> BadInput:

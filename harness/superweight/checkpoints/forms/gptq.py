@@ -59,11 +59,11 @@ def _unpack(source: Source, stem: str) -> Packed:
 
 FORM = Form(
     name="GPTQ",
-    made_by="GPTQModel, AutoGPTQ, AutoRound, llm-compressor's older releases",
+    made_by="GPTQModel, AutoGPTQ, AutoRound",
     layout="scales[g_idx] (q - z); z is stored less one unless checkpoint_format is gptq_v2; "
     "q packed along the inputs, z along the outputs",
     suffixes=(".qweight",),
     holds=_holds,
     unpack=_unpack,
-    checked_against="the layout written out in torch: packed value by value as AutoGPTQ's pack() does",
+    checked_against="the layout written out: packed value by value as the makers' pack() functions do",
 )

@@ -14,10 +14,34 @@ from superweight.checkpoints.forms import (
     quanto,
     torchao,
 )
-from superweight.checkpoints.forms.form import Form, Packed, Source, unread
+from superweight.checkpoints.forms.form import Description, Form, Packed, Source, unread
 from superweight.core.errors import BadInput
 
 PLAIN = ".weight"
+# Read by the dtype and the tensors beside it (tensors/scales.py and decoding.py), with nothing to unpack.
+SCALED: tuple[Description, ...] = (
+    Description(
+        "plain",
+        "save_pretrained: float64, float32, float16, bfloat16, float8",
+        "as stored",
+        "torch's own casts of every bit pattern",
+    ),
+    Description(
+        "8-bit floats with scales",
+        "DeepSeek, llm-compressor (tensor, channel, group, block, mxfp8), fbgemm, ModelOpt FP8",
+        "q times weight_scale_inv, weight_scale or .scale; one a tensor, row or block, the blocks' lengths "
+        "from weight_block_size or config_groups; scales stored as U8 or F8_E8M0 are 2^(u8 - 127)",
+        "compressed_tensors' own decompress (mxfp8, float by group); torch's float8 types and "
+        "repeat_interleave for the others",
+    ),
+    Description(
+        "8-bit integers with scales",
+        "llm-compressor (channel, group, zero points), bitsandbytes LLM.int8",
+        "(q - zero) weight_scale; SCB / 127 by row for LLM.int8",
+        "compressed_tensors' own decompress by group; the layout written out for the others",
+    ),
+    Description("GGUF", "llama.cpp", "every type that the gguf package dequantises", "gguf's own dequantize"),
+)
 # The first that holds is the one. GPTQ and AWQ share their names.
 FORMS: tuple[Form, ...] = (
     gptq.FORM,

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from superweight.checkpoints.forms import table as forms
-from superweight.checkpoints.forms.form import Packed
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, Scalar
 from superweight.checkpoints.tensors.decoding import Floats
 from superweight.checkpoints.tensors.scales import scale_name
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from superweight.checkpoints.forms.form import Packed
 
 _BLOCK = re.compile(r"(?P<prefix>(?:.*\.)?)(?:layers|h|blocks)\.(?P<layer>\d+)\.(?P<path>.+)")
 _GGUF_BLOCK = re.compile(r"(?P<prefix>)blk\.(?P<layer>\d+)\.(?P<path>.+)")
