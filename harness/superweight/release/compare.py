@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from superweight.checkpoints.adapters import is_adapter
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
@@ -57,7 +58,9 @@ def compare(
     base_entry, release_entry = resolve(request.base), resolve(request.release)
     require_different_models(base_entry, release_entry)
     for spec in (request.base, request.release):
-        _refuse_no_model(spec)
+        # What is read from files alone need be no model that runs.
+        if request.depths != (STATIC,) or not is_adapter(local_path(resolve(spec))):
+            _refuse_no_model(spec)
     checks: list[Check] = []
     known = known_super_weights(request.base, request.run_config.baselines)
     base = None

@@ -47,12 +47,12 @@ class Codes:
     """A part of a matrix before it is scaled: a number is code x scale + offset.
 
     ``codes`` is (rows, columns); ``scales`` and ``offsets`` are as large, or are broadcast. ``gap``
-    says how far apart the codes are around one of them.
+    says how far apart the codes are around one of them; None where they lie on no grid.
     """
 
     codes: Floats
     scales: Floats
-    gap: Gap
+    gap: Gap | None
     offsets: Floats | None = None
 
     @property
@@ -61,8 +61,10 @@ class Codes:
         return np.asarray(scaled if self.offsets is None else scaled + self.offsets, dtype=np.float32)
 
     @property
-    def step(self) -> float:
+    def step(self) -> float | None:
         """How far the first number moves when its code changes by the smallest amount."""
+        if self.gap is None:
+            return None
         return abs(float(self.scales.flat[0])) * self.gap(float(self.codes.flat[0]))
 
 
@@ -87,7 +89,7 @@ class Packed:
         """Return W[row, :]: (inputs,)."""
         return np.asarray(self.part(leading, slice(row, row + 1), slice(0, self.shape[-1])).numbers[0])
 
-    def at(self, leading: tuple[int, ...], row: int, col: int) -> tuple[float, float]:
+    def at(self, leading: tuple[int, ...], row: int, col: int) -> tuple[float, float | None]:
         """Return W[row, col] and the step of its group."""
         part = self.part(leading, slice(row, row + 1), slice(col, col + 1))
         return float(part.numbers[0, 0]), part.step

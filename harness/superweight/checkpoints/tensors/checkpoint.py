@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,11 @@ from superweight.checkpoints.tensors.files import Folder
 from superweight.checkpoints.tensors.scales import Scale, make_scale, scale_name
 from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo
 from superweight.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from superweight.checkpoints.forms.form import Packed
+
+Merge = Callable[[str, tuple[int, ...], "Packed | None"], "Packed | None"]
 
 # Of a matrix that is looked through in pieces: 1 MiB of float32, which a processor's cache holds.
 _PIECE = 2**18
@@ -49,7 +54,8 @@ class Checkpoint:
     """The files of a model, opened by `open_checkpoint`.
 
     ``files`` maps every tensor's name to the file that holds it; a file's header is read when the
-    first of its tensors is needed.
+    first of its tensors is needed. ``merged`` is what an adapter makes of a tensor: from its name, its
+    shape and how it is packed, if it is.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Checkpoint:
     files: Mapping[str, str]
     read_header: Callable[[str], Header]
     is_gguf: bool = False
+    merged: Merge | None = None
     _headers: dict[str, Header] = field(default_factory=dict, repr=False)
     _scales: dict[str, Scale | None] = field(default_factory=dict, repr=False)
 

@@ -231,6 +231,8 @@ def _info(checkpoint: Checkpoint, named: _Named) -> tuple[TensorInfo, Packed | N
     """Return a tensor as its numbers lie in W, and what unpacks them where they are packed."""
     info = checkpoint.info(named.name)
     packed = None if checkpoint.is_gguf else forms.find(checkpoint, named.name, named.suffix)
+    if checkpoint.merged is not None:
+        packed = checkpoint.merged(named.name, info.shape if packed is None else packed.shape, packed)
     if packed is not None:
         info = replace(info, dtype=packed.kind, shape=packed.shape)
     else:
