@@ -101,3 +101,13 @@ def test_the_step_of_a_small_float_is_the_gap_above_it(dtype):
     for number, following in pairwise(finite):
         assert float(following - number) == float8_step(float(number), dtype)
         assert float8_step(float(number), dtype) == float8_step(-float(number), dtype)
+
+
+@pytest.mark.parametrize("dtype", EVEN)
+def test_every_position_of_every_even_type_has_a_step(dtype):
+    """No number of a block is without bits of its own, and none has a step that is not above zero."""
+    elements, _ = GGML_QUANT_SIZES[GGMLQuantizationType[dtype]]
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[dtype]][1]
+    block = np.random.default_rng(7).integers(0x11, 0x30, size, dtype=np.uint8)
+    block[(block & 15) == 0] += 1
+    assert all(block_step(block.tobytes(), dtype, position) is not None for position in range(elements))

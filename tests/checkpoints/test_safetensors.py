@@ -102,11 +102,18 @@ def test_a_header_longer_than_its_file_is_a_truncation(path, refusal):
     assert "truncated" in refusal(open_checkpoint, path)
 
 
-def test_types_below_a_byte_are_listed_but_not_read(path, refusal):
-    """A 4-bit float is no corrupt header; reading one is refused by the type's name."""
-    checkpoint = open_checkpoint(file_of(path, {"a": entry("F4", (2, 4), (0, 4))}, bytes(4)))
-    assert "F4" == checkpoint.info("a").dtype
-    assert "type F4 cannot be read" in refusal(checkpoint.read, "a")
+def test_types_of_six_bits_are_listed_but_not_read(path, refusal):
+    """A 6-bit float is no corrupt header; reading one is refused by the type's name."""
+    checkpoint = open_checkpoint(file_of(path, {"a": entry("F6_E2M3", (2, 4), (0, 6))}, bytes(6)))
+    assert "F6_E2M3" == checkpoint.info("a").dtype
+    assert "type F6_E2M3 cannot be read" in refusal(checkpoint.read, "a")
+
+
+def test_four_bit_floats_are_read_two_a_byte(path):
+    """The lower half of a byte comes first: 0x72 is 1 and 6, 0xF9 is -0.5 and -6."""
+    checkpoint = open_checkpoint(file_of(path, {"a": entry("F4", (2, 2), (0, 2))}, bytes([0x72, 0xF9])))
+    assert [[1.0, 6.0], [-0.5, -6.0]] == checkpoint.read("a").tolist()
+    assert -6.0 == checkpoint.scalar("a", 1, 1).value
 
 
 def test_an_empty_tensor_is_no_fault(path, write_safetensors):

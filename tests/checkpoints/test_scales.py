@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from superweight.checkpoints.tensors import locate, open_checkpoint
 from superweight.core.coordinates import Coordinate
@@ -109,18 +110,86 @@ PACKED = np.ones((4, 2), np.int32)
 
 
 @pytest.mark.parametrize(
-    ("tensors", "config", "kind"),
+    ("name", "message"),
     [
-        ({f"{STEM}.qweight": PACKED, f"{STEM}.g_idx": PACKED}, {}, "GPTQ"),
-        ({f"{STEM}.qweight": PACKED}, {"quantization_config": {"quant_method": "awq"}}, "AWQ"),
-        ({f"{STEM}.qweight": PACKED}, {}, "GPTQ or AWQ"),
-        ({f"{STEM}.weight_packed": PACKED, f"{NAME}_scale": PACKED}, {}, "compressed-tensors (packed)"),
-        ({NAME: np.ones((9, 1), np.uint8), f"{NAME}.absmax": PACKED}, {}, "bitsandbytes 4-bit"),
-        ({"model.layers.0.mlp.experts.down_proj_blocks": PACKED}, {}, "MXFP4"),
+        ("qweight", "is packed as GPTQ or AWQ, but its scales are not beside it"),
+        ("W_q", "is packed as HQQ, but its scales are not beside it"),
+        ("_weight_qdata", "is packed as torchao, but its scales are not beside it"),
+        ("trellis", "is packed as EXL3, which is not read; give the checkpoint it was made from"),
+        ("q_weight", "is packed as EXL2, which is not read; give the checkpoint it was made from"),
     ],
 )
-def test_refuses_packed_formats_by_name(opened, refusal, tensors, config, kind):
+def test_refuses_packed_forms_by_name(opened, refusal, name, message):
     """A packed projection is recognised, not read wrongly, and the line says what it is."""
-    place = Coordinate(0, 1, 1, 0 if "MXFP4" == kind else None)
-    message = refusal(locate, opened(tensors, config), place)
-    assert f"is packed as {kind}, which is not read; give" in message
+    assert message in refusal(locate, opened({f"{STEM}.{name}": PACKED}), Coordinate(0, 1, 1))
+
+
+BYTES = np.random.default_rng(3).integers(0, 0x7E, size=(576, 64), dtype=np.uint8)
+EXPONENTS = np.random.default_rng(4).integers(110, 130, size=(5, 1), dtype=np.uint8)
+
+
+def by_blocks(factors, length, shape):
+    """Spread factors over blocks of ``length`` rows, in torch."""
+    spread = torch.from_numpy(factors).repeat_interleave(length, 0)[: shape[0]]
+    codes = torch.from_numpy(BYTES).view(torch.float8_e4m3fn).float()
+    return (codes * spread).numpy()
+
+
+@pytest.mark.parametrize("name", ["weight_scale", "weight_scale_inv", "scale"])
+@pytest.mark.parametrize("dtype", ["U8", "F8_E8M0"])
+def test_scales_that_are_exponents_are_powers_of_two(opened, name, dtype):
+    """2^(u8 - 127), whatever name and type the scale has, also in a last block cut short."""
+    checkpoint = opened(
+        {
+            NAME: ("F8_E4M3", BYTES.shape, BYTES.tobytes()),
+            f"{STEM}.{name}": (dtype, (5, 1), EXPONENTS.tobytes()),
+        },
+        {"quantization_config": {"weight_block_size": [128, 128], "scale_fmt": "ue8m0"}},
+    )
+    powers = torch.from_numpy(EXPONENTS).view(torch.float8_e8m0fnu).float().numpy()
+    expected = by_blocks(powers, 128, BYTES.shape)
+    assert np.array_equal(expected, checkpoint.read(NAME))
+    assert float(expected[575, 63]) == checkpoint.scalar(NAME, 575, 63).value
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"strategy": "block", "block_structure": [64, 80]},
+        {"strategy": "group", "group_size": 80},
+    ],
+)
+def test_blocks_are_as_long_as_the_config_groups_say(opened, weights):
+    """The group of compressed-tensors that names a layer says its blocks; another group does not."""
+    source = np.random.default_rng(5)
+    codes = source.integers(-127, 128, size=(128, 400), dtype=np.int8)
+    rows = 2 if "block_structure" in weights else 128
+    scale = source.uniform(0.01, 0.02, size=(rows, 5)).astype(np.float32)
+    config = {
+        "quantization_config": {
+            "config_groups": {
+                "group_0": {
+                    "targets": ["re:.*q_proj"],
+                    "weights": {"block_structure": [64, 96], "group_size": 96},
+                },
+                "group_1": {"targets": ["Linear"], "weights": weights},
+            }
+        }
+    }
+    checkpoint = opened({NAME: codes, f"{NAME}_scale": scale}, config)
+    spread = scale.repeat(128 // rows, 0).repeat(80, 1)
+    assert np.array_equal(codes * spread, checkpoint.read(NAME))
+    assert float(spread[100, 81]) == checkpoint.scalar(NAME, 100, 81).step
+
+
+def test_model_optimizer_float8_is_multiplied_by_the_scale_of_the_tensor(opened):
+    """ModelOpt keeps one scale a matrix, and the input's beside it, which is none of the weight's."""
+    scale = np.array(0.25, np.float32)
+    checkpoint = opened(
+        {
+            NAME: ("F8_E4M3", BYTES.shape, BYTES.tobytes()),
+            f"{NAME}_scale": scale,
+            f"{STEM}.input_scale": np.array(7, np.float32),
+        }
+    )
+    assert np.array_equal(by_blocks(scale.reshape(1, 1), 576, BYTES.shape), checkpoint.read(NAME))

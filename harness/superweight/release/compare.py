@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from superweight.checkpoints.adapters import is_adapter
 from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
@@ -82,9 +83,11 @@ def compare(
     """
     base_entry, release_entry = resolve(request.base), resolve(request.release)
     require_different_models(base_entry, release_entry)
-    for spec in (request.base, request.release):
-        _refuse_no_model(spec, allow_pickle="pickle" in request.run_config.trust)
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
+    for spec in (request.base, request.release):
+        # What is read from files alone need be no model that runs.
+        if deeper or not is_adapter(local_path(resolve(spec))):
+            _refuse_no_model(spec, allow_pickle="pickle" in request.run_config.trust)
     known = known_super_weights(request.base, request.run_config.baselines)
     checks: list[Check] = []
     if STATIC in request.depths and known:

@@ -7,7 +7,14 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from superweight.checkpoints.tensors import Checkpoint, Location, condition, locate, locations
+from superweight.checkpoints.tensors import (
+    Checkpoint,
+    Location,
+    condition,
+    locate,
+    locations,
+    zero_means_emptied,
+)
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, BrokenModel
 from superweight.release.limits import Limits
@@ -72,10 +79,10 @@ def _structure(
         return broken(STATIC, "structure", f"the output projection {what}")
     if base.is_gguf == release.is_gguf:
         before, after = base.tensors(), release.tensors()
-        # A tied head may be stored or left out; quantisers rename what they pack.
+        # A tied head may be stored or left out; quantisers rename what they pack, and either may be packed.
         optional = {"lm_head.weight"} if release.config.get("tie_word_embeddings") else set()
         lost = [name for name in before if name not in after and name not in optional]
-        plain = all(name.endswith((".weight", ".bias")) for name in after)
+        plain = all(name.endswith((".weight", ".bias")) for name in (*before, *after))
         if lost and plain:
             return broken(STATIC, "structure", f"{len(lost)} tensors are missing: {joined(lost)}")
         moved = [n for n in before if n in after and plain and before[n].shape != after[n].shape]
@@ -94,10 +101,12 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
     if release.received is not None:
         yield not_comparable(STATIC, "numbers", "a remote release's tensors are not looked through whole")
         return
-    names = list(release.tensors())
+    tensors = release.tensors()
+    names = list(tensors)
     seen = {name: condition(release, name) for name in names}
     faulty = [name for name in names if not seen[name].finite]
-    zero = [name for name in names if seen[name].zero and not _zero_already(base, name)]
+    emptied = [name for name in names if seen[name].zero and zero_means_emptied(tensors[name])]
+    zero = [name for name in emptied if not _zero_already(base, name)]
     if faulty:
         yield broken(STATIC, "numbers", f"{joined(faulty)} holds NaN or infinity")
     if zero:

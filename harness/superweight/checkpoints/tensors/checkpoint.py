@@ -6,17 +6,34 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats, block_step, decode, float8_step
+from superweight.checkpoints.tensors.decoding import (
+    FLOAT8,
+    INTEGERS,
+    Floats,
+    block_step,
+    decode,
+    float8_step,
+    integers,
+)
 from superweight.checkpoints.tensors.files import Folder
 from superweight.checkpoints.tensors.scales import Scale, make_scale, scale_name
 from superweight.checkpoints.tensors.tensor_info import Header, TensorInfo
 from superweight.core.errors import BadInput, BrokenModel
 
+if TYPE_CHECKING:
+    from superweight.checkpoints.forms.form import Packed
+
+Merge = Callable[[str, tuple[int, ...], "Packed | None"], "Packed | None"]
+
 # Of a matrix that is looked through in pieces: 1 MiB of float32, which a processor's cache holds.
 _PIECE = 2**18
+# Types that several packed numbers share.
+_CODES = ("U8", "U32", "I32")
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,8 @@ class Checkpoint:
     """The files of a model, opened by `open_checkpoint`.
 
     ``files`` maps every tensor's name to the file that holds it; a file's header is read when the
-    first of its tensors is needed.
+    first of its tensors is needed. ``merged`` is what an adapter makes of a tensor: from its name, its
+    shape and how it is packed, if it is.
     """
 
     name: str
@@ -45,6 +63,7 @@ class Checkpoint:
     files: Mapping[str, str]
     read_header: Callable[[str], Header]
     is_gguf: bool = False
+    merged: Merge | None = None
     _headers: dict[str, Header] = field(default_factory=dict, repr=False)
     _scales: dict[str, Scale | None] = field(default_factory=dict, repr=False)
 
@@ -111,10 +130,35 @@ class Checkpoint:
             raise BadInput(f"{name} has {rank} dimensions, so a row of it takes {rank - 1} indices")
         return self.read(name, *index)
 
+    def stored(self, name: str, *index: int, upto: int | None = None) -> npt.NDArray[Any]:
+        """Read a tensor as it is stored, unscaled and integers as such, or its part at a leading index.
+
+        With ``upto`` the last number of the index is the first of a range that ends before it.
+        """
+        info = self.info(name)
+        whole = index if upto is None else index[:-1]
+        begin, end = (0, 1) if upto is None else (index[-1], upto)
+        shape = info.shape[len(index) :] if upto is None else (end - begin, *info.shape[len(index) :])
+        lengths = info.shape[: len(index)]
+        if len(index) > len(info.shape) or not 0 <= begin <= end <= (lengths[-1] if upto is not None else 1):
+            raise BadInput(f"index {list(index)} lies outside {name} of shape {list(info.shape)}")
+        offset = 0
+        for place, length in zip(whole, info.shape, strict=False):
+            if not 0 <= place < length:
+                raise BadInput(f"index {list(index)} lies outside {name} of shape {list(info.shape)}")
+            offset = offset * length + place
+        each = int(np.prod(info.shape[len(index) :], dtype=np.int64))
+        first = offset * each if upto is None else (offset * lengths[-1] + begin) * each
+        count = int(np.prod(shape, dtype=np.int64))
+        if info.dtype not in INTEGERS:
+            return self._stored(info, first, count).reshape(shape)
+        return integers(self._blocks(info, first, first + count), info.dtype).reshape(shape)
+
     def pieces(self, name: str) -> Iterator[Floats]:
         """Read a tensor in flat pieces, so that one larger than memory can be looked through."""
         info = self.info(name)
-        if self._scale(info) is not None:
+        # Packed codes are finite, and zero or not, whatever they are scaled by.
+        if info.dtype not in _CODES and self._scale(info) is not None:
             for place in range(info.shape[0]):
                 yield self.read(name, place).reshape(-1)
             return
@@ -157,9 +201,13 @@ class Checkpoint:
             return None
         zero_point = info.name + "_zero_point"
         zeros = self.read(zero_point) if zero_point in self.files else None
-        settings = self.config.get("quantization_config")
-        block_size = settings.get("weight_block_size") if isinstance(settings, dict) else None
-        return make_scale(info, name, self.read(name), zeros, block_size)
+        # Of a remote checkpoint the config is one more request, which only blocks are worth.
+        scale = self.info(name)
+        in_blocks = len(scale.shape) == len(info.shape) and any(
+            count not in (1, length) for count, length in zip(scale.shape, info.shape, strict=True)
+        )
+        config = self.config if in_blocks else {}
+        return make_scale(info, scale, self.read(name), zeros, config)
 
 
 def _decoded(info: TensorInfo, data: bytes) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ _PLAIN = {
 }
 INTEGERS = tuple(name for name in _PLAIN if name[0] in "IU")
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
+# The 4-bit float of OCP's MX formats and NVFP4, by its code.
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 # The gap between 1 and the next number, of types that are not quantised.
 EPSILON = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 # GGUF types whose numbers lie evenly in each block; the others look theirs up in a codebook.
@@ -42,7 +45,16 @@ def decode(data: bytes, dtype: str) -> Floats:
         return (np.frombuffer(data, "u1").astype(np.uint16) << 8).view(np.float16).astype(np.float32)
     if dtype == "F8_E4M3":
         return np.take(_e4m3(), np.frombuffer(data, "u1"))
+    if dtype == "F8_E8M0":
+        return np.take(_e8m0(), np.frombuffer(data, "u1"))
+    if dtype == "F4":
+        return np.take(E2M1, nibbles(np.frombuffer(data, "u1")))
     return _dequantise(data, dtype)
+
+
+def integers(data: bytes, dtype: str) -> npt.NDArray[Any]:
+    """Return stored integers as they are, also those that float32 would round."""
+    return np.frombuffer(data, _PLAIN[dtype])
 
 
 @cache
@@ -54,6 +66,24 @@ def _e4m3() -> Floats:
     magnitude = np.where(exponent == 0, 2.0**-6 * mantissa / 8, normal)
     # The type has no infinity, and one NaN of either sign.
     return np.where(codes & 127 == 127, np.nan, sign * magnitude).astype(np.float32)
+
+
+@cache
+def _e8m0() -> Floats:
+    # The exponent alone; 255 is the one NaN.
+    factors = np.exp2(np.arange(256, dtype=np.float64) - 127)
+    factors[255] = np.nan
+    return factors.astype(np.float32)
+
+
+def nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the two 4-bit codes of each byte along the last axis, the lower one first."""
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+def exponents(stored: Floats) -> Floats:
+    """Return the powers of two that bytes of type E8M0 stand for, read as unsigned integers."""
+    return np.take(_e8m0(), stored.astype(np.intp))
 
 
 def _dequantise(data: bytes, dtype: str) -> Floats:
@@ -92,8 +122,9 @@ def _own_bits(dtype: str, size: int, position: int) -> npt.NDArray[np.intp]:
     They are found in a block in which no quantum is likely zero: in the block of a super weight
     all the other numbers may be zero, and its scale then seems to belong to that one.
     """
-    # Bytes this small make no infinite scale.
-    typical = np.random.default_rng(0).integers(1, 0x40, size, dtype=np.uint8).tobytes()
+    # Bytes this small make no infinite scale; with both halves set, no scale of 4 bits is zero.
+    source = np.random.default_rng(0)
+    typical = (source.integers(1, 4, size) << 4 | source.integers(1, 16, size)).astype(np.uint8).tobytes()
     changed = _flipped(typical, dtype) != decode(typical, dtype)
     return np.flatnonzero(changed[:, position] & (changed.sum(axis=1) == 1))
 

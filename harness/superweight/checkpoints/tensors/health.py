@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
+from superweight.checkpoints.tensors.decoding import INTEGERS
+from superweight.checkpoints.tensors.tensor_info import TensorInfo
+
+# Zero points of symmetric quantisers.
+_ZERO_POINTS = ("zero_point", "zeros", "_shift")
 
 
 @dataclass(frozen=True)
@@ -26,3 +31,10 @@ def condition(checkpoint: Checkpoint, name: str) -> Condition:
         finite = finite and bool(np.isfinite(ends).all())
         zero = zero and not ends.any()
     return Condition(finite, zero)
+
+
+def zero_means_emptied(info: TensorInfo) -> bool:
+    """Tell whether zeros throughout are damage: not where they are an index, a format or zero points."""
+    if info.dtype not in INTEGERS:
+        return True
+    return len(info.shape) > 1 and not info.name.endswith(_ZERO_POINTS)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from superweight.checkpoints.forms import table as forms
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, Scalar
 from superweight.checkpoints.tensors.decoding import Floats
-from superweight.checkpoints.tensors.scales import PACKED_SUFFIXES, packed, scale_name
+from superweight.checkpoints.tensors.scales import scale_name
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from superweight.checkpoints.forms.form import Packed
 
 _BLOCK = re.compile(r"(?P<prefix>(?:.*\.)?)(?:layers|h|blocks)\.(?P<layer>\d+)\.(?P<path>.+)")
 _GGUF_BLOCK = re.compile(r"(?P<prefix>)blk\.(?P<layer>\d+)\.(?P<path>.+)")
@@ -41,7 +46,8 @@ class Location:
     """One MLP output projection in a checkpoint: W, (hidden, intermediate).
 
     ``leading`` is the index of the expert in a tensor of several. ``transposed`` says that the
-    file holds W as (intermediate, hidden); rows and columns here are always the paper's.
+    file holds W as (intermediate, hidden); rows and columns here are always the paper's. ``packed``
+    unpacks W where several of its numbers share a stored one; the tensor then has W's shape.
     """
 
     tensor: TensorInfo
@@ -49,6 +55,7 @@ class Location:
     expert: int | None
     leading: tuple[int, ...] = ()
     transposed: bool = False
+    packed: Packed | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,17 +65,23 @@ class Location:
 
     def scalar(self, checkpoint: Checkpoint, row: int, col: int) -> Scalar:
         """Read W[row, col]."""
+        if self.packed is not None:
+            return Scalar(*self.packed.at(self.leading, row, col))
         place = (col, row) if self.transposed else (row, col)
         return checkpoint.scalar(self.tensor.name, *self.leading, *place)
 
     def row(self, checkpoint: Checkpoint, row: int) -> Floats:
         """Read W[row, :]: (intermediate,)."""
+        if self.packed is not None:
+            return self.packed.row(self.leading, row)
         if self.transposed:
             return np.asarray(self.matrix(checkpoint)[row])
         return checkpoint.row(self.tensor.name, *self.leading, row)
 
     def matrix(self, checkpoint: Checkpoint) -> Floats:
         """Read W: (hidden, intermediate)."""
+        if self.packed is not None:
+            return self.packed.matrix(self.leading)
         stored = checkpoint.read(self.tensor.name, *self.leading)
         return stored.T if self.transposed else stored
 
@@ -108,7 +121,7 @@ def locations(checkpoint: Checkpoint) -> list[Location]:
     for layer, block in sorted(_blocks(checkpoint).items()):
         for expert in sorted(block, key=lambda expert: -1 if expert is None else expert):
             named = block[expert]
-            count = _info(checkpoint, named).shape[0] if named.fused else 1
+            count = _info(checkpoint, named)[0].shape[0] if named.fused else 1
             experts = range(count) if named.fused else (expert,)
             found += [_location(checkpoint, named, layer, each) for each in experts]
     return found
@@ -143,7 +156,7 @@ def _recognise(name: str, checkpoint: Checkpoint) -> tuple[int, int | None, _Nam
     prefix = match["prefix"]
     if _NOT_THE_DECODER.search(prefix) and prefix != _DECODER_NAMED_ENCODER:
         return None
-    suffix = next((end for end in (".weight", *PACKED_SUFFIXES) if name.endswith(end)), "")
+    suffix = next((end for end in (forms.PLAIN, *forms.SUFFIXES) if name.endswith(end)), "")
     path = match["path"].removesuffix(suffix)
     layer = int(match["layer"])
     named = _Named(name, prefix, name.removesuffix(suffix), suffix, bool(_FUSED.fullmatch(path)))
@@ -199,9 +212,11 @@ def _no_such_expert(coordinate: Coordinate, block: Mapping[int | None, _Named]) 
 
 
 def _location(checkpoint: Checkpoint, named: _Named, layer: int, expert: int | None) -> Location:
-    info = _info(checkpoint, named)
+    info, packed = _info(checkpoint, named)
     leading = (expert,) if named.fused and expert is not None else ()
-    location = Location(info, layer, expert, leading, _transposed(checkpoint, named, info))
+    # Unpacking gives outputs before inputs, whatever the family.
+    transposed = packed is None and _transposed(checkpoint, named, info)
+    location = Location(info, layer, expert, leading, transposed, packed)
     # Of a remote checkpoint the config would be one more request.
     hidden = _hidden_size(checkpoint) if checkpoint.received is None else None
     if hidden is not None and location.shape[0] != hidden:
@@ -212,14 +227,19 @@ def _location(checkpoint: Checkpoint, named: _Named, layer: int, expert: int | N
     return location
 
 
-def _info(checkpoint: Checkpoint, named: _Named) -> TensorInfo:
-    if named.suffix in PACKED_SUFFIXES:
-        raise packed(named.name, named.suffix, checkpoint.files, checkpoint.config)
+def _info(checkpoint: Checkpoint, named: _Named) -> tuple[TensorInfo, Packed | None]:
+    """Return a tensor as its numbers lie in W, and what unpacks them where they are packed."""
     info = checkpoint.info(named.name)
-    scale_name(info, checkpoint.files)  # refuses what is packed before its shape is looked at
+    packed = None if checkpoint.is_gguf else forms.find(checkpoint, named.name, named.suffix)
+    if checkpoint.merged is not None:
+        packed = checkpoint.merged(named.name, info.shape if packed is None else packed.shape, packed)
+    if packed is not None:
+        info = replace(info, dtype=packed.kind, shape=packed.shape)
+    else:
+        scale_name(info, checkpoint.files)  # refuses what has no scale before its shape is looked at
     if len(info.shape) != 2 + named.fused:
         raise BadInput(f"{info.file.name}: {info.name} of shape {list(info.shape)} is no output projection")
-    return info
+    return info, packed
 
 
 def _transposed(checkpoint: Checkpoint, named: _Named, info: TensorInfo) -> bool:

@@ -83,7 +83,9 @@ def _entry(file: File, name: str, entry: object, begin: int) -> TensorInfo:
         raise BrokenModel(
             f"{place} is {dtype} of shape {shape}, but has {end - start} bytes; the header is corrupt"
         )
-    # Types of less than a byte are listed, and refused when they are read.
+    if dtype == "F4":
+        return TensorInfo(name, dtype, tuple(shape), file, begin + start, begin + end, 2, 1)
+    # Types of six bits are listed, and refused when they are read.
     size = _BITS[dtype] // 8
     return TensorInfo(name, dtype, tuple(shape), file, begin + start, begin + end, 1, size)
 

@@ -1,28 +1,21 @@
-"""What stored integers and 8-bit floats are multiplied with, and which packings are not read."""
+"""What stored integers and 8-bit floats are multiplied with, by the tensors beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats
+from superweight.checkpoints.tensors.config_groups import block_shapes
+from superweight.checkpoints.tensors.decoding import FLOAT8, INTEGERS, Floats, exponents
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 from superweight.core.errors import BadInput
 
-# How the formats call the tensor that several numbers are packed into.
-PACKED_SUFFIXES = {
-    ".qweight": "GPTQ or AWQ",
-    ".weight_packed": "compressed-tensors (packed)",
-    "._weight_qdata": "torchao",
-    "_blocks": "MXFP4",
-    ".W_q": "HQQ",
-}
-_BITSANDBYTES_4BIT = ".absmax"
 # LLM.int8 keeps the largest magnitude of each row, which the code 127 stands for.
 _LARGEST_INT8 = 127
-_DEFAULT_BLOCK = 128
+# The lengths of blocks in use, the commonest first. No two of them cut an axis into as many blocks.
+_USUAL_BLOCKS = (128, 32, 64, 16, 256, 512)
 _INSTEAD = "give the checkpoint it was made from, or a GGUF file"
 
 
@@ -63,14 +56,12 @@ class Scale:
 def scale_name(info: TensorInfo, names: Collection[str]) -> str | None:
     """Return which tensor holds the scale of ``info``, or None when it has none and needs none.
 
-    Raises `BadInput` for packed formats, and for integer weights whose scale is missing.
+    Raises `BadInput` for integer weights whose scale is missing.
     """
     if info.dtype not in (*INTEGERS, *FLOAT8):
         return None
-    if info.name + _BITSANDBYTES_4BIT in names:
-        raise _refusal(info.name, "bitsandbytes 4-bit")
     stem = info.name.removesuffix(".weight")
-    candidates = (info.name + "_scale", info.name + "_scale_inv", stem + ".SCB")
+    candidates = (info.name + "_scale", info.name + "_scale_inv", stem + ".SCB", stem + ".scale")
     found = next((name for name in candidates if name in names), None)
     if found is None and stem != info.name and info.dtype in INTEGERS:
         raise BadInput(
@@ -80,54 +71,50 @@ def scale_name(info: TensorInfo, names: Collection[str]) -> str | None:
     return found
 
 
-def packed(name: str, suffix: str, names: Collection[str], config: Mapping[str, object]) -> BadInput:
-    """Return the refusal of a tensor into which numbers are packed."""
-    kind = PACKED_SUFFIXES[suffix]
-    quantisation = config.get("quantization_config")
-    if suffix == ".qweight":
-        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-        if name.removesuffix("qweight") + "g_idx" in names:
-            method = "gptq"
-        kind = str(method).upper() if method else kind
-    return _refusal(name, kind)
-
-
-def _refusal(name: str, kind: str) -> BadInput:
-    return BadInput(f"{name} is packed as {kind}, which is not read; {_INSTEAD}")
-
-
 def make_scale(
     info: TensorInfo,
-    name: str,
+    scale: TensorInfo,
     factors: Floats,
     zeros: Floats | None,
-    block_size: object,
+    config: Mapping[str, object],
 ) -> Scale:
-    """Fit the factors found under ``name`` to a tensor.
+    """Fit the factors that ``scale`` holds to a tensor.
 
-    ``block_size`` is the config's ``weight_block_size``, if it has one. Raises `BadInput` when the
-    shapes do not go together.
+    ``config`` is the model's config.json, which may say how long the blocks are. Raises `BadInput`
+    when the shapes do not go together.
     """
+    name = scale.name
     if name.endswith(".SCB"):
         factors = factors / np.float32(_LARGEST_INT8)
+    if scale.dtype == "U8" and info.dtype in FLOAT8:
+        factors = exponents(factors)
     factors = _fitted(info, name, factors)
     if zeros is not None:
         zeros = _fitted(info, name, zeros)
         if zeros.shape != factors.shape:
             raise BadInput(f"{info.file.name}: {name} and the zero point beside it differ in shape")
-    configured = block_size if isinstance(block_size, list) and len(block_size) == factors.ndim else None
-    blocks = []
-    for axis, (length, count) in enumerate(zip(info.shape, factors.shape, strict=True)):
+    told = [None, *(blocks[-factors.ndim :] for blocks in block_shapes(config, info.name))]
+    for blocks in reversed(told):
+        lengths = tuple(_block_lengths(info.shape, factors.shape, blocks))
+        if None not in lengths:
+            return Scale(factors, zeros, info.shape, tuple(length for length in lengths if length))
+    raise _unfit(info, name, factors)
+
+
+def _block_lengths(
+    shape: tuple[int, ...], counts: tuple[int, ...], told: tuple[int, ...] | None
+) -> Iterator[int | None]:
+    """Return how long a block is along each axis, None where no length makes as many blocks."""
+    # What the config says is of the last axes.
+    lengths = (None,) * (len(shape) - len(told or ())) + (told or ())
+    for axis, (length, count) in enumerate(zip(shape, counts, strict=True)):
         if count == 1:
-            block = length
+            yield length
         elif count == length:
-            block = 1
+            yield 1
         else:
-            block = configured[axis] if configured else _DEFAULT_BLOCK
-            if not isinstance(block, int) or block < 1 or -(-length // block) != count:
-                raise _unfit(info, name, factors)
-        blocks.append(block)
-    return Scale(factors, zeros, info.shape, tuple(blocks))
+            tried = _USUAL_BLOCKS if told is None else (lengths[axis],)
+            yield next((block for block in tried if block and -(-length // block) == count), None)
 
 
 def _fitted(info: TensorInfo, name: str, values: Floats) -> Floats:
