@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from superweight.checkpoints.cache import Progress, silent
+from superweight.checkpoints.gguf_parts import local_parts
 from superweight.checkpoints.registry import ModelEntry
-from superweight.checkpoints.tensors.open import shards
+from superweight.checkpoints.tensors.open import gguf_parts, shards
 from superweight.checkpoints.wheels import fetch_member
 from superweight.core.errors import BadInput, Unavailable
 
@@ -79,7 +80,7 @@ def local_path(entry: ModelEntry) -> Path:
 
 def require_different_models(base: ModelEntry, model: ModelEntry) -> None:
     """Raise `BadInput` when both are the same files: held to itself, any model passes."""
-    places = [local_path(entry) for entry in (base, model)]
+    places = [_first_part(local_path(entry)) for entry in (base, model)]
     here = all(place.exists() for place in places)
     same = (
         places[0].samefile(places[1]) if here else (base.source, base.member) == (model.source, model.member)
@@ -89,6 +90,10 @@ def require_different_models(base: ModelEntry, model: ModelEntry) -> None:
             f"{base.name} and {model.name} are the same files; compared with itself any model passes, "
             "so give the base it was made from"
         )
+
+
+def _first_part(path: Path) -> Path:
+    return path.with_name(gguf_parts(path.name)[0]) if path.suffix == ".gguf" else path
 
 
 def is_hub_id(source: str) -> bool:
@@ -138,6 +143,8 @@ def _checked_directory(path: Path, *, allow_pickle: bool, revision: str | None =
 
 
 def _checked_gguf(path: Path) -> LocalModel:
+    if path.is_file():
+        path = local_parts(path)[0]  # whichever is named, all are used
     try:
         with path.open("rb") as file:
             magic = file.read(4)

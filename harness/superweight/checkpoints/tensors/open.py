@@ -112,15 +112,26 @@ def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
         return Checkpoint(name, folder, dict.fromkeys(header, file), {file: header}.__getitem__)
     headers: dict[str, Header] = {}
     files: dict[str, str] = {}
-    for part in _parts(file):
-        headers[part], _ = gguf.read_header(_found(folder, part))
+    parts = gguf_parts(file)
+    for part in parts:
+        _found(folder, part)  # a part that nobody has is named before any other is read
+    for place, part in enumerate(parts):
+        headers[part], metadata = gguf.read_header(_found(folder, part))
+        _refuse_misplaced_part(f"{folder.name}/{part}", metadata, place, len(parts))
         if repeated := sorted(headers[part].keys() & files.keys()):
             raise BadInput(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {part}")
         files |= dict.fromkeys(headers[part], part)
+        counted = metadata.get("split.tensors.count") if place + 1 == len(parts) > 1 else None
+        if counted not in (None, len(files)):
+            raise BadInput(
+                f"{name}: the parts hold {len(files)} tensors, and the last counts {counted}; "
+                "one of them belongs to another model, so fetch them again"
+            )
     return Checkpoint(name, folder, files, headers.__getitem__, is_gguf=True)
 
 
-def _parts(file: str) -> list[str]:
+def gguf_parts(file: str) -> list[str]:
+    """Return the names of all parts of the GGUF file of which ``file`` names one, else its own."""
     match = _PART.fullmatch(file)
     if match is None:
         return [file]
@@ -128,6 +139,22 @@ def _parts(file: str) -> list[str]:
         f"{match['stem']}-{number:05}-of-{match['count']}.gguf"
         for number in range(1, int(match["count"]) + 1)
     ]
+
+
+def _refuse_misplaced_part(name: str, metadata: gguf.Metadata, place: int, count: int) -> None:
+    """Raise `BadInput` when a GGUF file says of itself that it is another part than its name says."""
+    # A file whose parts were merged says 0 of itself; old tools say nothing.
+    own_count, own_place = metadata.get("split.count", count) or 1, metadata.get("split.no", place)
+    if own_count != count:
+        raise BadInput(
+            f"{name} is one of {own_count} parts by its header, and one of {count} by its name; give all "
+            "parts the names they were published under, such as model-00001-of-00002.gguf"
+        )
+    if own_place != place and own_count != 1:
+        raise BadInput(
+            f"{name} is part {own_place + 1 if isinstance(own_place, int) else own_place} by its header, and "
+            f"part {place + 1} by its name; fetch the parts again"
+        )
 
 
 def shards(directory: Path) -> list[str]:
