@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from superweight.checkpoints.prefixes import wrapped_names
+from superweight.checkpoints.recognition import quantised_elsewhere
 from superweight.core.errors import BadInput
 
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
@@ -34,6 +36,8 @@ def refuse_gaps(
             f"{path}: tensor {name} has shape {list(stored)} where {config} asks for {list(wanted)}; "
             "the two do not belong together"
         )
+    if (why := wrapped_names(report["unexpected_keys"], report["missing_keys"])) is not None:
+        raise BadInput(f"{path}: {why}")
     if missing := sorted(report["missing_keys"]):
         raise BadInput(
             f"{path}: tensor {missing[0]} is missing{_and_more(missing)}, and would be filled with "
@@ -45,6 +49,15 @@ def refuse_gaps(
         raise BadInput(
             f"{path}: tensor {beyond[0]}{_and_more(beyond)} would be left out, because {config} has "
             f"{count} blocks; it belongs to another checkpoint"
+        )
+
+
+def refuse_other_library(config: PreTrainedConfig, path: Path) -> None:
+    """Raise `BadInput` for weights that are packed for a library which is not transformers."""
+    if (what := quantised_elsewhere(config.to_dict())) is not None:
+        raise BadInput(
+            f"{path} is {what}, which transformers does not compute with; give the safetensors checkpoint or "
+            "the GGUF file it was made from"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from superweight.checkpoints.recognition import has_weights, names_in, pickled
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
@@ -25,6 +26,7 @@ from superweight.release.result import (
     Check,
     Comparison,
     broken,
+    not_comparable,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def compare(
     base_entry, release_entry = resolve(request.base), resolve(request.release)
     require_different_models(base_entry, release_entry)
     for spec in (request.base, request.release):
-        _refuse_no_model(spec)
+        _refuse_no_model(spec, request.run_config.trust)
     checks: list[Check] = []
     known = known_super_weights(request.base, request.run_config.baselines)
     base = None
@@ -89,23 +91,41 @@ def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
     return known_entry(spec).coordinates
 
 
-def _refuse_no_model(spec: str) -> None:
+def _refuse_no_model(spec: str, trust: Collection[str]) -> None:
     """Raise `BadInput` where nothing lies that could be a model; one that is broken is let through."""
     entry = resolve(spec)
     here = not is_remote(entry.source) and local_path(entry).exists()
     if here or not (is_remote(entry.source) or is_hub_id(entry.source)):
-        fetch(entry)
+        fetch(entry, allow_pickle="pickle" in trust)
 
 
 def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Check]:
     from superweight.release.static_checks import compare_static
 
+    for spec in (request.base, request.release):
+        if (why := _only_loaded(spec, request.run_config.trust)) is not None:
+            return [not_comparable(STATIC, "files", why)]
     base = open_model(resolve(request.base))
     try:
         release = open_model(resolve(request.release))
     except BadInput as error:
         return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
     return compare_static(base, release, known, request.limits)
+
+
+def _only_loaded(spec: str, trust: Collection[str]) -> str | None:
+    """Return why a model's files are not read without loading it: they are pickled, and trusted."""
+    entry = resolve(spec)
+    if "pickle" not in trust or is_remote(entry.source):
+        return None
+    # A model on the hub is fetched whole, as it will be for loading it.
+    path = fetch(entry, allow_pickle=True).path if is_hub_id(entry.source) else local_path(entry)
+    if not path.is_dir():
+        return None
+    names = names_in(path)
+    if has_weights(names) or not pickled(names):
+        return None
+    return f"the pickled weights of {entry.name} are not read without loading them"
 
 
 def _live(
@@ -162,6 +182,9 @@ def _largest_number(spec: str, subject: Subject) -> float:
     """Return the largest number of the dtype that the release is published in."""
     import torch
 
-    stored = locations(open_model(resolve(spec)))[0].tensor.dtype
+    try:
+        stored = locations(open_model(resolve(spec)))[0].tensor.dtype
+    except BadInput:
+        stored = ""  # pickled, or packed in a form that only its own kernels read
     published = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
     return torch.finfo(published.get(stored, subject.model.dtype)).max

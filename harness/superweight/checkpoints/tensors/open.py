@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
+from superweight.checkpoints.recognition import INDEX, SINGLE, names_in, pickled, what_it_is
 from superweight.checkpoints.tensors import gguf, safetensors
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.files import File, Folder, LocalFolder
 from superweight.checkpoints.tensors.tensor_info import Header
 from superweight.core.errors import BadInput
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _HUB = re.compile(
     # A branch named refs/pr/1 is the one kind of revision that holds slashes; others write %2F.
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>refs/\w+/[\w.-]+|[\w.%-]+))?(/(?P<file>[^@?]+))?/?"
@@ -93,15 +92,25 @@ def _open_folder(name: str, folder: Folder) -> Checkpoint:
     index = folder.document(INDEX)
     if index is not None:
         return _open_index(name, folder, index)
-    raise BadInput(f"{name} holds neither {SINGLE} nor {INDEX}; {_what_else(folder)}")
+    raise BadInput(_what_else(name, folder))
 
 
-def _what_else(folder: Folder) -> str:
+def _what_else(name: str, folder: Folder) -> str:
+    """Say what a folder without safetensors is, and what to give instead."""
+    neither = f"{name} holds neither {SINGLE} nor {INDEX}"
     if isinstance(folder, LocalFolder):
-        others = sorted(path.name for path in folder.path.iterdir() if path.suffix in _WEIGHTS)
-        if others:
-            return f"name the file that is meant, such as {folder.path / others[0]}"
-    return "give the address or path of a .safetensors or .gguf file"
+        names = names_in(folder.path)
+        if unsafe := pickled(names):
+            return (
+                f"{name} holds only pickled weights ({unsafe[0]}), which are not read without unpickling "
+                "them, and that runs code; convert it to safetensors"
+            )
+        known = what_it_is(str(folder.path), names, folder.document)
+        if known is not None:
+            return known
+        if others := sorted(file for file in names if file.endswith(_WEIGHTS)):
+            return f"{neither}; name the file that is meant, such as {folder.path / others[0]}"
+    return f"{neither}; give the address or path of a .safetensors or .gguf file"
 
 
 def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
@@ -158,10 +167,16 @@ def _refuse_misplaced_part(name: str, metadata: gguf.Metadata, place: int, count
 
 
 def shards(directory: Path) -> list[str]:
-    """Return the files that a directory's index names, none where there is no index.
+    """Return the files of a directory's weights that its index names, none where there is no index.
 
-    Raises `BadInput` for an index that is none, or that leads out of the directory.
+    Beside a single file of weights no index counts: transformers loads the single file. Raises
+    `BadInput` for an index that is none, or that leads out of the directory.
     """
+    return [] if (directory / SINGLE).is_file() else indexed_shards(directory)
+
+
+def indexed_shards(directory: Path) -> list[str]:
+    """Return the files that a directory's index names, whatever lies beside it; raises as `shards` does."""
     index = directory / INDEX
     if not index.is_file():
         return []
