@@ -17,6 +17,7 @@ from superweight.checkpoints.cache import Progress, cache_directory, get_or_buil
 from superweight.checkpoints.gguf_parts import local_parts, unite
 from superweight.checkpoints.tensors import open_checkpoint
 from superweight.core.errors import BadInput
+from superweight.core.reason import reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,7 @@ def _convert(whole: Path, gguf: Path, digest: str, scratch: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    from superweight.model.tokenizer import tokenizer_fault
     from superweight.model.validation import quiet_transformers, refuse_broken_numbers, refuse_gaps
 
     where = {"pretrained_model_name_or_path": str(whole.parent), "gguf_file": whole.name}
@@ -91,11 +93,15 @@ def _convert(whole: Path, gguf: Path, digest: str, scratch: Path) -> None:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         model, report = loaded
     # gguf and transformers raise whatever the bytes provoke (KeyError, struct.error, ...).
     except Exception as error:
-        raise BadInput(f"transformers cannot read {gguf}: {error}".splitlines()[0]) from error
+        raise BadInput(f"transformers cannot read {gguf}: {reason(error)}") from error
+    try:
+        with quiet_transformers(), redirect_stderr(io.StringIO()):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+    except Exception as error:
+        raise tokenizer_fault(error, whole, gguf) from error
     # Or the cache would keep a copy that nobody can use. What it leaves out transformers does not report.
     refuse_gaps(model, {**report, "unexpected_keys": _left_out(whole)}, gguf, _METADATA)
     refuse_broken_numbers(model, gguf)
