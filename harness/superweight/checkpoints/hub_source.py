@@ -40,6 +40,12 @@ class HubSource:
             return None
         return cls(match["repo"], match["early"] or match["late"], match["file"])
 
+    @property
+    def address(self) -> str:
+        """What a person writes for it."""
+        revision = "" if self.revision is None else f"@{self.revision}"
+        return f"{self.repo}{revision}" + ("" if self.file is None else f":{self.file}")
+
     def choose(self, names: Collection[str]) -> str:
         """Return which of a repository's files is meant, by its first part where it has several.
 

