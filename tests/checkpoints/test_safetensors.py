@@ -207,7 +207,7 @@ def test_a_directory_without_weights_says_what_else_it_holds(tmp_path, refusal):
     """A directory of GGUF files is refused with the name of one to give instead."""
     assert "holds neither model.safetensors nor" in refusal(open_checkpoint, tmp_path)
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    assert f"such as {tmp_path / 'm.gguf'}" in refusal(open_checkpoint, tmp_path)
+    assert f"name the one that is meant: {tmp_path / 'm.gguf'}" in refusal(open_checkpoint, tmp_path)
 
 
 def test_refuses_other_files(tmp_path, refusal):

@@ -1,6 +1,7 @@
 """The text that perplexity is measured on, and the protocol that cuts it into windows."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +132,17 @@ def test_refuses_a_file_that_is_no_text(tmp_path, content):
         documents(str(path))
     assert str(path) in str(caught.value)
     assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_hub_that_fails_without_a_word_is_told_by_its_kind(monkeypatch):
+    """An exception of the loader that says nothing is no IndexError of ours."""
+
+    def load_dataset(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(BadInput, match=r"is not to be had from the hub: TimeoutError$"):
+        documents("wikitext2")
 
 
 def test_wikitext_without_its_package_says_what_to_install(monkeypatch):

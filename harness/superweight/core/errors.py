@@ -6,7 +6,8 @@ _LONGEST = 600
 
 def one_line(error: Exception) -> str:
     """Return what an error says, in one line of bearable length."""
-    line = " ".join(str(error).split())
+    # What ends in a colon promises a cause; where another library had none to give, nothing is promised.
+    line = " ".join(str(error).split()).rstrip(" :") or type(error).__name__
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 

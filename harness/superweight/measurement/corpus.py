@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superweight.core.errors import BadInput
+from superweight.core.reason import reason
 from superweight.core.resources import fixtures_directory
 from superweight.core.statistics import SEED
 from superweight.model.subject import Subject
@@ -120,8 +121,7 @@ def _wikitext2() -> list[str]:
         rows = load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
     # The loader passes on whatever the hub client, pyarrow or the disk raises.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"corpus wikitext2 is not to be had from the hub: {reason}") from error
+        raise BadInput(f"corpus wikitext2 is not to be had from the hub: {reason(error)}") from error
     return ["\n\n".join(rows["text"])]
 
 

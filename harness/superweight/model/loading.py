@@ -16,17 +16,21 @@ from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.sources import LocalModel, fetch, local_path
+from superweight.checkpoints.weight_files import weight_files, without_adapter
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
+from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
 from superweight.model.placement import place, stored_bytes
 from superweight.model.projections import execution_device
 from superweight.model.subject import Provenance, Subject
+from superweight.model.tokenizer import load_tokenizer
 from superweight.model.validation import (
     quiet_transformers,
     refuse_broken_numbers,
     refuse_gaps,
+    refuse_other_library,
     refuse_other_than_asked,
 )
 
@@ -47,8 +51,9 @@ def load(
     """Load the model of ``entry``.
 
     ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
-    CUDA where there is one. What does not fit on one GPU is spread over all, and with ``offload``
-    the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
+    CUDA where there is one. An adapter that lies beside a whole model is left out, whether or not
+    peft is installed, and a warning says so. What does not fit on one GPU is spread over all, and
+    with ``offload`` the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
     otherwise. ``progress`` is told of a download and of a conversion. Raises `BadInput` in one line
     when the files cannot be used, `TooLarge` when there is too little memory.
     """
@@ -61,15 +66,16 @@ def load(
     directory = converted_copy(local.path, progress) if local.is_gguf else local.path
     remote_code = "remote-code" in trust
     try:
-        with quiet_transformers():
+        with quiet_transformers(), without_adapter(directory) as folder:
             config = transformers.AutoConfig.from_pretrained(
-                directory, trust_remote_code=remote_code, local_files_only=True
+                folder, trust_remote_code=remote_code, local_files_only=True
             )
+            refuse_other_library(config, local.path)
             if any(directory.glob("*.safetensors")):
                 quantised = getattr(config, "quantization_config", None) is not None
                 refuse_unsound_files(directory, quantised=quantised)
             model, report = _model_class(config, remote_code=remote_code).from_pretrained(
-                directory,
+                folder,
                 dtype=_dtype(dtype, where, config),
                 **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
                 use_safetensors=None if "pickle" in trust else True,
@@ -80,9 +86,7 @@ def load(
                 output_loading_info=True,
                 **_quantization(config),
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                directory, trust_remote_code=remote_code, local_files_only=True
-            )
+            tokenizer = load_tokenizer(folder, local.path, remote_code=remote_code)
         refuse_gaps(model, report, local.path)
         architecture = inspect_architecture(model)
     except UnknownArchitecture as error:
@@ -91,7 +95,7 @@ def load(
         raise
     # Broken files make safetensors, transformers and tokenizers raise whatever they meet.
     except Exception as error:
-        raise NotLoadable(f"{local.path} does not load: {_first_line(error)}") from error
+        raise NotLoadable(f"{local.path} does not load: {type(error).__name__}: {reason(error)}") from error
     model.eval()
     model.requires_grad_(False)
     refuse_broken_numbers(model, local.path)
@@ -168,11 +172,6 @@ def _quantization(config: PreTrainedConfig) -> dict[str, Any]:
     return {}
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def _provenance(
     entry: ModelEntry,
     local: LocalModel,
@@ -210,8 +209,7 @@ def _weights_sha256(directory: Path) -> str:
     """Return the SHA-256 of the weights file, or one over the digests of all shards."""
     import hashlib
 
-    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
-    digests = [sha256(path) for path in files]
+    digests = [sha256(path) for path in weight_files(directory)]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

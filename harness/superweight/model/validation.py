@@ -13,35 +13,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from superweight.checkpoints.prefixes import wrapped_names
+from superweight.checkpoints.recognition import quantised_elsewhere
 from superweight.core.errors import BadInput, BrokenModel
 
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
 
 
-def refuse_gaps(model: PreTrainedModel, report: Mapping[str, Any], path: Path) -> None:
+def refuse_gaps(
+    model: PreTrainedModel, report: Mapping[str, Any], path: Path, config: str = "config.json"
+) -> None:
     """Hold a loaded model to what transformers reports of its loading.
 
-    Raises `BrokenModel` naming the tensor: one that the model needs and the files lack, one of another
-    shape than the config asks for, or one of a block that the config does not have.
+    ``config`` is what the file is called that describes the model. Raises
+    `BrokenModel` naming the tensor: one that the model needs and the files lack, one of another shape
+    than the config asks for, or one of a block that the config does not have.
     """
     for name, stored, wanted in sorted(report["mismatched_keys"], key=lambda item: str(item[0])):
         raise BrokenModel(
-            f"{path}: tensor {name} has shape {list(stored)} where config.json asks for {list(wanted)}; "
+            f"{path}: tensor {name} has shape {list(stored)} where {config} asks for {list(wanted)}; "
             "the two do not belong together"
         )
+    if (why := wrapped_names(report["unexpected_keys"], report["missing_keys"])) is not None:
+        raise BadInput(f"{path}: {why}")
     if missing := sorted(report["missing_keys"]):
         raise BrokenModel(
             f"{path}: tensor {missing[0]} is missing{_and_more(missing)}, and would be filled with "
-            "random numbers; the checkpoint is incomplete, or config.json belongs to another one"
+            f"random numbers; the checkpoint is incomplete, or {config} belongs to another one"
         )
     count = model.config.get_text_config().num_hidden_layers
     beyond = [name for name in sorted(report["unexpected_keys"]) if _block(name) >= count]
     if beyond:
         raise BrokenModel(
-            f"{path}: tensor {beyond[0]}{_and_more(beyond)} would be left out, because config.json has "
+            f"{path}: tensor {beyond[0]}{_and_more(beyond)} would be left out, because {config} has "
             f"{count} blocks; it belongs to another checkpoint"
+        )
+
+
+def refuse_other_library(config: PreTrainedConfig, path: Path) -> None:
+    """Raise `BadInput` for weights that are packed for a library which is not transformers."""
+    if (what := quantised_elsewhere(config.to_dict())) is not None:
+        raise BadInput(
+            f"{path} is {what}, which transformers does not compute with; give the safetensors checkpoint or "
+            "the GGUF file it was made from"
         )
 
 

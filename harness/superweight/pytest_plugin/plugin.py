@@ -243,7 +243,9 @@ def comparison(
         base=base_evidence.subject.entry,
         release=evidence.subject.entry,
         limits=read_limits(settings if settings.is_file() else None),
-        run_config=RunConfig(baselines=collection.baselines(request)),
+        run_config=RunConfig(
+            baselines=collection.baselines(request), trust=tuple(request.config.option.sw_trust)
+        ),
     )
     try:
         compared = compare_loaded(asked, base_evidence, evidence)

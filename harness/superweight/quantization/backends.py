@@ -19,6 +19,7 @@ from torch import nn
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
+from superweight.core.reason import reason
 from superweight.model.forward_override import shadowed
 from superweight.model.subject import Subject
 from superweight.quantization.hold_out import clip_, held_out
@@ -172,7 +173,7 @@ def _built(quantiser: Quantiser, matrix: Matrix, weight: torch.Tensor) -> nn.Mod
     # The libraries raise whatever their kernels do: shapes, devices, missing builds.
     except Exception as error:
         raise BadInput(
-            f"{quantiser} does not take block {matrix.layer}, {matrix.path}: {str(error).splitlines()[0]}"
+            f"{quantiser} does not take block {matrix.layer}, {matrix.path}: {reason(error)}"
         ) from error
 
 

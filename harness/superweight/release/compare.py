@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from superweight.checkpoints.adapters import is_adapter
+from superweight.checkpoints.recognition import has_weights, names_in, pickled
 from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
@@ -141,6 +142,9 @@ def _refuse_no_model(spec: str | ModelEntry, *, allow_pickle: bool) -> None:
 def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Check]:
     from superweight.release.static_checks import compare_static
 
+    for spec in (request.base, request.release):
+        if (why := _only_loaded(spec, request.run_config.trust)) is not None:
+            return [cannot_judge(STATIC, "files", why)]
     base = open_model(resolve(request.base))
     try:
         release = open_model(resolve(request.release))
@@ -151,6 +155,21 @@ def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Chec
     except BadInput as error:
         return [cannot_judge(STATIC, "files", f"the release's files cannot be read: {error}")]
     return compare_static(base, release, known, request.limits)
+
+
+def _only_loaded(spec: str | ModelEntry, trust: Collection[str]) -> str | None:
+    """Return why a model's files are not read without loading it: they are pickled, and trusted."""
+    entry = resolve(spec)
+    if "pickle" not in trust or is_remote(entry.source):
+        return None
+    # A model on the hub is fetched whole, as it will be for loading it.
+    path = fetch(entry, allow_pickle=True).path if is_hub_id(entry.source) else local_path(entry)
+    if not path.is_dir():
+        return None
+    names = names_in(path)
+    if has_weights(names) or not pickled(names):
+        return None
+    return f"the pickled weights of {entry.name} are not read without loading them"
 
 
 def _live(

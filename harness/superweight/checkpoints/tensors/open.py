@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
+from superweight.checkpoints.recognition import INDEX, SINGLE, names_in, pickled, what_it_is
 from superweight.checkpoints.tensors import gguf, safetensors
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.files import File, Folder, LocalFolder
 from superweight.checkpoints.tensors.tensor_info import Header
 from superweight.core.errors import BadInput, BrokenModel
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _HUB = re.compile(
     # A branch named refs/pr/1 is the one kind of revision that holds slashes; others write %2F.
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>refs/\w+/[\w.-]+|[\w.%-]+))?(/(?P<file>[^@?]+))?/?"
@@ -93,15 +92,25 @@ def _open_folder(name: str, folder: Folder) -> Checkpoint:
     index = folder.document(INDEX)
     if index is not None:
         return _open_index(name, folder, index)
-    raise BadInput(f"{name} holds neither {SINGLE} nor {INDEX}; {_what_else(folder)}")
+    raise BadInput(_what_else(name, folder))
 
 
-def _what_else(folder: Folder) -> str:
+def _what_else(name: str, folder: Folder) -> str:
+    """Say what a folder without safetensors is, and what to give instead."""
+    neither = f"{name} holds neither {SINGLE} nor {INDEX}"
     if isinstance(folder, LocalFolder):
-        others = sorted(path.name for path in folder.path.iterdir() if path.suffix in _WEIGHTS)
-        if others:
-            return f"name the file that is meant, such as {folder.path / others[0]}"
-    return "give the address or path of a .safetensors or .gguf file"
+        names = names_in(folder.path)
+        if unsafe := pickled(names):
+            return (
+                f"{name} holds only pickled weights ({unsafe[0]}), which are not read without unpickling "
+                "them, and that runs code; convert it to safetensors"
+            )
+        known = what_it_is(str(folder.path), names, folder.document)
+        if known is not None:
+            return known
+        if others := sorted(file for file in names if file.endswith(_WEIGHTS)):
+            return f"{neither}; name the file that is meant, such as {folder.path / others[0]}"
+    return f"{neither}; give the address or path of a .safetensors or .gguf file"
 
 
 def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
@@ -112,15 +121,26 @@ def _open_file(name: str, folder: Folder, file: str) -> Checkpoint:
         return Checkpoint(name, folder, dict.fromkeys(header, file), {file: header}.__getitem__)
     headers: dict[str, Header] = {}
     files: dict[str, str] = {}
-    for part in _parts(file):
-        headers[part], _ = gguf.read_header(_found(folder, part))
+    parts = gguf_parts(file)
+    for part in parts:
+        _found(folder, part)  # a part that nobody has is named before any other is read
+    for place, part in enumerate(parts):
+        headers[part], metadata = gguf.read_header(_found(folder, part))
+        _refuse_misplaced_part(f"{folder.name}/{part}", metadata, place, len(parts))
         if repeated := sorted(headers[part].keys() & files.keys()):
             raise BrokenModel(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {part}")
         files |= dict.fromkeys(headers[part], part)
+        counted = metadata.get("split.tensors.count") if place + 1 == len(parts) > 1 else None
+        if counted not in (None, len(files)):
+            raise BadInput(
+                f"{name}: the parts hold {len(files)} tensors, and the last counts {counted}; "
+                "one of them belongs to another model, so fetch them again"
+            )
     return Checkpoint(name, folder, files, headers.__getitem__, is_gguf=True)
 
 
-def _parts(file: str) -> list[str]:
+def gguf_parts(file: str) -> list[str]:
+    """Return the names of all parts of the GGUF file of which ``file`` names one, else its own."""
     match = _PART.fullmatch(file)
     if match is None:
         return [file]
@@ -130,11 +150,33 @@ def _parts(file: str) -> list[str]:
     ]
 
 
-def shards(directory: Path) -> list[str]:
-    """Return the files that a directory's index names, none where there is no index.
+def _refuse_misplaced_part(name: str, metadata: gguf.Metadata, place: int, count: int) -> None:
+    """Raise `BadInput` when a GGUF file says of itself that it is another part than its name says."""
+    # A file whose parts were merged says 0 of itself; old tools say nothing.
+    own_count, own_place = metadata.get("split.count", count) or 1, metadata.get("split.no", place)
+    if own_count != count:
+        raise BadInput(
+            f"{name} is one of {own_count} parts by its header, and one of {count} by its name; give all "
+            "parts the names they were published under, such as model-00001-of-00002.gguf"
+        )
+    if own_place != place and own_count != 1:
+        raise BadInput(
+            f"{name} is part {own_place + 1 if isinstance(own_place, int) else own_place} by its header, and "
+            f"part {place + 1} by its name; fetch the parts again"
+        )
 
-    Raises `BadInput` for an index that is none, or that leads out of the directory.
+
+def shards(directory: Path) -> list[str]:
+    """Return the files of a directory's weights that its index names, none where there is no index.
+
+    Beside a single file of weights no index counts: transformers loads the single file. Raises
+    `BadInput` for an index that is none, or that leads out of the directory.
     """
+    return [] if (directory / SINGLE).is_file() else indexed_shards(directory)
+
+
+def indexed_shards(directory: Path) -> list[str]:
+    """Return the files that a directory's index names, whatever lies beside it; raises as `shards` does."""
     index = directory / INDEX
     if not index.is_file():
         return []

@@ -1,0 +1,209 @@
+"""A mirror of the hub is asked in the hub's place, and nobody at all in offline mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from superweight.core.resources import fixtures_directory
+from tests.fault_injection.gguf_copies import split_gguf
+from tests.fault_injection.small import write_gguf
+
+REPOSITORY = Path(__file__).parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
+# What scan, check and compare do first, without the model library that takes seconds to start; or read.
+PROGRAM = """
+import sys
+from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.sources import fetch
+from superweight.cli.main import main
+from superweight.core.errors import BadInput
+if sys.argv[1] == "read":
+    main()
+try:
+    print(fetch(resolve(sys.argv[2])).path)
+except BadInput as error:
+    print(error)
+    sys.exit(4)
+"""
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """Answers as the hub does about one folder for each repository."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "models"] and (folder := self.server.folders.get("/".join(parts[2:4]))):
+            names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+            if "tree" in parts:
+                listed = [
+                    {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": COMMIT}
+                    for name in names
+                ]
+                self.answer(json.dumps(listed).encode())
+                return
+            siblings = [{"rfilename": name} for name in names]
+            described = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": siblings}
+            self.answer(json.dumps(described).encode())
+            return
+        folder = self.server.folders.get("/".join(parts[:2]))
+        file = None if folder is None else folder / "/".join(parts[4:])
+        if file is None or parts[2] != "resolve" or not file.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if folder else "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.answer(file.read_bytes(), **{"X-Repo-Commit": COMMIT, "ETag": f'"{file.name}"'})
+
+    def answer(self, body, **headers):
+        span = self.headers.get("Range")
+        size = len(body)
+        if span is not None:
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            body = body[int(first) : min(int(last or size - 1), size - 1) + 1]
+            headers["Content-Range"] = f"bytes {first}-{int(first) + len(body) - 1}/{size}"
+        self.send_response(200 if span is None else 206)
+        for name, value in {"Content-Length": len(body), **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Keep quiet."""
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    server.asked = []
+    folder = tmp_path_factory.mktemp("mirror")
+    write_gguf(folder)
+    ggufs = folder / "ggufs"
+    (ggufs / "Q8_0").mkdir(parents=True)
+    (folder / "tiny.gguf").rename(ggufs / "tiny-Q4_K_M.gguf")
+    shutil.copy(ggufs / "tiny-Q4_K_M.gguf", folder / "tiny-Q8_0.gguf")
+    split_gguf(folder / "tiny-Q8_0.gguf", ggufs / "Q8_0", 2)
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "base_model_name_or_path": "org/base"}'
+    )
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    plain = folder / "plain"
+    shutil.copytree(PLANTED, plain)
+    (plain / "README.md").write_text("what nobody fetches")
+    server.folders = {"org/plain": plain, "org/ggufs": ggufs, "org/adapter": adapter}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def ran(mirror, tmp_path):
+    """Run the command against the mirror with an empty cache; another process, as the hub's client reads
+    its settings once."""
+
+    def run(*words, **settings):
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": f"http://127.0.0.1:{mirror.server_port}",
+            "HF_HOME": str(tmp_path / "hf"),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": str(REPOSITORY / "harness"),
+            "HF_HUB_DISABLE_XET": "1",
+            "no_proxy": "127.0.0.1",
+            **settings,
+        }
+        command = [sys.executable, "-c", PROGRAM, *words]
+        result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        return result.returncode, " ".join((result.stdout + result.stderr).split())
+
+    return run
+
+
+def test_a_model_is_fetched_from_a_mirror_and_then_offline(ran, mirror):
+    """What came once is used without asking again, in offline mode as well."""
+    code, said = ran("fetch", "org/plain")
+    assert 0 == code, said
+    mirror.asked.clear()
+    assert 0 == ran("fetch", "org/plain", HF_HUB_OFFLINE="1")[0]
+    assert [] == mirror.asked
+
+
+def test_a_scalar_is_read_from_a_mirror(ran, mirror):
+    """By ranges, and nothing is kept."""
+    code, said = ran("read", "org/plain", "--at", "1,0,0")
+    assert (0, True) == (code, "bytes received" in said), said
+
+
+@pytest.mark.parametrize(
+    "form", [":Q4_K_M", ":tiny-Q4_K_M.gguf", ":Q8_0", ":Q8_0/tiny-Q8_0-00002-of-00002.gguf"]
+)
+def test_a_gguf_file_of_a_repository_is_fetched_and_read(ran, form):
+    """Whole or in parts, by its name or its quantiser; both ways to the files take the same words."""
+    code, said = ran("read", f"org/ggufs{form}", "--at", "1,0,0")
+    assert 0 == code, said
+    code, said = ran("fetch", f"org/ggufs{form}")
+    assert 0 == code, said
+    assert 0 == ran("read", f"org/ggufs{form}", "--at", "1,0,0", HF_HUB_OFFLINE="1")[0]
+
+
+@pytest.mark.parametrize("command", [("fetch",), ("read", "--at", "1,0,0")], ids=["fetch", "read"])
+def test_a_repository_of_gguf_files_names_them(ran, mirror, command):
+    """Which is meant is for the person to say, in words that are taken as they stand."""
+    mirror.asked.clear()
+    code, said = ran(command[0], "org/ggufs", *command[1:])
+    assert 4 == code
+    assert "org/ggufs holds only GGUF files; name the one that is meant: org/ggufs:" in said
+    assert not [path for path in mirror.asked if path.endswith(".gguf")]
+
+
+@pytest.mark.parametrize("command", [("fetch",), ("read", "--at", "1,0,0")], ids=["fetch", "read"])
+def test_an_adapter_on_the_hub_is_named_with_its_base(ran, command):
+    """As in a folder."""
+    code, said = ran(command[0], "org/adapter", *command[1:])
+    assert 4 == code
+    assert "org/adapter is only a LoRA adapter of org/base, not a model" in said
+
+
+def test_a_repository_that_a_mirror_lacks_is_named(ran):
+    """The mirror said so, and is no damage."""
+    code, said = ran("fetch", "org/absent")
+    assert 4 == code
+    assert "has no org/absent, or keeps it from you" in said
+
+
+def test_a_mirror_that_is_down_is_named_by_its_address(ran):
+    """It is the setting that is to be looked at, not the hub."""
+    code, said = ran("fetch", "org/plain", HF_ENDPOINT="http://127.0.0.1:9")
+    assert 4 == code
+    assert "the hub at http://127.0.0.1:9 (HF_ENDPOINT) could not be asked for it" in said
+
+
+def test_a_model_that_came_in_part_is_said_to_be_in_part_when_offline(ran, tmp_path):
+    """An interrupted download is no missing model."""
+    assert 0 == ran("fetch", "org/plain")[0]
+    (snapshot,) = (tmp_path / "hf").rglob(COMMIT)
+    (snapshot / "generation_config.json").unlink()
+    assert 0 == ran("fetch", "org/plain", HF_HUB_OFFLINE="1")[0]  # all that loading needs is there
+    (snapshot / "model.safetensors").unlink()
+    code, said = ran("fetch", "org/plain", HF_HUB_OFFLINE="1")
+    assert 4 == code
+    assert "org/plain is only in part in the hub's cache" in said
+    assert "HF_HUB_OFFLINE is set" in said
