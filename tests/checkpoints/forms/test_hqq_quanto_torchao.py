@@ -134,7 +134,10 @@ def test_quanto_itself_says_the_same(same, kind):
     same(held.dequantize(), tensors, {"hidden_size": 32}, rtol=1e-5, atol=1e-6)
 
 
-@given(seed=st.integers(0, 10**6), kind=st.sampled_from(["int8", "float8", "int8 by group", "int4 in int8"]))
+@given(
+    seed=st.integers(0, 10**6),
+    kind=st.sampled_from(["int8", "float8", "int8 by group", "int4 with zero points"]),
+)
 @few
 def test_torchao_is_read(same, seed, kind):
     """What the library writes through its flattening, with the class in the file's metadata."""
@@ -149,6 +152,7 @@ def ao(seed, kind):
         Float8WeightOnlyConfig,
         Int8WeightOnlyConfig,
         IntxWeightOnlyConfig,
+        MappingType,
         quantize_,
     )
     from torchao.quantization.granularity import PerGroup
@@ -157,7 +161,9 @@ def ao(seed, kind):
         "int8": Int8WeightOnlyConfig(version=2),
         "float8": Float8WeightOnlyConfig(),
         "int8 by group": IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerGroup(32)),
-        "int4 in int8": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),
+        "int4 with zero points": IntxWeightOnlyConfig(
+            weight_dtype=torch.int4, granularity=PerGroup(32), mapping_type=MappingType.ASYMMETRIC
+        ),
     }
     layer = torch.nn.Linear(128, 48, bias=False)
     with torch.no_grad():
