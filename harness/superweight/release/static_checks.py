@@ -11,7 +11,9 @@ from superweight.checkpoints.tensors import Checkpoint, Location, condition, loc
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 from superweight.release.limits import Limits
+from superweight.release.matrix_checks import compare_matrices
 from superweight.release.result import KEPT, STATIC, Check, broken, joined, not_comparable, within
+from superweight.release.tensor_names import Held, by_meaning, paired
 
 
 def compare_static(
@@ -35,6 +37,7 @@ def compare_static(
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
     checks += [_scalar(base, release, coordinate, limits) for coordinate in sorted(coordinates)]
+    checks += compare_matrices(base, release, paired(base, release))
     if not coordinates:
         checks.append(not_comparable(STATIC, "super weights", "no super weight of the base is known"))
     return checks
@@ -59,19 +62,16 @@ def _structure(
     if lost or changed:
         what = f"is missing of {joined(lost)}" if lost else f"changed shape: {joined(changed)}"
         return broken(STATIC, "structure", f"the output projection {what}")
-    if base.is_gguf == release.is_gguf:
-        before, after = base.tensors(), release.tensors()
-        # A tied head may be stored or left out; quantisers rename what they pack.
-        optional = {"lm_head.weight"} if release.config.get("tie_word_embeddings") else set()
-        lost = [name for name in before if name not in after and name not in optional]
-        plain = all(name.endswith((".weight", ".bias")) for name in after)
-        if lost and plain:
-            return broken(STATIC, "structure", f"{len(lost)} tensors are missing: {joined(lost)}")
-        moved = [n for n in before if n in after and plain and before[n].shape != after[n].shape]
-        if moved:
-            return broken(STATIC, "structure", f"{len(moved)} tensors changed shape: {joined(moved)}")
+    pairing = paired(base, release)
+    if pairing.missing:
+        count = len(pairing.missing)
+        return broken(STATIC, "structure", f"{count} tensors are missing: {joined(pairing.missing)}")
+    if pairing.reshaped:
+        count = len(pairing.reshaped)
+        return broken(STATIC, "structure", f"{count} tensors changed shape: {joined(pairing.reshaped)}")
+    told = f"; {joined(pairing.told)}" if pairing.told else ""
     count = len(wanted)
-    return within(STATIC, "structure", f"all {count} output projections are there, in shape", 0.0)
+    return within(STATIC, "structure", f"all {count} output projections are there, in shape{told}", 0.0)
 
 
 def _named(place: tuple[int, int | None]) -> str:
@@ -86,7 +86,9 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
     names = list(release.tensors())
     seen = {name: condition(release, name) for name in names}
     faulty = [name for name in names if not seen[name].finite]
-    zero = [name for name in names if seen[name].zero and not _zero_already(base, name)]
+    own = {held.name: key for key, held in by_meaning(release).items()}
+    before = by_meaning(base)
+    zero = [n for n, key in own.items() if seen[n].zero and not _zero_already(base, before.get(key))]
     if faulty:
         yield broken(STATIC, "numbers", f"{joined(faulty)} holds NaN or infinity")
     if zero:
@@ -95,8 +97,8 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
         yield within(STATIC, "numbers", f"all {len(names)} tensors are finite and none was emptied", 0.0)
 
 
-def _zero_already(base: Checkpoint, name: str) -> bool:
-    return name in base.files and condition(base, name).zero
+def _zero_already(base: Checkpoint, held: Held | None) -> bool:
+    return held is not None and condition(base, held.name).zero
 
 
 def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limits: Limits) -> Check:
