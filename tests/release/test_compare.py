@@ -184,15 +184,16 @@ def test_a_directory_of_pictures_is_bad_input(tmp_path):
         compared(tmp_path)
 
 
-def test_another_tokenizer_is_said_and_not_compared(base, tmp_path):
-    """Where text is cut differently, predictions are left out and the rest is judged."""
+def test_another_normaliser_is_damage(base, tmp_path):
+    """Text that is cut differently is another input: the weights being equal saves nothing."""
     release = make(base, tmp_path / "release", unchanged, [PLACE])
     document = json.loads((release / "tokenizer.json").read_text())
     document["normalizer"] = {"type": "Lowercase"}
     (release / "tokenizer.json").write_text(json.dumps(document))
     result = compared(release)
-    assert "kept" == result.verdict
-    assert ("the tokenizers cut the same text differently: predictions are not compared",) == result.reasons
+    assert "damaged" == result.verdict
+    assert "its normalizer differs from the base's" in result.reasons[0]
+    assert "the tokenizers cut the same text differently: predictions are not compared" in result.reasons
 
 
 def test_another_architecture_is_no_pass(base, planted, tmp_path):

@@ -132,9 +132,13 @@ def live_checks(
 ) -> list[Check]:
     """Return the checks of the two deeper depths on models that are loaded."""
     from superweight.release.activation_checks import compare_activations
+    from superweight.release.config_checks import compare_settings
     from superweight.release.quality_checks import compare_quality
 
     checks: list[Check] = []
+    if any(open_model(resolve(spec)).is_gguf for spec in (request.base, request.release)):
+        # A GGUF file has no config.json; its conversion has.
+        checks.append(compare_settings(*(side.subject.model.config.to_dict() for side in (base, release))))
     try:
         if ACTIVATIONS in request.depths:
             progress("comparing the activations")

@@ -10,10 +10,12 @@ import numpy as np
 from superweight.checkpoints.tensors import Checkpoint, Location, condition, locate, locations
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
+from superweight.release.config_checks import compare_configs
 from superweight.release.limits import Limits
 from superweight.release.matrix_checks import compare_matrices
 from superweight.release.result import KEPT, STATIC, Check, broken, joined, not_comparable, within
 from superweight.release.tensor_names import Held, by_meaning, paired
+from superweight.release.tokenizer_checks import compare_tokenizers
 
 
 def compare_static(
@@ -34,6 +36,7 @@ def compare_static(
         # Packed in a form that only its own kernels read. By itself that is no pass.
         return [not_comparable(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
     checks = [_structure(base, release, _projections(base), shapes), *_conditions(base, release)]
+    checks += [*compare_configs(base, release), *compare_tokenizers(base, release)]
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
     checks += [_scalar(base, release, coordinate, limits) for coordinate in sorted(coordinates)]
