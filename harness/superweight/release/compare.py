@@ -26,6 +26,7 @@ from superweight.release.result import (
     Comparison,
     broken,
 )
+from superweight.release.settlement import settled
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
@@ -71,7 +72,7 @@ def compare(
         checks += _static(request, known)
     if base is not None and request.depths != (STATIC,):
         checks += _live(request, base, progress, keep)
-    return Comparison(base_entry.name, release_entry.name, tuple(checks))
+    return Comparison(base_entry.name, release_entry.name, settled(checks))
 
 
 def known_super_weights(spec: str, baselines: Path) -> frozenset[Coordinate]:
@@ -133,6 +134,7 @@ def live_checks(
     """Return the checks of the two deeper depths on models that are loaded."""
     from superweight.release.activation_checks import compare_activations
     from superweight.release.config_checks import compare_settings
+    from superweight.release.function_match import compare_function, jump
     from superweight.release.quality_checks import compare_quality
 
     checks: list[Check] = []
@@ -143,7 +145,11 @@ def live_checks(
         if ACTIVATIONS in request.depths:
             progress("comparing the activations")
             share = release.scan.largest / _largest_number(request.release, release.subject)
-            checks += compare_activations(base.scan, release.scan, share, request.limits)
+            jumps = jump(base.subject), jump(release.subject)
+            stretch = jumps[1].norm / jumps[0].norm
+            checks += compare_activations(base.scan, release.scan, share, request.limits, stretch)
+            if base.scan.super_activations:
+                checks.append(compare_function(*jumps, request.limits))
         if QUALITY in request.depths:
             progress("comparing the predictions")
             checks += compare_quality(base, release, request.limits)
@@ -159,7 +165,7 @@ def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -
         base.scan.coordinates
     )
     checks = [*_static(request, known), *live_checks(request, base, release)]
-    return Comparison(base.subject.name, release.subject.name, tuple(checks))
+    return Comparison(base.subject.name, release.subject.name, settled(checks))
 
 
 def _largest_number(spec: str, subject: Subject) -> float:

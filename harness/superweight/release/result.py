@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from superweight.core.errors import HarnessError
 
 KEPT, DAMAGED, NOT_COMPARABLE = "kept", "damaged", "not comparable"
+# Neither is damage: measurably worse than the base, and other than the base but no worse.
+DEGRADED, CHANGED = "degraded", "changed"
 
 STATIC, ACTIVATIONS, QUALITY = "static", "activations", "quality"
 DEPTHS = (STATIC, ACTIVATIONS, QUALITY)
@@ -46,6 +48,12 @@ class Check:
 def within(depth: str, name: str, reason: str, excess: float, **figures: Any) -> Check:
     """Return a check that is kept while ``excess`` is at most 1; NaN is damage."""
     return Check(depth, name, KEPT if excess <= 1 else DAMAGED, reason, excess, figures)
+
+
+def graded(depth: str, name: str, reason: str, excess: float, *, worse: bool, **figures: Any) -> Check:
+    """Return a check that is damaged beyond its limit, and degraded within it where it is ``worse``."""
+    check = within(depth, name, reason, excess, **figures)
+    return replace(check, status=DEGRADED) if check.status == KEPT and worse else check
 
 
 def broken(depth: str, name: str, reason: str, **figures: Any) -> Check:
