@@ -58,19 +58,37 @@ def test_a_damaged_release_is_named(name, base, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["super weight pruned", "super weight halved", "clipped at z = 9"])
-@pytest.mark.parametrize("depth", [STATIC, ACTIVATIONS])
-def test_each_cheap_depth_finds_it_alone(name, depth, base, tmp_path):
-    """Neither needs the predictions: the files tell, and so does one forward pass."""
-    result = compared(make(base, tmp_path / "release", DAMAGED[name][0], [PLACE]), depths=(depth,))
+def test_one_forward_pass_finds_it_alone(name, base, tmp_path):
+    """Neither the files nor the predictions are needed."""
+    result = compared(make(base, tmp_path / "release", DAMAGED[name][0], [PLACE]), depths=(ACTIVATIONS,))
     assert "damaged" == result.verdict
-    assert {depth} == {check.depth for check in result.checks}
+    assert {ACTIVATIONS} == {check.depth for check in result.checks}
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("super weight pruned", "damaged"),
+        ("super weight sign-flipped", "damaged"),
+        ("super weight halved", "changed"),
+        ("clipped at z = 9", "changed"),
+    ],
+)
+def test_the_files_alone_call_another_value_changed(name, status, base, tmp_path):
+    """Zero and another sign are damage; how much another value matters, only a forward pass can say."""
+    result = compared(make(base, tmp_path / "release", DAMAGED[name][0], [PLACE]), depths=(STATIC,))
+    (scalar,) = [check for check in result.checks if check.name.startswith("super weight [")]
+    assert status == scalar.status
 
 
 def test_the_predictions_alone_find_a_pruned_super_weight(base, tmp_path):
-    """Perplexity, divergence, likeliest token, loops and what is left to prune all say so."""
+    """Perplexity, loops and what is left to prune all say so; how far apart predictions are is told."""
     change, _ = DAMAGED["super weight pruned"]
     result = compared(make(base, tmp_path / "release", change, [PLACE]), depths=(QUALITY,))
-    assert ["damaged"] * 5 == [check.status for check in result.checks]
+    status = {check.name: check.status for check in result.checks}
+    assert {"degraded"} == {status.pop(name) for name in ("divergence", "likeliest token")}
+    said = ("perplexity", "perplexity on windows of 512 tokens", "loops", "what the super weights carry")
+    assert ["damaged"] * 4 == [status[name] for name in said]
 
 
 def test_identical_models_give_exactly_one_and_zero(base, tmp_path):
@@ -184,17 +202,16 @@ def test_a_directory_of_pictures_is_bad_input(tmp_path):
         compared(tmp_path)
 
 
-def test_another_tokenizer_is_said_and_not_compared(base, tmp_path):
-    """Where text is cut differently, the depth of predictions is not reached; the rest is shown."""
+def test_another_normaliser_is_damage(base, tmp_path):
+    """Text that is cut differently is another input: the weights being equal saves nothing."""
     release = make(base, tmp_path / "release", unchanged, [PLACE])
     document = json.loads((release / "tokenizer.json").read_text())
     document["normalizer"] = {"type": "Lowercase"}
     (release / "tokenizer.json").write_text(json.dumps(document))
     result = compared(release)
-    assert "cannot be judged: quality not reached" == result.headline
-    assert ("the tokenizers cut the same text differently: predictions are not compared",) == result.reasons
-    assert "kept" == compared(release, require=(STATIC, ACTIVATIONS)).verdict
-    assert "cannot be judged" == compared(release, depths=(QUALITY,)).verdict
+    assert "damaged" == result.verdict
+    assert "its normalizer differs from the base's" in result.reasons[0]
+    assert "the tokenizers cut the same text differently: predictions are not compared" in result.reasons
 
 
 def test_another_architecture_is_no_pass(base, planted, tmp_path):

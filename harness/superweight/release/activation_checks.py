@@ -8,10 +8,13 @@ from superweight.release.limits import Limits
 from superweight.release.result import ACTIVATIONS, Check, broken, joined, not_comparable, within
 
 
-def compare_activations(base: Scan, release: Scan, head_room: float, limits: Limits) -> list[Check]:
+def compare_activations(
+    base: Scan, release: Scan, head_room: float, limits: Limits, stretch: float = 1.0
+) -> list[Check]:
     """Return the checks of what the release's pass shows against the base's.
 
-    ``head_room`` is the release's largest activation over what its own dtype can hold.
+    ``head_room`` is the release's largest activation over what its own dtype can hold, ``stretch``
+    how many times the base's the median token's norm is.
     """
     checks = []
     known = {(item.channel, item.token): item for item in base.super_activations}
@@ -22,7 +25,7 @@ def compare_activations(base: Scan, release: Scan, head_room: float, limits: Lim
         if after is None:
             checks.append(broken(ACTIVATIONS, name, f"the {name} is gone (it was {before.magnitude:.6g})"))
         else:
-            checks.append(_activation(name, before, after, limits))
+            checks.append(_activation(name, before, after, limits, stretch))
     new = [f"channel {channel}, token {token}" for channel, token in found if (channel, token) not in known]
     if new:
         checks.append(broken(ACTIVATIONS, "new super activations", f"new: super activation on {joined(new)}"))
@@ -37,20 +40,24 @@ def compare_activations(base: Scan, release: Scan, head_room: float, limits: Lim
     return checks
 
 
-def _activation(name: str, before: SuperActivation, after: SuperActivation, limits: Limits) -> Check:
+def _activation(
+    name: str, before: SuperActivation, after: SuperActivation, limits: Limits, stretch: float
+) -> Check:
     if before.onset != after.onset:
         return broken(
             ACTIVATIONS, name, f"the {name} begins in block {after.onset} instead of {before.onset}"
         )
-    ratio = after.magnitude / before.magnitude
+    ratio = after.magnitude / before.magnitude / stretch
     figures = {
         "base": before.magnitude,
         "release": after.magnitude,
         "ratio": ratio,
         "onset": after.onset,
         "last": [before.last, after.last],
+        "stretch": stretch,
     }
     if ratio <= 0:
         return broken(ACTIVATIONS, name, f"the {name} changed its sign", **figures)
     words = f"the {name} is {ratio:.4g} times the base's {before.magnitude:.6g}"
+    words += f", the stream itself {stretch:.3g} times" if not 0.9 < stretch < 1.1 else ""
     return within(ACTIVATIONS, name, words, max(ratio, 1 / ratio) / limits.magnitude_ratio, **figures)

@@ -37,6 +37,7 @@ from superweight.release.result import (
     broken,
     cannot_judge,
 )
+from superweight.release.settlement import settled
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
@@ -108,7 +109,7 @@ def compare(
                 checks += _static(request, frozenset(base.scan.coordinates))
             if deeper:
                 checks += _live(request, base, progress, keep)
-    return Comparison(base_entry.name, release_entry.name, tuple(checks), request.required)
+    return Comparison(base_entry.name, release_entry.name, settled(checks), request.required)
 
 
 def _unreached(depths: Collection[str], name: str, reason: str) -> list[Check]:
@@ -200,13 +201,22 @@ def live_checks(
 ) -> list[Check]:
     """Return the checks of the two deeper depths on models that are loaded."""
     from superweight.release.activation_checks import compare_activations
+    from superweight.release.config_checks import compare_settings
+    from superweight.release.function_match import compare_function, jump
     from superweight.release.quality_checks import compare_quality
 
     def activations() -> list[Check]:
         share = release.scan.largest / _largest_number(request.release, release.subject)
-        return compare_activations(base.scan, release.scan, share, request.limits)
+        jumps = jump(base.subject), jump(release.subject)
+        stretch = jumps[1].norm / jumps[0].norm
+        found = compare_activations(base.scan, release.scan, share, request.limits, stretch)
+        matched = [compare_function(*jumps, request.limits)] if base.scan.super_activations else []
+        return [*found, *matched]
 
     checks: list[Check] = []
+    if any(_is_gguf(side.subject) for side in (base, release)):
+        # A GGUF file has no config.json; its conversion has.
+        checks.append(compare_settings(*(side.subject.model.config.to_dict() for side in (base, release))))
     if ACTIVATIONS in request.depths:
         progress("comparing the activations")
         checks += _measured(ACTIVATIONS, activations)
@@ -214,6 +224,13 @@ def live_checks(
         progress("comparing the predictions")
         checks += _measured(QUALITY, lambda: compare_quality(base, release, request.limits))
     return checks
+
+
+def _is_gguf(subject: Subject) -> bool:
+    try:
+        return open_model(subject.entry).is_gguf
+    except BadInput:
+        return False  # pickled: it lies in a folder with a config.json
 
 
 def _measured(depth: str, run: Callable[[], list[Check]]) -> list[Check]:
@@ -236,7 +253,7 @@ def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -
         base.scan.coordinates
     )
     checks = [*_static(request, known), *live_checks(request, base, release)]
-    return Comparison(base.subject.name, release.subject.name, tuple(checks), request.required)
+    return Comparison(base.subject.name, release.subject.name, settled(checks), request.required)
 
 
 def _largest_number(spec: str | ModelEntry, subject: Subject) -> float:

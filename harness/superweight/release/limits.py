@@ -18,15 +18,17 @@ class Limits:
     ``value_error``: largest relative error of a super weight. ``magnitude_ratio``: largest factor,
     either way, between the super activations. ``head_room``: largest share of what the release's
     dtype can hold. ``perplexity_ratio``: release over base, by the low end of its interval.
+    ``degraded_ratio``: the same, from where on a release is worse without being damaged.
     ``divergence``: mean KL(base || release) per token, in nats. ``same_top``: least share of
     positions with the same likeliest token. ``loop_rate``: how much more often greedy text may loop.
     ``damage_share``: least share of the base's damage, in log-perplexity, that pruning still does.
     """
 
     value_error: float = 0.25
-    magnitude_ratio: float = 2.0
+    magnitude_ratio: float = 1.5
     head_room: float = 0.75
     perplexity_ratio: float = 1.5
+    degraded_ratio: float = 1.1
     divergence: float = 1.0
     same_top: float = 0.5
     loop_rate: float = 0.5

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from superweight.claims.evidence import Evidence
-from superweight.core.statistics import bootstrap
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.corpus import continuations
 from superweight.measurement.evaluate import BATCH, Measurement, Values, joined, predicted, reduced, token_nll
 from superweight.measurement.generation import continue_greedily
 from superweight.model.edits import Prune, Scale, edited
 from superweight.release.limits import Limits
-from superweight.release.result import QUALITY, Check, cannot_judge, not_comparable, within
+from superweight.release.result import QUALITY, Check, cannot_judge, graded, not_comparable, within
+from superweight.release.text_checks import compare_texts, risen, shared
 
 # Below this factor on the base's perplexity its own super weights carry too little to lose: the
 # claim on pruning (C3) asks for ten times, and controls stay within 1.1.
@@ -29,38 +29,29 @@ def compare_quality(base: Evidence, release: Evidence, limits: Limits) -> list[C
     if fault := _incomparable(base, release):
         return [cannot_judge(QUALITY, "predictions", fault)]
     seen = _predictions(base, release)
-    rise = (seen.release.nll - seen.base).mean(axis=1)
-    interval = bootstrap(rise)
-    ratio, low, high = (float(np.exp(value)) for value in (rise.mean(), interval.low, interval.high))
     divergence, same = float(seen.release.kl.mean()), float(seen.release.top1_agreement.mean())
     written = [
         continue_greedily(side.subject, list(continuations().values()))[INTACT] for side in (base, release)
     ]
     loops = [np.mean([item.loops for item in writing]) for writing in written]
     checks = [
-        within(
-            QUALITY,
-            "perplexity",
-            f"perplexity is {ratio:.4g} times the base's [{low:.4g}, {high:.4g}]",
-            # Only what is surely beyond the limit is damage: the low end of the interval decides.
-            low / limits.perplexity_ratio,
-            ratio=ratio,
-            interval=[low, high],
-            base=float(np.exp(seen.base.mean())),
-            release=seen.release.perplexity,
-        ),
-        within(
+        risen("perplexity", seen.base, seen.release.nll, limits),
+        # How far apart predictions are ranks soundness badly: careful rounding to four bits keeps
+        # half of the likeliest tokens. It is told, and is no damage by itself.
+        graded(
             QUALITY,
             "divergence",
             f"predictions diverge from the base's by {divergence:.4g} nats a token",
-            divergence / limits.divergence,
+            0.0,
+            worse=not divergence <= limits.divergence,
             kl=divergence,
         ),
-        within(
+        graded(
             QUALITY,
             "likeliest token",
             f"the likeliest token is the base's at {same:.1%} of positions",
-            limits.same_top / same if same > 0 else math.inf,
+            0.0,
+            worse=not same >= limits.same_top,
             share=same,
         ),
         within(
@@ -72,13 +63,10 @@ def compare_quality(base: Evidence, release: Evidence, limits: Limits) -> list[C
             release=float(loops[1]),
         ),
     ]
-    return [*checks, _still_carried(seen, limits)]
+    return [*checks, *compare_texts(base, release, limits), _still_carried(seen, limits)]
 
 
 def _incomparable(base: Evidence, release: Evidence) -> str | None:
-    sizes = [side.subject.model.config.get_text_config().vocab_size for side in (base, release)]
-    if sizes[0] != sizes[1]:
-        return f"the vocabularies differ, {sizes[0]} tokens and {sizes[1]}: predictions are not compared"
     if not np.array_equal(base.windows.ids, release.windows.ids):
         return "the tokenizers cut the same text differently: predictions are not compared"
     return None
@@ -102,7 +90,7 @@ def _predictions(base: Evidence, release: Evidence) -> _Predictions:
     none = torch.zeros(0, dtype=torch.long)
     for start in range(0, len(base.windows.ids), BATCH):
         ids = torch.from_numpy(base.windows.ids[start : start + BATCH])
-        mine, theirs = (_predicted(side, ids, []) for side in (base, release))
+        mine, theirs = shared(*(_predicted(side, ids, []) for side in (base, release)))
         intact.append(_nll(mine, ids))
         apart.append(reduced(mine, theirs, ids, none))
         if prunes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from superweight.core.errors import HarnessError
@@ -12,10 +12,11 @@ from superweight.core.markdown import cell, table
 from superweight.core.notebook import html_table
 
 KEPT, DAMAGED, NOT_COMPARABLE = "kept", "damaged", "not comparable"
-# Worse than the base by a measure that people care about, and still the same model.
-DEGRADED = "degraded"
 # Could not be looked at here: no package, too little memory, an unknown form. Never called damage.
 CANNOT_JUDGE = "cannot be judged"
+# Neither is damage: measurably worse than the base; other than the base, and whether that matters is
+# for a deeper look to say.
+DEGRADED, CHANGED = "degraded", "changed"
 
 STATIC, ACTIVATIONS, QUALITY = "static", "activations", "quality"
 DEPTHS = (STATIC, ACTIVATIONS, QUALITY)
@@ -52,6 +53,12 @@ class Check:
 def within(depth: str, name: str, reason: str, excess: float, **figures: Any) -> Check:
     """Return a check that is kept while ``excess`` is at most 1; NaN is damage."""
     return Check(depth, name, KEPT if excess <= 1 else DAMAGED, reason, excess, figures)
+
+
+def graded(depth: str, name: str, reason: str, excess: float, *, worse: bool, **figures: Any) -> Check:
+    """Return a check that is damaged beyond its limit, and degraded within it where it is ``worse``."""
+    check = within(depth, name, reason, excess, **figures)
+    return replace(check, status=DEGRADED) if check.status == KEPT and worse else check
 
 
 def broken(depth: str, name: str, reason: str, **figures: Any) -> Check:
@@ -92,19 +99,22 @@ class Comparison:
 
     def _reached(self, depth: str) -> bool:
         statuses = {check.status for check in self.checks if check.depth == depth}
-        return CANNOT_JUDGE not in statuses and bool(statuses & {KEPT, DEGRADED, DAMAGED})
+        return CANNOT_JUDGE not in statuses and bool(statuses & {KEPT, DEGRADED, CHANGED, DAMAGED})
 
     @property
     def verdict(self) -> str:
         """`DAMAGED` when damage was seen, else `CANNOT_JUDGE` when a required depth was not reached.
+
+        The same where the files alone show a change: only a forward pass tells whether it matters.
 
         A comparison in which nothing was judged is no pass.
         """
         statuses = {check.status for check in self.checks}
         if DAMAGED in statuses:
             return DAMAGED
-        judged = statuses & {KEPT, DEGRADED}
-        return CANNOT_JUDGE if self.unreached or not judged else KEPT
+        judged = {check.depth for check in self.checks if check.status in (KEPT, DEGRADED, CHANGED)}
+        undecided = CHANGED in statuses and judged == {STATIC}
+        return CANNOT_JUDGE if self.unreached or undecided or not judged else KEPT
 
     @property
     def degraded(self) -> bool:
@@ -118,6 +128,8 @@ class Comparison:
             return f"{KEPT}, {DEGRADED}"
         if self.verdict == CANNOT_JUDGE and self.unreached:
             return f"{CANNOT_JUDGE}: {' and '.join(self.unreached)} not reached"
+        if self.verdict == CANNOT_JUDGE and any(check.status == CHANGED for check in self.checks):
+            return f"{CANNOT_JUDGE}: changed, and only a forward pass tells whether that matters"
         return self.verdict
 
     @property
@@ -126,7 +138,7 @@ class Comparison:
         damaged = [check for check in self.checks if check.status == DAMAGED]
         # Sorting is stable: of equals, the depth that was looked at first speaks first.
         damaged.sort(key=lambda check: -(WORST if math.isnan(check.excess) else check.excess))
-        order = (CANNOT_JUDGE, DEGRADED, NOT_COMPARABLE)
+        order = (CANNOT_JUDGE, DEGRADED, CHANGED, NOT_COMPARABLE)
         others = [check for status in order for check in self.checks if check.status == status]
         return tuple(check.reason for check in (*damaged, *others))
 

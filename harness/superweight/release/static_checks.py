@@ -17,7 +17,9 @@ from superweight.checkpoints.tensors import (
 )
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, BrokenModel
+from superweight.release.config_checks import compare_configs
 from superweight.release.limits import Limits
+from superweight.release.matrix_checks import compare_matrices
 from superweight.release.result import (
     KEPT,
     STATIC,
@@ -28,6 +30,8 @@ from superweight.release.result import (
     not_comparable,
     within,
 )
+from superweight.release.tensor_names import Held, by_meaning, paired
+from superweight.release.tokenizer_checks import compare_tokenizers
 
 
 def compare_static(
@@ -50,9 +54,11 @@ def compare_static(
         # Packed in a form that only its own kernels read.
         return [cannot_judge(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
     checks = [_structure(base, release, _projections(base), shapes), *_conditions(base, release)]
+    checks += [*compare_configs(base, release), *compare_tokenizers(base, release)]
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
     checks += [_scalar(base, release, coordinate, limits) for coordinate in sorted(coordinates)]
+    checks += compare_matrices(base, release, paired(base, release))
     if not coordinates:
         checks.append(not_comparable(STATIC, "super weights", "no super weight of the base is known"))
     return checks
@@ -77,19 +83,16 @@ def _structure(
     if lost or changed:
         what = f"is missing of {joined(lost)}" if lost else f"changed shape: {joined(changed)}"
         return broken(STATIC, "structure", f"the output projection {what}")
-    if base.is_gguf == release.is_gguf:
-        before, after = base.tensors(), release.tensors()
-        # A tied head may be stored or left out; quantisers rename what they pack, and either may be packed.
-        optional = {"lm_head.weight"} if release.config.get("tie_word_embeddings") else set()
-        lost = [name for name in before if name not in after and name not in optional]
-        plain = all(name.endswith((".weight", ".bias")) for name in (*before, *after))
-        if lost and plain:
-            return broken(STATIC, "structure", f"{len(lost)} tensors are missing: {joined(lost)}")
-        moved = [n for n in before if n in after and plain and before[n].shape != after[n].shape]
-        if moved:
-            return broken(STATIC, "structure", f"{len(moved)} tensors changed shape: {joined(moved)}")
+    pairing = paired(base, release)
+    if pairing.missing:
+        count = len(pairing.missing)
+        return broken(STATIC, "structure", f"{count} tensors are missing: {joined(pairing.missing)}")
+    if pairing.reshaped:
+        count = len(pairing.reshaped)
+        return broken(STATIC, "structure", f"{count} tensors changed shape: {joined(pairing.reshaped)}")
+    told = f"; {joined(pairing.told)}" if pairing.told else ""
     count = len(wanted)
-    return within(STATIC, "structure", f"all {count} output projections are there, in shape", 0.0)
+    return within(STATIC, "structure", f"all {count} output projections are there, in shape{told}", 0.0)
 
 
 def _named(place: tuple[int, int | None]) -> str:
@@ -105,8 +108,10 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
     names = list(tensors)
     seen = {name: condition(release, name) for name in names}
     faulty = [name for name in names if not seen[name].finite]
-    emptied = [name for name in names if seen[name].zero and zero_means_emptied(tensors[name])]
-    zero = [name for name in emptied if not _zero_already(base, name)]
+    own = {held.name: key for key, held in by_meaning(release).items()}
+    before = by_meaning(base)
+    emptied = [n for n in own if seen[n].zero and zero_means_emptied(tensors[n])]
+    zero = [name for name in emptied if not _zero_already(base, before.get(own[name]))]
     if faulty:
         yield broken(STATIC, "numbers", f"{joined(faulty)} holds NaN or infinity")
     if zero:
@@ -115,8 +120,8 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
         yield within(STATIC, "numbers", f"all {len(names)} tensors are finite and none was emptied", 0.0)
 
 
-def _zero_already(base: Checkpoint, name: str) -> bool:
-    return name in base.files and condition(base, name).zero
+def _zero_already(base: Checkpoint, held: Held | None) -> bool:
+    return held is not None and condition(base, held.name).zero
 
 
 def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limits: Limits) -> Check:

@@ -1,0 +1,143 @@
+"""Super weights found again by what they do, wherever their rows and columns have gone.
+
+At the token whose norm jumps, d is the direction of its stream. Neuron j of the block writes
+X_j (d . W_down[:, j]) along it, and over the median token's norm that number is the same however
+neurons and channels are permuted, signed, scaled or rotated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from superweight.core.coordinates import Coordinate
+from superweight.detection.run_trace import trace
+from superweight.detection.trace import Array, Trace
+from superweight.measurement.corpus import default_prompt
+from superweight.model.subject import Subject
+from superweight.release.limits import Limits
+from superweight.release.result import ACTIVATIONS, Check, broken, joined, within
+from superweight.release.settlement import FUNCTION
+
+# What a neuron must add, of what the strongest does, to be held to.
+_COUNTS = 0.1
+# A stream that lies on one channel has most of its square there; a rotated one is spread.
+_ON_ONE_CHANNEL = 0.5
+
+
+@dataclass(frozen=True)
+class Jump:
+    """Where the stream of one token jumps, and what makes it.
+
+    ``neurons`` are (expert, column), the strongest first, with their ``scores`` beside them:
+    (neurons,). ``channel`` is the stream's largest, ``share`` its part of the stream's square.
+    ``norm`` is the median token's, ``largest`` the stream's largest number over it.
+    """
+
+    layer: int
+    token: int
+    neurons: tuple[tuple[int | None, int], ...]
+    scores: Array
+    channel: int
+    share: float
+    norm: float
+    largest: float
+
+    @property
+    def coordinates(self) -> list[Coordinate]:
+        """The neurons that count, on the stream's largest channel."""
+        return [
+            Coordinate(self.layer, self.channel, col, expert) for expert, col in self.neurons[: self.counting]
+        ]
+
+    @property
+    def counting(self) -> int:
+        return int(np.count_nonzero(np.abs(self.scores) >= _COUNTS * np.abs(self.scores[0])))
+
+
+def jump(subject: Subject) -> Jump:
+    """Return the largest jump of a token's norm in one pass over the default prompt."""
+    seen = trace(subject, default_prompt())
+    norms = np.linalg.norm(seen.residual.astype(np.float64), axis=-1)
+    rise = (norms[1:] - norms[:-1]) / np.median(norms[1:], axis=-1, keepdims=True)
+    layer, token = (int(place) for place in np.unravel_index(int(rise.argmax()), rise.shape))
+    stream = seen.residual[layer + 1, token]
+    direction = stream / np.linalg.norm(stream)
+    norm = float(np.median(norms[layer + 1]))
+    found = _scores(subject, seen, layer, token, direction / norm)
+    found.sort(key=lambda item: -abs(item[1]))
+    channel = int(np.abs(stream).argmax())
+    return Jump(
+        layer,
+        token,
+        tuple(place for place, _ in found),
+        np.array([score for _, score in found], dtype=np.float32),
+        channel,
+        float(direction[channel] ** 2),
+        norm,
+        float(np.abs(stream[channel])) / norm,
+    )
+
+
+def _scores(
+    subject: Subject, seen: Trace, layer: int, token: int, direction: Array
+) -> list[tuple[tuple[int | None, int], float]]:
+    """Return what each neuron of a block adds along a direction, the strongest of each part."""
+    block = subject.architecture.layout[layer]
+    found = []
+    for write in seen.writes[layer]:
+        (places,) = np.nonzero(write.tokens == token)
+        if not len(places):
+            continue
+        projection = subject.architecture.projection(Coordinate(layer, 0, 0, write.expert))
+        matrix = projection.matrix().float().cpu().numpy()
+        values = (
+            write.inputs[places[0]] * (direction @ matrix) * float(write.factors[places[0]]) * block.scale
+        )
+        strongest = np.argsort(-np.abs(values))[:64]
+        found += [((write.expert, int(col)), float(values[col])) for col in strongest]
+    return found
+
+
+def compare_function(base: Jump, release: Jump, limits: Limits) -> Check:
+    """Return the check that the same jump is made, by neurons that do as much; and what has moved."""
+    figures = {
+        "base": [float(score) for score in base.scores[: base.counting]],
+        "release": [float(score) for score in release.scores[: max(base.counting, release.counting)]],
+        "onset": [base.layer, release.layer],
+        "token": [base.token, release.token],
+        "base_at": [str(place) for place in base.coordinates],
+        "release_at": [str(place) for place in release.coordinates],
+    }
+    if (base.layer, base.token) != (release.layer, release.token):
+        words = f"the stream jumps in block {release.layer} at token {release.token}"
+        words += f" instead of block {base.layer} at token {base.token}"
+        return broken(ACTIVATIONS, FUNCTION, words, **figures)
+    count = base.counting
+    # The strongest by itself, and all together: one of several may take over what another loses.
+    ratios = [
+        float(release.scores[0] / base.scores[0]),
+        float(release.scores[:count].sum() / base.scores[:count].sum()),
+    ]
+    apart = max(max(ratio, 1 / ratio) if ratio > 0 else np.inf for ratio in ratios)
+    words = f"the base's strongest neurons write {_listed(base.scores[:count])} of the median norm, "
+    words += f"the release's {_listed(release.scores[:count])}"
+    return within(
+        ACTIVATIONS, FUNCTION, words + _moved(base, release), float(apart) / limits.magnitude_ratio, **figures
+    )
+
+
+def _listed(scores: Array) -> str:
+    return joined([f"{score:.4g}" for score in scores])
+
+
+def _moved(base: Jump, release: Jump) -> str:
+    if base.share >= _ON_ONE_CHANNEL > release.share:
+        return (
+            "; rotated: the base's scalars have no counterpart, the activation is spread over the channels "
+            f"and its largest number {base.largest / release.largest:.3g} times smaller"
+        )
+    before, after = base.coordinates, release.coordinates[: base.counting]
+    moved = [f"{was} is now {now}" for was, now in zip(before, after, strict=False) if was != now]
+    return f"; the same super weights elsewhere: {joined(moved)}" if moved else ""

@@ -1,0 +1,230 @@
+"""Tensors of two checkpoints paired by what they are, whatever their files call them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from superweight.checkpoints.tensors import Checkpoint, TensorInfo
+from superweight.checkpoints.tensors.decoding import INTEGERS
+
+# Wrappers that transformers adds or strips by itself when it loads a checkpoint.
+_WRAPPERS = ("model.", "language_model.", "transformer.", "text_model.")
+# Computed from the config when the model is made, so that a file may carry them or not. A bias of
+# the attention itself is a mask there, of two dimensions and more or a single number.
+_RECOMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|position_ids)")
+_MASK = re.compile(r"(.*\.)?(attn|attention)\.(bias|masked_bias)")
+# What lies beside packed or scaled numbers, by format; the longest endings first.
+_PACKED = (".qweight", ".weight_packed", "._weight_qdata", ".W_q", "_blocks")
+_COMPANION = re.compile(
+    r".*(\.qzeros|\.scales|\.g_idx|\.SCB|\.weight_format|\.weight_scale(_inv)?|\.weight_scale_2"
+    r"|\.weight_zero_point|\.weight_shape|\.weight_g_idx|\.weight_global_scale|\.input_scale|\.output_scale"
+    r"|\.k_scale|\.v_scale|\.input_global_scale|\._weight_(scale|zero_point)|_proj_scales"
+    r"|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+))"
+)
+_ONE_EXPERT = re.compile(
+    r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\.(?P<expert>\d+)\.(?P<part>.+)\.weight"
+)
+_STACKED = re.compile(
+    r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\."
+    r"(?P<part>gate_up_proj|gate_proj|up_proj|down_proj)(\.weight)?"
+)
+_EXPERT_PARTS = {
+    "w2": ("down",),
+    "down_proj": ("down",),
+    "w1": ("gate",),
+    "gate_proj": ("gate",),
+    "w3": ("up",),
+    "up_proj": ("up",),
+    "gate_up_proj": ("gate", "up"),
+}
+# The dense decoder of llama.cpp's names; what is not listed has no counterpart to be held to.
+_GGUF = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+_GGUF_WHOLE = {
+    "token_embd.weight": "embed_tokens.weight",
+    "output.weight": "lm_head.weight",
+    "output_norm.weight": "norm.weight",
+}
+_GGUF_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_VOCABULARY = re.compile(
+    r"(embed_tokens|wte|lm_head|embed_in|embed_out|word_embeddings|output_layer)\.(weight|bias)"
+)
+HEAD = ("lm_head.weight", "embed_out.weight", "output_layer.weight")
+# Families whose config class ties the head when config.json says nothing of it.
+_TIED_BY_CLASS = frozenset(
+    [
+        "bloom",
+        "codegen",
+        "cohere",
+        "cohere2",
+        "ctrl",
+        "falcon",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "mpt",
+        "openai-gpt",
+        "opt",
+        "starcoder2",
+        "xglm",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Held:
+    """One tensor by what it is. ``plain`` tensors have a shape and numbers that can be compared."""
+
+    name: str
+    info: TensorInfo
+    plain: bool
+
+
+def canonical(name: str) -> str:
+    """Return a name without the wrappers that loading adds or strips."""
+    while True:
+        stripped = next((name[len(item) :] for item in _WRAPPERS if name.startswith(item)), name)
+        if stripped == name:
+            return name
+        name = stripped
+
+
+def recomputed(name: str, info: TensorInfo) -> bool:
+    """Tell whether a tensor is a buffer that the model computes for itself."""
+    return bool(_RECOMPUTED.fullmatch(name)) or (bool(_MASK.fullmatch(name)) and len(info.shape) != 1)
+
+
+def companion(name: str) -> bool:
+    """Tell whether a tensor only says how packed numbers are read: zero is a value like any other there."""
+    return bool(_COMPANION.fullmatch(name))
+
+
+def vocabulary(name: str) -> bool:
+    """Tell whether a canonical name is that of a tensor with one row a token."""
+    return bool(_VOCABULARY.fullmatch(name))
+
+
+def tied(config: Mapping[str, object]) -> bool:
+    """Tell whether a config.json ties the head to the embedding, the default of its class included."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        stated = part.get("tie_word_embeddings")
+        if isinstance(stated, bool):
+            return stated
+    return any(part.get("model_type") in _TIED_BY_CLASS for part in (config, text) if isinstance(part, dict))
+
+
+def by_meaning(checkpoint: Checkpoint) -> dict[str, Held]:
+    """Return a checkpoint's tensors by what they are, buffers and companions left out.
+
+    An expert of a stack and one that stands alone have the same key; a stack of both halves of a
+    gated network has the keys of both.
+    """
+    tensors = checkpoint.tensors()
+    keyed = [
+        # Integers may hold several numbers each: then their shape is the packing's.
+        (key, Held(name, info, plain and info.dtype not in INTEGERS))
+        for name, info in tensors.items()
+        for key, plain in _keys(name, info)
+    ]
+    twice = {key for key, count in Counter(key for key, _ in keyed).items() if count > 1}
+    # Two towers of one checkpoint may differ in the wrapper alone; then the wrapper is their name.
+    return {held.name if key in twice else key: held for key, held in keyed}
+
+
+def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool]]:
+    if recomputed(name, info) or companion(name):
+        return
+    key = canonical(_plain_name(name))
+    ending = next((end for end in _PACKED if key.endswith(end)), None)
+    if ending is not None:
+        key = key.removesuffix(ending) + ("" if ending == "_blocks" else ".weight")
+    plain = ending is None and info.dtype not in ("U8", "I32")
+    if stack := _STACKED.fullmatch(key):
+        for expert in range(info.shape[0] if info.shape else 0):
+            for part in _EXPERT_PARTS[stack["part"]]:
+                yield f"{stack['block']}experts.{expert}.{part}", False
+    elif (one := _ONE_EXPERT.fullmatch(key)) and one["part"] in _EXPERT_PARTS:
+        for part in _EXPERT_PARTS[one["part"]]:
+            yield f"{one['block']}experts.{one['expert']}.{part}", False
+    else:
+        yield key, plain
+
+
+def _plain_name(name: str) -> str:
+    if match := _GGUF_BLOCK.fullmatch(name):
+        part = _GGUF.get(match[2])
+        return name if part is None else f"layers.{match[1]}.{part}.{match[3]}"
+    return _GGUF_WHOLE.get(name, name)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two checkpoints' tensors by what they are: those that both have, and those that one lacks.
+
+    ``missing`` and ``reshaped`` are faults in words; ``told`` is what differs and is none.
+    """
+
+    pairs: dict[str, tuple[Held, Held]]
+    missing: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+def paired(base: Checkpoint, release: Checkpoint) -> Pairing:
+    """Pair the tensors of two checkpoints by what they are."""
+    before, after = by_meaning(base), by_meaning(release)
+    pairs = {key: (before[key], after[key]) for key in before if key in after}
+    missing = [before[key].name for key in before if key not in after and _wanted(key, base, release)]
+    reshaped, told = [], []
+    for key, (was, now) in pairs.items():
+        if not (was.plain and now.plain) or was.info.shape == now.info.shape:
+            continue
+        old, new = was.info.shape, now.info.shape
+        if vocabulary(key) and old[1:] == new[1:]:
+            rows = new[0] - old[0]
+            told.append(f"{now.name} has {abs(rows)} {'new rows' if rows > 0 else 'rows less'}")
+        else:
+            reshaped.append(now.name)
+    return Pairing(pairs, tuple(missing), tuple(reshaped), tuple(told))
+
+
+def _wanted(key: str, base: Checkpoint, release: Checkpoint) -> bool:
+    if base.is_gguf != release.is_gguf:
+        # Another format holds other things beside the decoder; what is in both of its vocabularies counts.
+        known = set(_GGUF_WHOLE.values())
+        block = re.fullmatch(r"layers\.\d+\.(.+)\.(weight|bias)", key)
+        if key not in known and not (block and block[1] in _GGUF.values()):
+            return False
+    if key not in HEAD:
+        return True
+    # A tied head may be stored or left out. A GGUF file has no config: there leaving out means tying.
+    return not ((release.is_gguf or tied(release.config)) and (tied(base.config) or _equal_ends(base)))
+
+
+def _equal_ends(checkpoint: Checkpoint) -> bool:
+    """Tell whether a stored head holds the very numbers of the embedding."""
+    held = by_meaning(checkpoint)
+    head = next((held[key] for key in HEAD if key in held), None)
+    embedding = held.get("embed_tokens.weight") or held.get("wte.weight")
+    if head is None or embedding is None or head.info.shape != embedding.info.shape:
+        return False
+    return bool(np.array_equal(checkpoint.read(head.name), checkpoint.read(embedding.name)))

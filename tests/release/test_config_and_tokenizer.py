@@ -1,0 +1,189 @@
+"""What a config computes and what a tokenizer reads: spelling is free, a difference is named damage."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.tensors import open_checkpoint
+from superweight.release.config_checks import compare_configs, compare_settings, settings
+from superweight.release.tokenizer_checks import compare_tokenizers
+
+from .releases import make, unchanged
+
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def planted_files():
+    entry = resolve("tiny-planted")
+    return entry.root / entry.source
+
+
+@pytest.fixture
+def base(planted_files, tmp_path):
+    """The tiny model with a chat template and an end of text."""
+    path = make(planted_files, tmp_path / "base", unchanged, [])
+    edit(path, "tokenizer_config.json", chat_template=CHAT, eos_token="<s>")  # noqa: S106
+    edit(path, "generation_config.json", eos_token_id=256)
+    return path
+
+
+@pytest.fixture
+def release(base, tmp_path):
+    return make(base, tmp_path / "release", unchanged, [])
+
+
+def edit(folder, name, **changes):
+    document = json.loads((folder / name).read_text()) | changes
+    (folder / name).write_text(
+        json.dumps({key: value for key, value in document.items() if value is not Ellipsis})
+    )
+
+
+def configs(base, release):
+    return {check.name: check for check in compare_configs(open_checkpoint(base), open_checkpoint(release))}
+
+
+def tokenizers(base, release):
+    return {
+        check.name: check for check in compare_tokenizers(open_checkpoint(base), open_checkpoint(release))
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}},
+            "rope_theta 10000.0 became 100000.0",
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}},
+            "factor (not set) became 2.0, rope_type",
+        ),
+        ({"rms_norm_eps": 1e-2}, "rms_norm_eps 1e-06 became 0.01"),
+        ({"hidden_act": "gelu"}, 'hidden_act "silu" became "gelu"'),
+        ({"sliding_window": 64}, "sliding_window (not set) became 64"),
+        ({"num_attention_heads": 2, "head_dim": 32}, "head_dim 16 became 32"),
+    ],
+)
+def test_what_decides_what_is_computed_is_named(change, words, base, release):
+    """One setting that differs is damage, from what to what."""
+    edit(release, "config.json", **change)
+    check = configs(base, release)["config"]
+    assert "damaged" == check.status
+    assert check.reason.startswith(f"config.json: {words}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "float16"},
+        {"dtype": ..., "torch_dtype": "bfloat16"},
+        {"rope_parameters": ..., "rope_theta": 10000.0, "rope_scaling": None},
+        {"rope_parameters": ...},
+        {"head_dim": ..., "num_key_value_heads": ...},
+        {"rms_norm_eps": ...},
+        {"hidden_act": "swish"},
+        {"use_sliding_window": False, "sliding_window": 4096},
+        {"transformers_version": "4.40.0", "vocab_size": 264},
+        {"quantization_config": {"quant_method": "fp8"}},
+    ],
+)
+def test_another_spelling_is_kept(change, base, release):
+    """Old names, defaults left out, and what bears on storage alone decide nothing."""
+    edit(release, "config.json", **change)
+    assert "kept" == configs(base, release)["config"].status
+
+
+def test_settings_are_those_of_the_text_model():
+    """Of a model of several parts, the part that reads text counts."""
+    outer = {"model_type": "x", "text_config": {"rms_norm_eps": 1e-5}}
+    assert {"rms_norm_eps": 1e-5, "model_type": "x"} == settings(outer)
+    assert "kept" == compare_settings(outer, {"model_type": "x", "rms_norm_eps": 1e-5}).status
+
+
+def test_a_wrong_end_of_text_is_damage_and_a_tuned_one_is_not(base, release):
+    """An end that the tokenizer has none of is wrong; one that was added for chat is told."""
+    edit(release, "generation_config.json", eos_token_id=7)
+    check = configs(base, release)["end of text"]
+    assert "damaged" == check.status
+    assert (
+        "generation ends at token 7 where the base's ends at 256, but its tokenizer's end of text is 256"
+        == check.reason
+    )
+    edit(release, "generation_config.json", eos_token_id=[7, 256])
+    assert "kept" == configs(base, release)["end of text"].status
+
+
+def test_the_same_tokenizer_is_kept(base, release):
+    """Of a copy all four checks are kept."""
+    found = tokenizers(base, release)
+    assert {"tokenizer", "BOS", "rows of added tokens", "chat template"} == found.keys()
+    assert {"kept"} == {check.status for check in found.values()}
+
+
+@pytest.mark.parametrize("normaliser", ["Lowercase", "NFKC", "StripAccents"])
+def test_another_normaliser_is_damage(normaliser, base, release):
+    """What it changes is among the probes."""
+    edit(release, "tokenizer.json", normalizer={"type": normaliser})
+    check = tokenizers(base, release)["tokenizer"]
+    assert "damaged" == check.status
+    assert check.reason.endswith("its normalizer differs from the base's")
+
+
+def test_a_tokenizer_that_drops_bos_says_bos(base, release):
+    """The cause is named: by the post-processor, and by what tokenizer_config.json says."""
+    edit(release, "tokenizer.json", post_processor=None)
+    check = tokenizers(base, release)["BOS"]
+    assert "damaged" == check.status
+    assert "BOS is dropped: the base's tokenizer begins with <s>, the release's does not" == check.reason
+
+
+def test_an_added_token_with_a_row_is_kept_and_without_one_is_damage(base, release):
+    """Token 257 of an embedding of 257 rows has none."""
+    document = json.loads((release / "tokenizer.json").read_text())
+    token = document["added_tokens"][0] | {"id": 257, "content": "<|im_end|>"}
+    edit(release, "tokenizer.json", added_tokens=[*document["added_tokens"], token])
+    found = tokenizers(base, release)
+    assert "kept" == found["tokenizer"].status
+    assert "damaged" == found["rows of added tokens"].status
+    assert found["rows of added tokens"].reason.endswith("of 257: <|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('no') }}", "the chat template does not render: no"),
+        ("{{ messages[9].content }}", "the chat template does not render: "),
+        ("{% for m in messages %", "the chat template does not render: "),
+        (CHAT.partition("{% if")[0], "the chat template lacks the assistant's tag"),
+        ("{% if add_generation_prompt %}x{% endif %}", "the chat template leaves out what was said"),
+        (..., "the base has a chat template and the release has none"),
+    ],
+)
+def test_a_chat_template_that_does_not_work_is_damage(template, words, base, release):
+    """It raises, is no template, lacks the assistant's tag, leaves text out, or is gone."""
+    edit(release, "tokenizer_config.json", chat_template=template)
+    check = tokenizers(base, release)["chat template"]
+    assert "damaged" == check.status
+    assert check.reason.startswith(words)
+
+
+def test_a_chat_template_is_given_no_way_out(base, release):
+    """It comes from the release: what reaches for Python's own objects is refused."""
+    edit(release, "tokenizer_config.json", chat_template="{{ messages.__class__.__mro__ }}")
+    assert "damaged" == tokenizers(base, release)["chat template"].status
+
+
+def test_a_template_in_a_file_of_its_own_counts(base, release):
+    """transformers writes chat_template.jinja beside the tokenizer."""
+    edit(release, "tokenizer_config.json", chat_template=...)
+    (release / "chat_template.jinja").write_text(CHAT)
+    assert "kept" == tokenizers(base, release)["chat template"].status
