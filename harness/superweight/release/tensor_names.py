@@ -21,7 +21,11 @@ _MASK = re.compile(r"(.*\.)?(attn|attention)\.(bias|masked_bias)")
 # What lies beside packed or scaled numbers, by format; the longest endings first.
 _PACKED = (".qweight", ".weight_packed", "._weight_qdata", ".W_q", "_blocks")
 _COMPANION = re.compile(
-    r".*(\.qzeros|\.scales|\.g_idx|\.SCB|\.weight_format|\.weight_scale(_inv)?|\.weight_scale_2"
+    # MLX and HQQ first.
+    r".*(\.biases|\.(scale|zero|nbits|axis|group_size|shape|view_as_float|unpack_view_dtype|packing)"
+    r"|\.(stores_quant_config|encoded_state_dict|quant_scale|quant_zero|offload_meta|compute_dtype)"
+    r"|\.(channel_wise|optimize|round_zero)|\.qzeros|\.scales|\.g_idx|\.SCB|\.weight_format"
+    r"|\.weight_scale(_inv)?|\.weight_scale_2"
     r"|\.weight_zero_point|\.weight_shape|\.weight_g_idx|\.weight_global_scale|\.input_scale|\.output_scale"
     r"|\.k_scale|\.v_scale|\.input_global_scale|\._weight_(scale|zero_point)|_proj_scales"
     r"|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+))"
