@@ -148,7 +148,7 @@ def _watch(block: Block, layer: int, seen: _Seen, record: Record, hooks: ExitSta
     def after_child(_: nn.Module, arguments: Any, output: Any) -> None:
         whole = seen.returned if block.mixture is None and seen.experts is None else _whole(block, seen)
         # A norm that reads what the MLP wrote stands between it and the residual stream.
-        if whole is not None and arguments and _same_memory(arguments[0], whole):
+        if whole is not None and arguments and _same_write(arguments[0], whole):
             seen.normed = output.detach()
 
     def before_block(_: nn.Module, arguments: Any, keywords: Any) -> None:
@@ -262,6 +262,17 @@ def _same_memory(one: Any, other: torch.Tensor) -> bool:
     return (
         isinstance(one, torch.Tensor) and one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
     )
+
+
+def _same_write(read: Any, whole: torch.Tensor) -> bool:
+    """Tell whether a norm reads what the MLP wrote, times a number at most."""
+    if _same_memory(read, whole):
+        return True
+    if not isinstance(read, torch.Tensor) or read.numel() != whole.numel():
+        return False
+    one, other = read.detach().flatten().double(), whole.flatten().double()
+    product, sizes = float(one @ other), float(one.norm() * other.norm())
+    return sizes > 0 and abs(product) >= sizes * (1 - 1e-9)
 
 
 def _whole(block: Block, seen: _Seen) -> torch.Tensor | None:

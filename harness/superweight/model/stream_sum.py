@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
@@ -54,15 +55,35 @@ def stream_sum(
         beside = ((target - total).abs() - _ROUNDINGS * torch.finfo(after.dtype).eps * size).max()
         if float(beside) <= 0:
             gain = expected if write is None else _snapped(factors[1], expected)
+            if (
+                write is not None
+                and abs(gain) <= _SAME * abs(expected)
+                and _matters(terms[1] * expected, size, after)
+            ):
+                break  # something else carries what the MLP wrote
             # The stream may come by way of another part, such as an attention that adds it to its own write.
             carry = 1.0 if abs(factors[0]) <= _SAME else _snapped(factors[0], 1.0)
             return StreamSum(carry, gain)
         gap = min(gap, float((target - total).abs().max()))
+    else:
+        _refuse_sum(place, write, gap)
+    raise UnknownArchitecture(
+        f"{place}: what its MLP writes does not reach the residual stream as it is written: something "
+        "unknown stands between them, so nothing is measured"
+    )
+
+
+def _refuse_sum(place: str, write: torch.Tensor | None, gap: float) -> NoReturn:
     what = "the parts outside its MLP" if write is None else "its MLP and its other parts"
     raise UnknownArchitecture(
         f"{place}: what {what} write does not add up to what the residual stream changes by (an entry "
         f"lies {gap:g} beside the sum), so something unknown writes there and nothing is measured"
     )
+
+
+def _matters(write: torch.Tensor, size: torch.Tensor, after: torch.Tensor) -> bool:
+    """Tell whether a write is more than the rounding of the sum that it takes part in."""
+    return bool((write.abs() > _ROUNDINGS * torch.finfo(after.dtype).eps * size).any())
 
 
 def _flat(term: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
