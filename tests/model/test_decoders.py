@@ -8,7 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from tools.decoder_sweep import FOUND, REFUSED, TRACEBACK, WRONG, sweep_one
 
 
-@pytest.mark.parametrize("model_type", ["llama", "bloom", "mpt", "gpt_bigcode", "cpmant", "gpt2", "beam"])
+@pytest.mark.parametrize("model_type", ["llama", "bloom", "mpt", "gpt_bigcode", "cpmant", "gpt2"])
 def test_what_was_planted_is_found(model_type):
     """A scalar planted by gradient in every matrix that writes to the stream is found, and no other."""
     outcome = sweep_one(model_type)
