@@ -39,7 +39,7 @@ NOT_CARRIED, NOT_RUNNABLE = "nothing carried, none found", "not runnable"
 
 # What writes to the stream and is no feed-forward network: mixers, and projections of per-layer embeddings.
 _MIXERS = re.compile(
-    r"attn|attention|mamba|ssm|conv|recurrent|temporal|time_mix|retention|delta|rwkv|mixer_block|cca"
+    r"attn|attention|mamba|ssm|conv|recurrent|temporal|time_mix|retention|delta|rwkv|mixer_block|mixer.out_proj|cca"
     r"|indexer|q_proj|o_proj|lightning|^per_layer_projection|^laurel|^ple\."
 )
 

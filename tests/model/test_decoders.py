@@ -20,6 +20,7 @@ def test_what_was_planted_is_found(model_type):
     [
         ("deepseek_v4", "several lanes"),
         ("gemma3n_text", "several lanes"),
+        ("qwen4_exp_text", "several lanes"),
         ("llama4_text", "does not add up"),
         ("mamba", "only mixers of tokens"),
         ("bart", "cross-attention"),

@@ -219,6 +219,11 @@ def _explain(block: Block, layer: int, seen: _Seen, before: torch.Tensor, after:
     """Learn by what the block multiplies its stream and its MLP's write; refuse what does not add up."""
     whole = _whole(block, seen)
     reached = whole if seen.normed is None else seen.normed
+    if reached is not None and reached.numel() != after.numel():
+        raise UnknownArchitecture(
+            f"block {layer} ({type(block.module).__name__}) hands on a stream of {after.shape[-1]} channels, and "
+            f"its MLP writes to {reached.shape[-1]}: streams in several lanes are not supported"
+        )
     target = after
     for path, given in seen.norm_inputs.items():
         # A norm at the block's end: what it was given is the sum.
