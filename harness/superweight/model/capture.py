@@ -221,7 +221,7 @@ def _explain(block: Block, layer: int, seen: _Seen, before: torch.Tensor, after:
     reached = whole if seen.normed is None else seen.normed
     if reached is not None and reached.numel() != after.numel():
         raise UnknownArchitecture(
-            f"block {layer} ({type(block.module).__name__}) hands on a stream of {after.shape[-1]} channels, and "
+            f"block {layer} ({type(block.module).__name__}) hands on {after.shape[-1]} channels, and "
             f"its MLP writes to {reached.shape[-1]}: streams in several lanes are not supported"
         )
     target = after
