@@ -187,7 +187,7 @@ REFUSED = {
         lambda: transformers.MambaForCausalLM(
             transformers.MambaConfig(vocab_size=257, hidden_size=32, num_hidden_layers=2, state_size=4)
         ),
-        "MambaForCausalLM.*feed-forward network.*mixes tokens",
+        "MambaForCausalLM.*feed-forward network.*mixers of tokens",
     ),
     "another recurrent mixer": (
         lambda: transformers.Mamba2ForCausalLM(
@@ -195,7 +195,7 @@ REFUSED = {
                 vocab_size=257, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, n_groups=1
             )
         ),
-        "Mamba2ForCausalLM.*mixes tokens",
+        "Mamba2ForCausalLM.*mixers of tokens",
     ),
     "a receptance network": (
         lambda: transformers.RwkvForCausalLM(
@@ -226,15 +226,31 @@ def test_a_model_without_the_structure_is_refused_by_name(build, sentence):
     assert 1 == len(str(caught.value).splitlines())
 
 
-def test_a_block_that_scales_what_it_writes_unseen_is_refused(planted, monkeypatch):
-    """A family nobody listed is not half-measured: a write that does not arrive as written raises."""
+def test_a_factor_behind_the_mlp_is_learnt_from_what_arrives(planted, monkeypatch):
+    """A multiplier that nobody listed is the gain of the super weight, and its pruning is confirmed."""
+    subject = FAMILIES["Llama"].build(planted)
+    mlp = subject.architecture.blocks[1].mlp
+    forward = mlp.forward
+    with planted_in(subject) as place:
+        monkeypatch.setattr(mlp, "forward", lambda x: 5.0 * forward(x))
+        found = scan(subject, TEXT)
+    assert ((place,), SUPPRESSED) == (found.coordinates, found.stop_reason)
+    assert 5.0 == pytest.approx(found.super_weights[0].gain, rel=1e-3)
+
+
+def test_a_block_that_bends_what_it_writes_unseen_is_refused(planted, monkeypatch):
+    """A family nobody listed is not half-measured: a write that no factor explains raises, planted or not."""
     subject = FAMILIES["Llama"].build(planted)
     mlp = subject.architecture.blocks[1].mlp
     forward = mlp.forward
     with planted_in(subject):
-        monkeypatch.setattr(mlp, "forward", lambda x: 5.0 * forward(x))
-        with pytest.raises(UnknownArchitecture, match="something unknown stands between"):
+        monkeypatch.setattr(mlp, "forward", lambda x: forward(x).abs())
+        with pytest.raises(UnknownArchitecture, match="does not add up"):
             scan(subject, TEXT)
+    with pytest.raises(
+        UnknownArchitecture, match=r"block 1 \(LlamaDecoderLayer\): what its MLP .* does not add up"
+    ):
+        scan(subject, TEXT)
 
 
 def test_experts_whose_writes_do_not_add_up_are_refused(planted, monkeypatch):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import UnknownArchitecture
@@ -190,7 +191,8 @@ def find_super_activations(trace: Trace) -> tuple[SuperActivation, ...]:
     outlying &= (trace.typical > 0)[:, None, None]
     found = []
     for token, channel in np.argwhere(outlying.any(axis=0)):
-        activation = _plateau(trace.residual[:, token, channel], int(token), int(channel))
+        course = trace.residual[:, token, channel]
+        activation = _plateau(course, int(token), int(channel), trace.kept)
         if activation is not None and bool(outlying[activation.onset + 1, token, channel]):
             found.append(activation)
     found.sort(key=lambda activation: -abs(activation.magnitude))
@@ -206,9 +208,13 @@ def strongest_of(activations: Sequence[SuperActivation]) -> tuple[SuperActivatio
     return tuple(first.values())
 
 
-def _plateau(course: np.ndarray, token: int, channel: int) -> SuperActivation | None:
-    """Return the plateau around the peak of one channel's course, (blocks + 1,), if it persists."""
-    magnitude = np.abs(course)
+def _plateau(course: Array, token: int, channel: int, kept: NDArray[np.float64]) -> SuperActivation | None:
+    """Return the plateau around the peak of one channel's course, (blocks + 1,), if it persists.
+
+    A block that shrinks its whole stream shrinks a plateau with it: the course is judged relative to
+    what is ``kept`` of the stream up to each block.
+    """
+    magnitude = np.abs(course / kept)
     peak = int(magnitude.argmax())
     carried = (magnitude >= CARRIED * magnitude[peak]) & (np.sign(course) == np.sign(course[peak]))
     first = last = peak
@@ -223,7 +229,8 @@ def _plateau(course: np.ndarray, token: int, channel: int) -> SuperActivation | 
     later, outlived, spanned = blocks - 1 - onset, last_block - onset, last_block - onset + 1
     if outlived <= PERSISTENCE * later or spanned < SPAN * blocks:
         return None
-    return SuperActivation(channel, token, onset, last_block, float(course[peak]))
+    largest = first + int(np.abs(course[first : last + 1]).argmax())
+    return SuperActivation(channel, token, onset, last_block, float(course[largest]))
 
 
 @dataclass(frozen=True)
@@ -238,7 +245,8 @@ def _refuse_unexplained(trace: Trace, activation: SuperActivation) -> None:
     """Raise where the onset block writes an activation that does not arrive in the stream as written."""
     onset, token, channel = activation.onset, activation.token, activation.channel
     arrived = float(trace.arrived[onset][token, channel])
-    change = float(trace.residual[onset + 1, token, channel] - trace.residual[onset, token, channel])
+    carried = float(trace.residual[onset, token, channel]) * float(trace.kept[onset + 1] / trace.kept[onset])
+    change = float(trace.residual[onset + 1, token, channel]) - carried
     small = SHARE * abs(activation.magnitude)
     if abs(arrived) >= small and not 1 / MISREAD <= change / arrived <= MISREAD:
         raise UnknownArchitecture(

@@ -11,6 +11,7 @@ import torch
 from superweight.detection.trace import Array, Trace, Write
 from superweight.model.architecture import Architecture
 from superweight.model.capture import Meanwhile, recorded
+from superweight.model.edits import PatchActivation, active_edits
 from superweight.model.prefix_cache import Prefix, resumed
 from superweight.model.subject import Subject
 
@@ -45,6 +46,7 @@ def trace_again(subject: Subject, text: str, before: Trace, prefix: Prefix) -> T
         arrived=before.arrived[:start] + rest.arrived,
         residual=np.concatenate([before.residual[:start], rest.residual]),
         weights=rest.weights,
+        carry=before.carry[:start] + rest.carry,
     )
 
 
@@ -61,7 +63,8 @@ def trace_batch(
     `UnknownArchitecture` when the parts do not add up.
     """
     ids, mask = padded(subject, sequences)
-    with torch.no_grad(), recorded(subject.architecture, start, meanwhile) as record:
+    held = {edit.layer for edit in active_edits(subject) if isinstance(edit, PatchActivation)}
+    with torch.no_grad(), recorded(subject.architecture, start, meanwhile, held) as record:
         # The decoder without its head: a trace needs no logits.
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     weights = ModelWeights(subject.architecture)
@@ -88,6 +91,7 @@ def trace_batch(
                 arrived=tuple(_array(arrived[row, :own]) for arrived in record.arrived),
                 residual=np.stack([_array(stream[row, :own]) for stream in record.residual]),
                 weights=weights,
+                carry=tuple(record.carry),
             )
         )
     return traces

@@ -26,10 +26,10 @@ from superweight.detection.detect import (
     detect,
 )
 from superweight.detection.run_trace import trace, trace_again
-from superweight.detection.speculative import speculative_pruning
+from superweight.detection.speculative import SpeculativeTrace, speculative_pruning
 from superweight.detection.trace import Trace
 from superweight.model.edits import Prune, Scale, active_edits, edited
-from superweight.model.prefix_cache import keeping_prefixes
+from superweight.model.prefix_cache import Prefix, keeping_prefixes
 from superweight.model.subject import Subject
 
 MAX_PASSES = 6
@@ -126,11 +126,8 @@ def scan(subject: Subject, text: str) -> Scan:
     if active_edits(subject):
         raise HarnessError(f"{subject.name} is being edited; scan it before or after, not meanwhile")
     # Every block's output is kept: which block the edits will begin in is not known yet.
-    with (
-        keeping_prefixes(subject, range(len(subject.architecture.blocks))) as prefixes,
-        speculative_pruning(subject) as foresight,
-    ):
-        intact = trace(subject, text, foresight.look)
+    with keeping_prefixes(subject, range(len(subject.architecture.blocks))) as prefixes:
+        intact, foreseen = _first_pass(subject, text)
     first, largest = detect(intact), intact.largest
     if not first.super_weights:
         reason = NO_SCALAR if first.super_activations else NONE_FOUND
@@ -138,7 +135,6 @@ def scan(subject: Subject, text: str) -> Scan:
     found = {weight.coordinate: weight for weight in first.super_weights}
     reason, passes = PASS_LIMIT, 1
     successors: tuple[SuperWeight, ...] = ()
-    foreseen = foresight.foreseen
     if (
         foreseen is not None
         and foreseen.pruned == found.keys()
@@ -148,7 +144,7 @@ def scan(subject: Subject, text: str) -> Scan:
     while passes < MAX_PASSES:
         with edited(subject, [Prune(coordinate) for coordinate in found]):
             prefix = prefixes[min(found).layer].of_first_sequence()
-            again = trace_again(subject, text, intact, prefix)
+            again = _traced_again(subject, text, intact, prefix)
         passes += 1
         if suppressed(first, again):
             reason = SUPPRESSED
@@ -181,6 +177,36 @@ def scan(subject: Subject, text: str) -> Scan:
 def _made_enough(intact: Detection, weight: SuperWeight) -> bool:
     """Tell whether a scalar made nearly enough of an activation of the intact model to be of its core."""
     return intact.parts.get(weight.coordinate, 0.0) * BORDER >= SHARE
+
+
+def _first_pass(subject: Subject, text: str) -> tuple[Trace, SpeculativeTrace | None]:
+    """Trace the intact model, with a pruned copy beside it where its blocks compute on two rows."""
+    try:
+        with speculative_pruning(subject) as foresight:
+            intact = trace(subject, text, foresight.look)
+    except HarnessError:
+        if foresight.copy is None:
+            raise
+    except Exception:  # what a block does with rows that it did not expect is its own affair
+        if foresight.copy is None:
+            raise
+    else:
+        foreseen = foresight.foreseen
+        fits = foreseen is not None and all(
+            len(part) == intact.residual.shape[1] for part in foreseen.residual
+        )
+        return intact, foreseen if fits else None
+    return trace(subject, text), None
+
+
+def _traced_again(subject: Subject, text: str, intact: Trace, prefix: Prefix) -> Trace:
+    """Trace the edited model from the first edited block on, or wholly where it cannot begin there."""
+    try:
+        return trace_again(subject, text, intact, prefix)
+    except HarnessError:
+        raise
+    except Exception:  # reversible blocks return more than a stream, and check it
+        return trace(subject, text)
 
 
 def suppressed(intact: Detection, pruned: Trace) -> bool:

@@ -46,13 +46,20 @@ class Trace:
     ``writes[l]``: what each output projection of block l did, those that saw no token left out.
     ``arrived[l]``: (tokens, hidden), what their sum is where it reaches the residual stream, behind
     the norm of a post-norm block. ``residual``: (blocks + 1, tokens, hidden); 0 is the
-    embedding, l + 1 the stream after block l.
+    embedding, l + 1 the stream after block l. ``carry[l]``: by what block l multiplies the stream it is
+    given; empty where every block hands it on as it is.
     """
 
     writes: tuple[tuple[Write, ...], ...]
     arrived: tuple[Array, ...]
     residual: Array
     weights: Weights
+    carry: tuple[float, ...] = ()
+
+    @cached_property
+    def kept(self) -> NDArray[np.float64]:
+        """What is left, after each block, of a one that was in the embedding: (blocks + 1,)."""
+        return np.cumprod([1.0, *(self.carry or [1.0] * self.blocks)])
 
     @property
     def blocks(self) -> int:

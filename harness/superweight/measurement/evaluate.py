@@ -126,8 +126,7 @@ def _measured(
 ) -> dict[str, Measurement]:
     """Measure all conditions on (windows, tokens) ids at once."""
     parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
-    decode = decode_batched if can_batch(subject, conditions) else decode_one_by_one
-    decoded = decode(subject, ids, conditions)
+    decoded = _decoded(subject, ids, conditions)
     for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
         intact = log_probabilities(decoded.logits(subject, INTACT, piece))
         parts[INTACT].append(reduced(intact, intact, ids[piece], tracked))
@@ -135,6 +134,19 @@ def _measured(
             changed = log_probabilities(decoded.logits(subject, condition.name, piece))
             parts[condition.name].append(reduced(intact, changed, ids[piece], tracked))
     return {name: joined(measurements) for name, measurements in parts.items()}
+
+
+def _decoded(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition]) -> Decoded:
+    """Decode all conditions in one pass where the blocks compute on more rows, else one by one."""
+    if can_batch(subject, conditions):
+        try:
+            return decode_batched(subject, ids, conditions)
+        except HarnessError:
+            raise
+        except Exception as error:  # a block that cannot be widened fails in its own way
+            if not conditions or _out_of_memory(error):
+                raise
+    return decode_one_by_one(subject, ids, conditions)
 
 
 def _batch(subject: Subject) -> int:

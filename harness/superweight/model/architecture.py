@@ -31,8 +31,8 @@ class NamingRules(NamedTuple):
 
     # The output projection, where several linear maps of a block end at the residual stream.
     output_projections: tuple[str, ...] = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2")
-    # Parts of a block that are attention, whatever linear maps they hold.
-    attention: tuple[str, ...] = ("attn", "attention")
+    # Parts of a block that mix tokens, by path or class, whatever linear maps they hold.
+    mixers: tuple[str, ...] = ("attn", "attention", "mamba", "shortconv", "ssm", "recurrent", "deltanet")
     # A number of the block by which the MLP's write is multiplied before it is added (Granite).
     write_scale: str = "residual_multiplier"
 
@@ -42,7 +42,7 @@ NAMING_RULES = NamingRules()
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder block and what its MLP writes with.
+    """One decoder block and what its MLP writes with; nothing where it only mixes tokens.
 
     ``dense`` is its one projection, or that of its shared experts; ``experts`` are the routed
     ones. ``mixture`` is the module that adds the two up, where there are both. ``scale`` multiplies
@@ -88,6 +88,8 @@ class Architecture:
         if layer >= len(self.layout):
             raise BadInput(f"there is no block {layer}: the model has blocks 0 to {len(self.layout) - 1}")
         experts = self.layout[layer].experts
+        if not self.layout[layer].projections:
+            raise BadInput(f"block {layer} holds no MLP: it only mixes tokens")
         if experts is None:
             raise BadInput(f"block {layer} has no expert {expert}; it is dense")
         if expert is None:
@@ -134,7 +136,11 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
     blocks = _blocks(model, count)
     if blocks is None:
         raise UnknownArchitecture(f"{name}: looked for one list of {count} blocks near the token embedding")
-    if any(getattr(module, "is_causal", None) is False for module in blocks.modules()):
+    if any(_is_cross_attention(path) for path, _ in blocks.named_modules()):
+        raise UnknownArchitecture(
+            f"{name} is a decoder with cross-attention: its blocks also read an encoder, which is not run"
+        )
+    if _sees_later_tokens(model, blocks):
         raise UnknownArchitecture(
             f"{name} is an encoder: its attention sees later tokens, and a causal decoder was looked for"
         )
@@ -147,7 +153,22 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
                 f"a feed-forward network writes to the {hidden} channels of the residual stream; {block}"
             )
         layout.append(block)
+    if not any(block.projections for block in layout):
+        raise UnknownArchitecture(
+            f"{name}: its {count} blocks hold no feed-forward network, only mixers of tokens, whose output "
+            "projections are not looked at"
+        )
     return Architecture(tuple(layout), hidden)
+
+
+def _sees_later_tokens(model: PreTrainedModel, blocks: nn.ModuleList) -> bool:
+    return any(getattr(module, "is_causal", None) is False for module in blocks.modules())
+
+
+def _is_cross_attention(path: str) -> bool:
+    return any(
+        name in path.lower() for name in ("encoder_attn", "crossattention", "encdecattention", "cross_attn")
+    )
 
 
 def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
@@ -174,7 +195,7 @@ def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Bl
     if len(routed) > 1:
         return f"found {len(routed)} sets of routed experts"
     if not linear and not routed:
-        return "found none"
+        return Block(module, None) if _only_mixes(module, hidden) else "found none"
     path, dense = next(iter(linear.items()), ("", None))
     experts = routed[0] if routed else None
     if experts is not None and (fault := _unlike(experts.module)):
@@ -195,7 +216,7 @@ def _linear_projections(
 ) -> dict[str, LinearProjection]:
     found = {}
     for path, module in block.named_modules():
-        shape = None if _is_attention(path) else _linear_shape(module)
+        shape = None if _is_mixer(block, path) else _linear_shape(module)
         if shape is not None and shape[0] == hidden:
             transposed = isinstance(module, Conv1D)
             found[path] = LinearProjection(module, layer, *shape, dtype, transposed)
@@ -205,8 +226,22 @@ def _linear_projections(
     return found
 
 
-def _is_attention(path: str) -> bool:
-    return any(name in path.lower() for name in NAMING_RULES.attention)
+def _is_mixer(block: nn.Module, path: str) -> bool:
+    """Tell whether a part of a block mixes tokens, or lies in one that does."""
+    names = path.split(".")
+    parts = [block.get_submodule(".".join(names[: n + 1])) for n in range(len(names))] if path else []
+    classes = [type(part).__name__.lower() for part in parts]
+    # A block within the block holds more than the mixer it is named after.
+    said = " ".join([path.lower(), *(own for own in classes if "layer" not in own)])
+    return any(name in said for name in NAMING_RULES.mixers)
+
+
+def _only_mixes(block: nn.Module, hidden: int) -> bool:
+    """Tell whether every matrix of a block lies in a mixer, and there is one."""
+    matrices = [
+        path.rpartition(".")[0] for path, parameter in block.named_parameters() if parameter.ndim >= 2
+    ]
+    return bool(matrices) and all(_is_mixer(block, path) for path in matrices)
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
