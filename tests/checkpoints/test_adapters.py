@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from superweight.checkpoints.adapters import CONFIG, WEIGHTS, is_adapter
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.scalars import open_model, read
-from superweight.checkpoints.tensors import locations
+from superweight.checkpoints.tensors.locations import locations
 from superweight.core.coordinates import Coordinate
 from superweight.release.limits import Limits
 from superweight.release.result import DAMAGED, KEPT

@@ -8,7 +8,8 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
-from superweight.checkpoints.tensors import locate, locations, open_checkpoint
+from superweight.checkpoints.tensors.locations import locate, locations
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from superweight.checkpoints.tensors import condition, open_checkpoint, zero_means_emptied
+from superweight.checkpoints.tensors.health import condition, zero_means_emptied
+from superweight.checkpoints.tensors.open import open_checkpoint
 
 INT8 = np.zeros((4, 2), np.int8)
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from superweight.checkpoints.tensors import locate, locations, open_checkpoint
+from superweight.checkpoints.tensors.locations import locate, locations
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 
 HIDDEN, INTERMEDIATE = 4, 6

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from superweight.checkpoints.recognition import quantised_elsewhere, what_it_is
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.sources import fetch
-from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.open import open_checkpoint
 
 FORMS = {
     "openvino_model.xml": "an OpenVINO model",

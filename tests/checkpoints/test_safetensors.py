@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from superweight.checkpoints.tensors import Condition, condition, open_checkpoint
+from superweight.checkpoints.tensors.health import Condition, condition
+from superweight.checkpoints.tensors.open import open_checkpoint
 
 NAME = "layers.0.mlp.down_proj.weight"
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from superweight.checkpoints.tensors import locate, open_checkpoint
+from superweight.checkpoints.tensors.locations import locate
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 
 STEM = "model.layers.0.mlp.down_proj"

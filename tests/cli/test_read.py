@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from superweight.checkpoints.tensors import locate, open_checkpoint, remote
+from superweight.checkpoints.tensors import remote
+from superweight.checkpoints.tensors.locations import locate
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.cli.main import main
 from superweight.core.coordinates import Coordinate
 from superweight.core.resources import fixtures_directory

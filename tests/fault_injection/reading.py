@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.open import open_checkpoint
 
 
 def read_all(path: Path) -> None:

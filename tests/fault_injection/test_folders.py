@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.cache import sha256
 from superweight.checkpoints.registry import resolve
-from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.run_notes import noted
 from superweight.model.loading import load
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from superweight.checkpoints.gguf_parts import unite
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import fetch, require_different_models
-from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.model.gguf_conversion import converted_copy
 from superweight.model.loading import load
 from tests.fault_injection.gguf_copies import rewrite_gguf, split_gguf

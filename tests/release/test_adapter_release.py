@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.scalars import open_model
-from superweight.checkpoints.tensors import locate
+from superweight.checkpoints.tensors.locations import locate
 from superweight.cli.main import main
 
 

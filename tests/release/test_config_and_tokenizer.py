@@ -7,7 +7,7 @@ import json
 import pytest
 
 from superweight.checkpoints.registry import resolve
-from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.release.config_checks import compare_configs, compare_settings, settings
 from superweight.release.tokenizer_checks import compare_tokenizers
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from superweight.checkpoints.tensors import locations, open_checkpoint
+from superweight.checkpoints.tensors.locations import locations
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 from superweight.release.limits import Limits
 from superweight.release.result import DAMAGED, KEPT

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
-from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 from superweight.release.limits import Limits
 from superweight.release.static_checks import compare_static

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from superweight.checkpoints.tensors import open_checkpoint
 from superweight.checkpoints.tensors.decoding import INTEGERS
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.errors import BrokenModel
 
 

@@ -12,9 +12,11 @@ from superweight.checkpoints.adapters import adapted, is_adapter, open_adapter
 from superweight.checkpoints.hub_source import HubSource
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
 from superweight.checkpoints.sources import cached_snapshot, fetch, hub_address, local_path, refuse_repository
-from superweight.checkpoints.tensors import Checkpoint, Location, Scalar, TensorInfo, locate, open_checkpoint
+from superweight.checkpoints.tensors.checkpoint import Checkpoint, Scalar
 from superweight.checkpoints.tensors.decoding import EPSILON
-from superweight.checkpoints.tensors.open import hub_repository, is_remote
+from superweight.checkpoints.tensors.locations import Location, locate
+from superweight.checkpoints.tensors.open import hub_repository, is_remote, open_checkpoint
+from superweight.checkpoints.tensors.tensor_info import TensorInfo
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 

@@ -11,7 +11,8 @@ import numpy as np
 from superweight.checkpoints.published import PublishedSet
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.scalars import Reading, open_model
-from superweight.checkpoints.tensors import Checkpoint, Location, locate
+from superweight.checkpoints.tensors.checkpoint import Checkpoint
+from superweight.checkpoints.tensors.locations import Location, locate
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from superweight.checkpoints.cache import Progress, cache_directory, get_or_build, sha256, silent
 from superweight.checkpoints.gguf_parts import local_parts, unite
-from superweight.checkpoints.tensors import open_checkpoint
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.errors import BadInput
 from superweight.core.reason import reason
 

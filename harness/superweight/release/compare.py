@@ -12,7 +12,7 @@ from superweight.checkpoints.recognition import has_weights, names_in, pickled
 from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
-from superweight.checkpoints.tensors import locations
+from superweight.checkpoints.tensors.locations import locations
 from superweight.checkpoints.tensors.open import is_remote
 from superweight.claims.baselines import baseline_path, read
 from superweight.claims.run_config import RunConfig

@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from superweight.checkpoints.tensors import Checkpoint
-from superweight.checkpoints.tensors.checkpoint import json_object
+from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.core.errors import BadInput
 from superweight.release.result import STATIC, Check, broken, joined, within
 

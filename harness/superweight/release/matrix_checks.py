@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from superweight.checkpoints.tensors import Checkpoint
+from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.decoding import Floats
 from superweight.core.errors import BadInput
 from superweight.release.result import STATIC, Check, broken, joined, not_comparable, within

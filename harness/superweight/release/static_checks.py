@@ -7,14 +7,9 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from superweight.checkpoints.tensors import (
-    Checkpoint,
-    Location,
-    condition,
-    locate,
-    locations,
-    zero_means_emptied,
-)
+from superweight.checkpoints.tensors.checkpoint import Checkpoint
+from superweight.checkpoints.tensors.health import condition, zero_means_emptied
+from superweight.checkpoints.tensors.locations import Location, locate, locations
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, BrokenModel
 from superweight.release.config_checks import compare_configs

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superweight.checkpoints.tensors import Checkpoint, TensorInfo
+from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.decoding import INTEGERS
+from superweight.checkpoints.tensors.tensor_info import TensorInfo
 
 # Wrappers that transformers adds or strips by itself when it loads a checkpoint.
 _WRAPPERS = ("model.", "language_model.", "transformer.", "text_model.")

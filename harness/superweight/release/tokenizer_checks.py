@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from superweight.checkpoints.tensors import Checkpoint
-from superweight.checkpoints.tensors.checkpoint import json_object
+from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.core.errors import BadInput, one_line
 from superweight.release.result import STATIC, Check, broken, joined, within
 from superweight.release.tensor_names import by_meaning

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from superweight.checkpoints.tensors import locations, open_checkpoint
+from superweight.checkpoints.tensors.locations import locations
+from superweight.checkpoints.tensors.open import open_checkpoint
 
 STEM = "model.layers.0.mlp.down_proj"
 
