@@ -23,7 +23,7 @@ def test_scan_writes_the_contract(superweight):
     assert (1, 41, 23, 4.0) == (weight["layer"], weight["row"], weight["col"], weight["value"])
     assert (1, "suppressed", 1) == (document["passes"], document["stop_reason"], weight["rank"])
     assert {"largest", "share"} == document["head_room"].keys()
-    keys = {"layer", "row", "col", "value", "input", "output", "share", "gain", "token", "rank"}
+    keys = {"layer", "row", "col", "value", "input", "output", "share", "part", "gain", "token", "rank"}
     assert keys == weight.keys()
     assert {"channel", "token", "onset", "last", "magnitude"} == document["super_activations"][0].keys()
 

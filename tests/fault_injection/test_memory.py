@@ -111,9 +111,11 @@ def test_a_run_in_which_nothing_was_halved_has_no_notes(superweight):
 
 
 def test_another_error_is_not_taken_for_one_of_memory(planted, material, monkeypatch):
-    """What breaks for another reason is not tried again."""
+    """What breaks for another reason, one condition at a time as well, is not tried in smaller pieces."""
     text, changes = material
-    tried = short_of(monkeypatch, RuntimeError("shapes do not fit"), windows=0, conditions=0)
+    failure = RuntimeError("shapes do not fit")
+    tried = short_of(monkeypatch, failure, windows=0, conditions=0)
+    monkeypatch.setattr(evaluate, "decode_one_by_one", lambda *_: (_ for _ in ()).throw(failure))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         measure(planted, text, changes, batch=8)
     assert 1 == len(tried)

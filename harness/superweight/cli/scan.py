@@ -50,14 +50,21 @@ def _print_scan(result: dict[str, Any]) -> None:
 
     console = Console()
     weights = Table(title=f"Super weights of {result['model']}")
-    for column in ("coordinate", "value", "input", "output", "share", "rank in matrix", "token"):
-        weights.add_column(column, justify="left" if column == "coordinate" else "right")
+    for column in ("coordinate", "value", "makes", "of its write", "rank", "token"):
+        left = column == "coordinate"
+        weights.add_column(column, justify="left" if left else "right", no_wrap=True)
     for item in result["super_weights"]:
-        numbers = (f"{item['value']:.6g}", f"{item['input']:.6g}", f"{item['output']:.6g}")
-        share, rank = f"{item['share']:.1%}", str(item["rank"] or "?")
-        weights.add_row(_place(item), *numbers, share, rank, str(item["token"]))
+        parts = f"{item['part']:.1%}", f"{item['share']:.1%}"
+        rank = f"{item['rank']:,}" if item["rank"] else "?"
+        weights.add_row(_place(item), f"{item['value']:.6g}", *parts, rank, str(item["token"]))
     if result["super_weights"]:
         console.print(weights)
+    many = [neuron for neuron in result["neurons"] if len(neuron["rows"]) > 1]
+    for neuron in many:
+        channels = ", ".join(map(str, neuron["rows"]))
+        console.print(
+            f"one neuron: block {neuron['layer']}, column {neuron['col']} writes channels {channels}"
+        )
     for item in result["super_activations"]:
         console.print(
             f"super activation: channel {item['channel']}, token {item['token']}, "
@@ -66,6 +73,10 @@ def _print_scan(result: dict[str, Any]) -> None:
         )
     for item in result["cancellers"]:
         console.print(f"canceller: {_place(item)} = {item['value']:.6g}", highlight=False)
+    for kind in ("companion", "successor"):
+        for item in result[f"{kind}s"]:
+            made = f"makes {item['part']:.1%} of an activation on channel {item['row']}"
+            console.print(f"{kind}: {_place(item)} = {item['value']:.6g} {made}", highlight=False)
     room = result["head_room"]
     shares = ", ".join(f"{share:.2g} of what {dtype} holds" for dtype, share in room["share"].items())
     console.print(f"largest activation {room['largest']:.6g}: {shares}", highlight=False)

@@ -116,7 +116,7 @@ def recorded(
         before = first.register_forward_pre_hook(_before_blocks(record), with_kwargs=True)
         hooks.callback(before.remove)
         for layer, (block, seen) in enumerate(zip(layout, caught, strict=True), start):
-            _watch(block, layer, seen, record, hooks, layer in held)
+            _watch(block, layer, seen, record, hooks, patched=layer in held)
             if meanwhile is not None:
                 hooks.callback(_tell(block, layer, seen, meanwhile).remove)
         yield record
@@ -131,7 +131,7 @@ def recorded(
         record.arrived.append(_arrived(block, layer, seen, parts, after.shape))
 
 
-def _watch(block: Block, layer: int, seen: _Seen, record: Record, hooks: ExitStack, held: bool) -> None:
+def _watch(block: Block, layer: int, seen: _Seen, record: Record, hooks: ExitStack, *, patched: bool) -> None:
     def after_dense(_: nn.Module, arguments: Any, output: torch.Tensor) -> None:
         # What is added in place to what a projection returned is not its own write.
         seen.dense = arguments[0].detach(), output.detach().clone()
@@ -163,7 +163,7 @@ def _watch(block: Block, layer: int, seen: _Seen, record: Record, hooks: ExitSta
             raise UnknownArchitecture(
                 f"block {layer} ({type(module).__name__}) does not return a stream of the shape it is given"
             )
-        if held:
+        if patched:
             seen.gain = block.scale
         elif bool(after.isfinite().all()):
             _explain(block, layer, seen, seen.before, after)
