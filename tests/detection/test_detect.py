@@ -243,6 +243,10 @@ def test_the_core_makes_a_tenth_of_the_activation_and_companions_less():
     found = detect(written((2, 0, 5, 3, 100.0, 9.5), (2, 0, 5, 4, 100.0, 0.5), (3, 0, 5, 2, 100.0, 1.5)))
     assert {Coordinate(2, 5, 3), Coordinate(3, 5, 2)} == found.coordinates
     assert pytest.approx(0.13, abs=0.01) == found.parts[Coordinate(3, 5, 2)]
+    # A sixth of its block's write, and that write a sixth of the peak: a thirtieth of the activation.
+    shared = detect(written((2, 0, 5, 3, 100.0, 9.0), (3, 0, 5, 2, 100.0, 1.5), (3, 0, 5, 4, 100.0, 0.3)))
+    assert {Coordinate(2, 5, 3), Coordinate(3, 5, 2)} == shared.coordinates
+    assert (Coordinate(3, 5, 4),) == tuple(weight.coordinate for weight in shared.companions)
 
 
 @pytest.mark.parametrize(

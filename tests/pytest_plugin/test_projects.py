@@ -42,7 +42,7 @@ def test_a_project_keeps_its_own_names_for_its_own_tests(folder):
 
 
 def test_a_test_that_changes_the_directory_moves_no_option(folder):
-    """An autouse chdir: models, base, report, summary and baselines stay where they were typed."""
+    """An autouse chdir: models, base, corpus, report and summary stay where they were typed."""
     folder.makeconftest(
         "import os, pytest\n"
         "@pytest.fixture(autouse=True, scope='session')\n"
@@ -50,8 +50,10 @@ def test_a_test_that_changes_the_directory_moves_no_option(folder):
     )
     shutil.copy(fixtures_directory().parent / "tests" / "claims" / "test_paper.py", folder.path)
     shutil.copy(fixtures_directory().parent / "tests" / "claims" / "test_release.py", folder.path)
+    shutil.copytree(fixtures_directory() / "corpus", folder.path / "texts")
     result = folder.runpytest_inprocess(
         *("-p", "no:cacheprovider", "-k", "known_place or keeps_what", "--sw-model", "./same"),
+        *("--sw-corpus", "texts"),
         *("--sw-base", "./base", "--sw-report", "out", "--sw-summary", "summary.md"),
     )
     result.assert_outcomes(passed=2, deselected=13)
