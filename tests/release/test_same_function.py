@@ -15,7 +15,8 @@ from superweight.core.coordinates import Coordinate
 from superweight.release.compare import CompareRequest, compare
 from superweight.release.limits import Limits
 from superweight.release.result import DEPTHS, QUALITY, STATIC, Comparison
-from superweight.release.text_checks import risen, shared
+from superweight.release.side import over
+from superweight.release.text_checks import risen
 
 from .releases import make, scaled, unchanged
 from .symmetries import SYMMETRIES
@@ -114,9 +115,8 @@ def test_predictions_over_shared_tokens_are_renormalised():
     """What the new tokens took is given back: half of the mass lost makes the rest twice as likely."""
     two = torch.tensor([[[0.5, 0.5]]]).log()
     three = torch.tensor([[[0.25, 0.25, 0.5]]]).log()
-    for one, other in (shared(two, three), shared(three, two)):
-        torch.testing.assert_close(one, two)
-        torch.testing.assert_close(other, two)
+    for given in (two, three):
+        torch.testing.assert_close(over(given, 2), two)
 
 
 @pytest.mark.parametrize(

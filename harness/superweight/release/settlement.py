@@ -34,12 +34,14 @@ def _settled(check: Check, given: tuple[Check, ...]) -> Check:
 
 
 def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:
-    function = [item.status == KEPT for item in given if item.name == FUNCTION]
+    function = [item.status == KEPT for item in given if item.name.startswith(FUNCTION)]
     predictions = [item.status for item in given if item.depth == QUALITY and "perplexity" in item.name]
     sound = bool(predictions) and DAMAGED not in predictions
     # Without predictions a scalar that changed its sign in place would pass for a symmetry.
     moved = any(
-        item.name == FUNCTION and item.figures["base_at"] != item.figures["release_at"] for item in given
+        item.figures.get("base_at") != item.figures.get("release_at")
+        for item in given
+        if item.name.startswith(FUNCTION)
     )
     kept = bool(function) and all(function) and (sound or (moved and not predictions))
     if check.depth == STATIC and check.name.startswith("super weight "):

@@ -1,0 +1,53 @@
+"""What `superweight compare` says of a release, depth by depth, the base measured once for all."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from superweight.claims.run_config import RunConfig
+from superweight.core.errors import BadInput
+from superweight.core.resources import fixtures_directory
+from superweight.release.compare import CompareRequest, loaded_base, looked_at
+from superweight.release.result import DEPTHS, Check, Comparison
+from superweight.release.settlement import settled
+
+# A quarter of the corpus, so that many releases can be judged; the long windows are the product's own.
+DOCUMENTS = 16
+MODEL = "smollm2-135m-instruct-q4_1"
+
+
+class Judge:
+    """Judges releases of one base, which is loaded and measured once."""
+
+    def __init__(self, base: Path, work: Path) -> None:
+        corpus = work / "passages"
+        corpus.mkdir(parents=True, exist_ok=True)
+        for file in sorted((fixtures_directory() / "corpus").glob("*.txt"))[:: 48 // DOCUMENTS]:
+            (corpus / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        self._base = f"{MODEL}={base}"
+        self._run = RunConfig(corpus=str(corpus), device="cpu")
+        self._held = loaded_base(CompareRequest(self._base, self._base, run_config=self._run))
+
+    def __call__(self, release: Path) -> dict[str, Any]:
+        """Return the checks as they were before any depth settled another, and each depth's verdict."""
+        begun = time.monotonic()
+        try:
+            seen = looked_at(CompareRequest(self._base, str(release), run_config=self._run), held=self._held)
+        except BadInput as error:
+            return {"refused": str(error), "verdicts": {}}
+        return {
+            "verdicts": verdicts(tuple(seen)),
+            "seconds": round(time.monotonic() - begun),
+            "checks": [check.as_dict() | {"excess": check.excess} for check in seen],
+        }
+
+
+def verdicts(seen: tuple[Check, ...]) -> dict[str, str]:
+    """Return what each depth by itself would have said, and all of them together."""
+    found = {}
+    for name, depths in [*((depth, (depth,)) for depth in DEPTHS), ("all", DEPTHS)]:
+        own = tuple(check for check in seen if check.depth in depths)
+        found[name] = Comparison("base", "release", settled(own), depths).headline if own else "not looked at"
+    return found
