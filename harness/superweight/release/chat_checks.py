@@ -31,7 +31,7 @@ def compare_replies(base: Side, release: Side, limits: Limits) -> list[Check]:
         alike = False  # said where the template is looked at
     if any(max(reply.asked + reply.ids, default=0) >= release.vocabulary for reply in given):
         return [not_comparable(QUALITY, REPLIES, "the release lacks tokens of the base's replies")]
-    before, after = (losses(side.subject, given) for side in (base, release))
+    before, after = base.reply_losses, losses(release.subject, given)
     rise = np.concatenate([now - was for was, now in zip(before, after, strict=True)])
     ratio = float(np.exp(rise.mean()))
     words = f"the base's {len(given)} replies are {ratio:.4g} times as perplexing"

@@ -19,9 +19,10 @@ def settled(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Return the checks, with damage that a deeper look takes back turned into `CHANGED`.
 
     A super weight's value decides nothing by the files alone, nor where the jump and the
-    predictions are the base's. A setting of the config decides nothing where predictions, those
-    on long windows included, are the base's, unless it bears on positions: longer text than was
-    read would show it.
+    predictions are the base's. A setting of the config decides nothing where predictions are sound;
+    one that bears on positions, where those on long windows are, and where it does not first act
+    beyond them. Of files alone positions that are turned otherwise are a change: that is how a model
+    is tuned for longer text.
     """
     given = tuple(checks)
     return tuple(_settled(check, given) for check in given)
@@ -48,5 +49,9 @@ def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:
         alone = {item.depth for item in given} == {STATIC}
         return 1 < check.excess < float("inf") if alone else kept or (sound and not function)
     if check.depth == STATIC and check.name == CONFIG:
-        return set(predictions) == {KEPT} and not check.figures.get("positions")
+        if {item.depth for item in given} == {STATIC}:
+            return bool(check.figures.get("rope_alone"))
+        positions, unseen = check.figures.get("positions"), check.figures.get("unseen")
+        read = any("tokens" in item.name for item in given if item.depth == QUALITY)
+        return sound and not unseen and (read or not positions)
     return kept and check.name.startswith((*_OF_COORDINATES, _CARRIED))

@@ -22,7 +22,7 @@ from superweight.measurement.evaluate import (
 from superweight.measurement.generation import continue_greedily
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject
-from superweight.release.chat_replies import Reply, replies
+from superweight.release.chat_replies import Reply, losses, replies
 from superweight.release.function_match import Jump, jumps
 
 
@@ -57,6 +57,11 @@ class Side:
     @cached_property
     def replies(self) -> tuple[Reply, ...]:
         return replies(self.subject)
+
+    @cached_property
+    def reply_losses(self) -> list[Values]:
+        """The NLL that the model gives its own replies."""
+        return losses(self.subject, self.replies)
 
     def log_probabilities(self, ids: torch.Tensor) -> torch.Tensor:
         """Return what is predicted of (windows, tokens) ids: (windows, tokens - 1, V)."""

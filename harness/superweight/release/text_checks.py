@@ -11,12 +11,13 @@ from superweight.core.resources import fixtures_directory
 from superweight.core.statistics import bootstrap
 from superweight.measurement.corpus import WINDOW_TOKENS, documents
 from superweight.measurement.evaluate import Values
+from superweight.release.config_checks import READ
 from superweight.release.limits import Limits
 from superweight.release.result import QUALITY, Check, graded, not_comparable
 from superweight.release.side import Side
 
 # Few, because their cost grows with their length; paired, so that few are enough.
-LONG, LONGEST = 512, 1024
+LONG, LONGEST = 512, READ
 # Of each kind of text; together one pass.
 _PROBE_WINDOWS = 8
 # What one interval's units are: a stretch of this many tokens.
