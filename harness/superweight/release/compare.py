@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +89,21 @@ def compare(
     seen = looked_at(request, progress, keep, held)
     names = resolve(request.base).name, resolve(request.release).name
     return Comparison(*names, settled(seen), request.required)
+
+
+def compare_all(
+    requests: Sequence[CompareRequest],
+    progress: Callable[[str], None] = lambda step: None,
+    keep: Callable[[Evidence], None] = lambda evidence: None,
+) -> list[Comparison]:
+    """Compare several releases of one base, which is loaded and measured once."""
+    first = requests[0]
+    live = len(requests) > 1 and any(depth != STATIC for depth in first.depths)
+    try:
+        held = loaded_base(first, progress) if live else None
+    except (TooLarge, UnknownArchitecture, NotLoadable):
+        held = None  # each comparison says so for itself
+    return [compare(request, progress, keep, held) for request in requests]
 
 
 def looked_at(
