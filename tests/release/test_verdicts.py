@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
 from superweight.core.errors import BadInput, TooLarge, Unavailable
@@ -39,7 +40,7 @@ def release(tmp_path):
 
 
 def compared(release, **options):
-    return compare(CompareRequest("tiny-planted", str(release), **options))
+    return compare(CompareRequest(parse_model("tiny-planted"), parse_model(str(release)), **options))
 
 
 def statuses(result):
@@ -144,7 +145,9 @@ def test_a_hub_that_is_not_there_is_bad_input(release, monkeypatch):
         ),
     )
     with pytest.raises(BadInput, match="the hub has no org/misspelt"):
-        compare(CompareRequest("tiny-planted", "org/misspelt", depths=(ACTIVATIONS,)))
+        compare(
+            CompareRequest(parse_model("tiny-planted"), parse_model("org/misspelt"), depths=(ACTIVATIONS,))
+        )
 
 
 def test_numbers_that_are_not_finite_are_damage(release):

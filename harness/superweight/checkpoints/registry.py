@@ -200,14 +200,12 @@ def _effect(table: dict[str, Any]) -> PublishedEffect:
     return effect
 
 
-def resolve(spec: str | ModelEntry, registry: Registry | None = None) -> ModelEntry:
-    """Turn what a person typed into an entry; an entry is returned as it is.
+def resolve(spec: str, registry: Registry | None = None) -> ModelEntry:
+    """Return the entry that a name, as a person types it, stands for.
 
     ``spec`` is a registry name, ``NAME=SOURCE`` (a registry entry whose weights lie elsewhere),
     or a source itself, about which nothing is published.
     """
-    if isinstance(spec, ModelEntry):
-        return spec
     registry = load_registry() if registry is None else registry
     if spec in registry:
         return registry[spec]
@@ -220,11 +218,3 @@ def resolve(spec: str | ModelEntry, registry: Registry | None = None) -> ModelEn
             registry[name], source=source, revision=None, member=None, member_sha256=None, root=Path()
         )
     return ModelEntry(name=spec, source=spec)
-
-
-def resolve_from(folder: Path, spec: str) -> ModelEntry:
-    """Do the same as `resolve`, and keep where a relative path leads from ``folder``."""
-    entry = resolve(spec)
-    if not entry.root.is_absolute() and (folder / entry.source).exists():
-        return replace(entry, root=folder)
-    return entry

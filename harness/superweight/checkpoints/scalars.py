@@ -51,9 +51,8 @@ class Readings:
     readings: tuple[Reading, ...]
 
 
-def known_entry(spec: str | ModelEntry) -> ModelEntry:
-    """Turn what a person typed into an entry, with what is published of the repository it names."""
-    entry = resolve(spec)
+def known_entry(entry: ModelEntry) -> ModelEntry:
+    """Return an entry with what is published of the repository that its source names."""
     if entry.readings:
         return entry
     source = entry.source
@@ -101,19 +100,19 @@ def _open_remote(address: str) -> Checkpoint:
         raise
 
 
-def read(spec: str, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:
+def read(model: ModelEntry, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:
     """Read scalars of a model; with ``directory``, all that are published of it as well.
 
     Where published sets conflict, those are the scalars of every set.
 
     Raises `BadInput` when there is nothing to read, and as `open_model` and `locate` do.
     """
-    entry = known_entry(spec)
+    entry = known_entry(model)
     # Of a scalar in several sets, what the first says: the one that is held to be right.
     every = [scalar for reading in entry.readings for scalar in reading.super_weights]
     published = {scalar.coordinate: scalar for scalar in reversed(every)}
     if directory and not published:
-        raise BadInput(f"no coordinates of {spec} are published in the registry; name some with --at")
+        raise BadInput(f"no coordinates of {model.name} are published in the registry; name some with --at")
     wanted = list(dict.fromkeys([*coordinates, *(item.coordinate for item in every if directory)]))
     if not wanted:
         raise BadInput("nothing to read: give --at LAYER,ROW,COL, or --directory for all that is published")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from superweight.checkpoints.registry import ModelEntry, resolve
+from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.checkpoints.sources import require_different_models
 from superweight.claims.baselines import read
 from superweight.claims.catalogue import CLAIMS
@@ -23,8 +23,8 @@ from superweight.model.subject import Subject, free
 class CheckRequest:
     """The options of a check, as on the command line."""
 
-    model: str
-    base: str | None
+    model: ModelRef
+    base: ModelRef | None
     expect: str
     run_config: RunConfig = field(default_factory=RunConfig)
     tasks: tuple[str, ...] = ()
@@ -46,16 +46,16 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
     Raises `BadInput` for a model, base or corpus that cannot be used, and for a base that is the model.
     """
     if request.base is not None:
-        require_different_models(resolve(request.base), resolve(request.model))
+        require_different_models(request.base.entry, request.model.entry)
     judges = CLAIMS | _zero_shot(request)
     base_scan = None
     if request.base is None:
 
-        def acquire(origin: str) -> Subject:
+        def acquire(origin: ModelRef) -> Subject:
             progress(f"scanning {origin}, from which it is tuned")
             return request.run_config.load(origin, progress)
 
-        base_scan = scan_of_origin(resolve(request.model), acquire, free)
+        base_scan = scan_of_origin(request.model, acquire, free)
     progress(f"loading {request.model}")
     subject = request.run_config.load(request.model, progress)
     base = request.run_config.evidence(request.base, progress) if request.base else None
@@ -71,15 +71,15 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
 
 
 def scan_of_origin(
-    entry: ModelEntry, acquire: Callable[[str], Subject], release: Callable[[Subject], None]
+    model: ModelRef, acquire: Callable[[ModelRef], Subject], release: Callable[[Subject], None]
 ) -> Scan | None:
     """Scan the model that a model was tuned from, if the registry names it, and release it again.
 
     To be called before the model itself is loaded: there may be room for one only.
     """
-    if entry.tuned_from is None:
+    if model.entry.tuned_from is None:
         return None
-    origin = acquire(entry.tuned_from)
+    origin = acquire(replace(parse_model(model.entry.tuned_from), named_by_user=model.named_by_user))
     try:
         return scan(origin, default_prompt())
     finally:

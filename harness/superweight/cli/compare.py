@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from superweight.claims.run_config import RunConfig
-from superweight.cli.completion import complete_model
+from superweight.cli.model_argument import MODEL
 from superweight.cli.options import (
     EXIT_CANNOT_JUDGE,
     EXIT_NOT_AS_EXPECTED,
@@ -21,14 +21,15 @@ from superweight.cli.progress import COMPARE, progressing
 from superweight.core.errors import BadInput
 
 if TYPE_CHECKING:
+    from superweight.checkpoints.model_ref import ModelRef
     from superweight.claims.evidence import Evidence
     from superweight.release.result import Comparison
     from superweight.report.run_info import Stages
 
 
 @click.command()
-@click.argument("base", shell_complete=complete_model)
-@click.argument("release", shell_complete=complete_model)
+@click.argument("base", type=MODEL)
+@click.argument("release", type=MODEL)
 @click.option(
     "--depth",
     type=click.Choice(["static", "activations", "quality", "all"]),
@@ -70,8 +71,8 @@ if TYPE_CHECKING:
 )
 @judging_options
 def compare(
-    base: str,
-    release: str,
+    base: ModelRef,
+    release: ModelRef,
     depth: str,
     limits_file: Path | None,
     layout: str,
