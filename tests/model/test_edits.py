@@ -18,28 +18,15 @@ from superweight.detection.run_trace import trace
 from superweight.model import edits as edits_module
 from superweight.model.edits import PatchActivation, Prune, Scale, active_edits, edited
 from superweight.model.loading import load
-
-TEXT = "The bridge was closed."
+from tests.helpers.live_models import TEXT, logits, same_bits
 
 coordinates = st.builds(Coordinate, st.integers(0, 3), st.integers(0, 63), st.integers(0, 159))
 sets = st.sets(coordinates, min_size=1, max_size=6).map(sorted)
 factors = st.floats(-4, 4, allow_nan=False)
 
 
-def logits(subject):
-    ids = torch.tensor([subject.encode(TEXT)])
-    with torch.no_grad():
-        return subject.model(input_ids=ids, use_cache=False).logits
-
-
 def bits(subject):
     return [projection.weight().clone() for projection in subject.architecture.projections]
-
-
-def same_bits(before, after):
-    return all(
-        torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(before, after, strict=True)
-    )
 
 
 @settings(max_examples=30, deadline=None)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.model_ref import parse_model
-from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
 from superweight.core.errors import BadInput, TooLarge, Unavailable
 from superweight.release import quality_checks
@@ -28,6 +26,7 @@ from superweight.release.result import (
     Check,
     Comparison,
 )
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 DEEPER = {ACTIVATIONS: CANNOT_JUDGE, QUALITY: CANNOT_JUDGE}
 
@@ -35,8 +34,7 @@ DEEPER = {ACTIVATIONS: CANNOT_JUDGE, QUALITY: CANNOT_JUDGE}
 @pytest.fixture
 def release(tmp_path):
     """A byte-identical copy of the base, to be changed."""
-    entry = resolve("tiny-planted")
-    return shutil.copytree(entry.root / entry.source, tmp_path / "release")
+    return copy_checkpoint("tiny-planted", tmp_path / "release")
 
 
 def compared(release, **options):
