@@ -222,12 +222,12 @@ def test_an_edit_without_effect_names_the_first_scalar(planted, monkeypatch):
 
 def test_a_hold_that_missed_a_pass_is_refused(planted, monkeypatch):
     """A block that was skipped in one pass of two held nothing there."""
-    model = planted.model.base_model
+    first = planted.architecture.blocks[0]
 
     def one_pass_and_one_cut_short():
         trace(planted, TEXT)
-        for hook in list(model._forward_pre_hooks.values()):
-            hook(model, ())
+        for hook in list(first._forward_pre_hooks.values()):
+            hook(first, ())
 
     hold = PatchActivation(2, 1, 7, 123.0)
     with pytest.raises(EditFailed, match="held in 1 of 2 forward passes"), edited(planted, [hold]):

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +19,8 @@ from torch import nn
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
-from superweight.model.architecture import stream
+from superweight.model.activation_patch import patch_stream
+from superweight.model.pass_count import counted_passes
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
 
@@ -179,24 +179,19 @@ def _held(subject: Subject, hold: PatchActivation) -> Iterator[None]:
     blocks = subject.architecture.blocks
     if not 0 <= hold.layer < len(blocks) or not 0 <= hold.channel < subject.architecture.hidden:
         raise BadInput(f"no activation at block {hold.layer}, channel {hold.channel} to hold")
-    passes = {"begun": 0, "held": 0}
+    patched = 0
 
-    def begin(*_: Any) -> None:
-        passes["begun"] += 1
-
-    def put(_: nn.Module, arguments: Any, output: Any) -> Any:
-        residual = stream(output).clone()
+    def put(residual: torch.Tensor) -> None:
+        nonlocal patched
         value = torch.as_tensor(hold.value, dtype=residual.dtype, device=residual.device)
         residual[:, hold.token, hold.channel] = value
-        passes["held"] += 1
-        return residual if isinstance(output, torch.Tensor) else (residual, *output[1:])
+        patched += 1
 
-    with ExitStack() as hooks:
-        hooks.callback(subject.model.base_model.register_forward_pre_hook(begin).remove)
-        hooks.callback(blocks[hold.layer].register_forward_hook(put).remove)
+    with counted_passes(subject) as count, ExitStack() as hooks:
+        hooks.callback(patch_stream(blocks[hold.layer], put).remove)
         yield
-    if passes["held"] != passes["begun"]:
+    if patched != count.passes:
         raise EditFailed(
             f"the activation of block {hold.layer}, channel {hold.channel} was held in "
-            f"{passes['held']} of {passes['begun']} forward passes"
+            f"{patched} of {count.passes} forward passes"
         )

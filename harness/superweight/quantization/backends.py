@@ -20,6 +20,7 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.core.reason import reason
+from superweight.model.column_probe import one_hot_inputs, without_bias
 from superweight.model.forward_override import shadowed
 from superweight.model.subject import Subject
 from superweight.quantization.hold_out import clip_, held_out
@@ -194,12 +195,9 @@ def _error(quantiser: Quantiser, matrix: Matrix, intended: torch.Tensor, module:
 
 
 def _column(module: nn.Module, weight: torch.Tensor, col: int) -> torch.Tensor:
-    probe = weight.new_zeros(2, weight.shape[1])
-    probe[0, col] = 1
+    probe = one_hot_inputs([col], weight.shape[1], dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
-        answer, bias = module(probe)
-    column: torch.Tensor = answer - bias if bool(bias.any()) else answer
-    return column
+        return without_bias(module(probe))[0]
 
 
 @contextmanager
