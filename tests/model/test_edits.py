@@ -230,7 +230,7 @@ def test_a_hold_that_missed_a_pass_is_refused(planted, monkeypatch):
             hook(first, ())
 
     hold = PatchActivation(2, 1, 7, 123.0)
-    with pytest.raises(EditFailed, match="held in 1 of 2 forward passes"), edited(planted, [hold]):
+    with pytest.raises(EditFailed, match="patched in 1 of 2 forward passes"), edited(planted, [hold]):
         one_pass_and_one_cut_short()
 
 

@@ -22,7 +22,7 @@ from superweight.core.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Reading:
+class StoredScalar:
     """One scalar as a file holds it, and what is published of it."""
 
     coordinate: Coordinate
@@ -42,13 +42,13 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Readings:
+class ReadResult:
     """What was read of one model, and how many bytes came over the network for it, if any did."""
 
     model: str
     address: str
     received: int | None
-    readings: tuple[Reading, ...]
+    readings: tuple[StoredScalar, ...]
 
 
 def known_entry(entry: ModelEntry) -> ModelEntry:
@@ -100,7 +100,7 @@ def _open_remote(address: str) -> Checkpoint:
         raise
 
 
-def read(model: ModelEntry, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:
+def read(model: ModelEntry, coordinates: Sequence[Coordinate], *, directory: bool = False) -> ReadResult:
     """Read scalars of a model; with ``directory``, all that are published of it as well.
 
     Where published sets conflict, those are the scalars of every set.
@@ -119,17 +119,17 @@ def read(model: ModelEntry, coordinates: Sequence[Coordinate], *, directory: boo
     checkpoint = open_model(entry)
     places = zip(wanted, locate(checkpoint, *wanted), strict=True)
     readings = tuple(_reading(checkpoint, *place, published.get(place[0])) for place in places)
-    return Readings(entry.name, checkpoint.name, checkpoint.received, readings)
+    return ReadResult(entry.name, checkpoint.name, checkpoint.received, readings)
 
 
 def _reading(
     checkpoint: Checkpoint, coordinate: Coordinate, location: Location, published: PublishedScalar | None
-) -> Reading:
+) -> StoredScalar:
     scalar = location.scalar(checkpoint, coordinate.row, coordinate.col)
-    return Reading(coordinate, location.tensor, scalar, published)
+    return StoredScalar(coordinate, location.tensor, scalar, published)
 
 
-def as_dict(result: Readings) -> dict[str, Any]:
+def as_dict(result: ReadResult) -> dict[str, Any]:
     """Return the contract of ``superweight read --json``; a value that is no finite number is null."""
     return {
         "model": result.model,

@@ -10,7 +10,7 @@ from superweight.checkpoints.sources import require_different_models
 from superweight.claims.baselines import read
 from superweight.claims.catalogue import CLAIMS
 from superweight.claims.evidence import Evidence
-from superweight.claims.expectations import Outcome, baseline_of, hold
+from superweight.claims.expectations import Outcome, baseline_of, compare_with_expectation
 from superweight.claims.record import record
 from superweight.claims.run_config import RunConfig
 from superweight.claims.verdict import Claim, Verdict
@@ -66,7 +66,7 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
     for claim, judge in judges.items():
         progress(f"{claim.id}: {claim.sentence}")
         verdict = judge(evidence)
-        outcomes.append(_hold(request, evidence, verdict, judge(base) if base else None))
+        outcomes.append(_outcome(request, evidence, verdict, judge(base) if base else None))
     return Checked(tuple(outcomes), evidence, base)
 
 
@@ -107,10 +107,10 @@ def _zero_shot(request: CheckRequest) -> dict[Claim, Callable[[Evidence], Verdic
     return {zero_shot.CLAIM: lambda evidence: zero_shot.judge(evidence, tasks)}
 
 
-def _hold(request: CheckRequest, evidence: Evidence, verdict: Verdict, base: Verdict | None) -> Outcome:
+def _outcome(request: CheckRequest, evidence: Evidence, verdict: Verdict, base: Verdict | None) -> Outcome:
     subject = evidence.subject
     path = baseline_of(request.run_config.baselines, subject, verdict)
     recorded = record(subject.name, verdict, subject.provenance.as_dict())
-    return hold(
+    return compare_with_expectation(
         verdict, recorded, read(path), base=base, expect=request.expect, entry=subject.entry, path=path
     )

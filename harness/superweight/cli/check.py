@@ -9,7 +9,7 @@ import click
 
 from superweight.claims.run_config import RunConfig
 from superweight.cli.model_argument import MODEL
-from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write
+from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write_output
 from superweight.cli.progress import CHECK, progressing
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _write_document(document: Document, directory: Path | None, json_file: str |
     if json_file is not None:
         from superweight.report.document import dumped
 
-        write(json_file, dumped(document))
+        write_output(json_file, dumped(document))
     if directory is not None:
         # Draws with matplotlib, which JSON alone does without.
         from superweight.report.output import write_report

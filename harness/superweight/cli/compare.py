@@ -15,7 +15,7 @@ from superweight.cli.options import (
     EXIT_NOT_AS_EXPECTED,
     judging_options,
     run_part,
-    write,
+    write_output,
 )
 from superweight.cli.progress import COMPARE, progressing
 from superweight.core.errors import BadInput
@@ -112,7 +112,7 @@ def compare(
         if report is not None:
             _report_comparison(report, result, models, stages, run_config.corpus)
     if json_file is not None:
-        write(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
+        write_output(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
     if json_file != "-":
         click.echo(as_markdown(result) if layout == "markdown" else as_text(result), nl=False)
     if report is not None:

@@ -9,7 +9,7 @@ import click
 
 from superweight.checkpoints.registry import ModelEntry, load_registry
 from superweight.cli.model_argument import MODEL
-from superweight.cli.options import EXIT_BAD_INPUT, EXIT_NOT_AS_EXPECTED, literal, write
+from superweight.cli.options import EXIT_BAD_INPUT, EXIT_NOT_AS_EXPECTED, literal, write_output
 from superweight.core.environment import in_ci
 from superweight.core.errors import BadInput
 
@@ -75,7 +75,7 @@ def _verify(entries: list[ModelEntry], json_file: str | None) -> None:
         for line in done[-1].lines():
             click.echo(line, err=json_file == "-")
     if json_file is not None:
-        write(json_file, json.dumps([item.as_dict() for item in done], indent=2) + "\n")
+        write_output(json_file, json.dumps([item.as_dict() for item in done], indent=2) + "\n")
     counts = {name: sum(item.status == name for item in done) for name in (AGREES, DISAGREES, NOTHING)}
     missed = sum(item.status == UNREACHABLE for item in done)
     summary = ", ".join(f"{name}: {count}" for name, count in [*counts.items(), (UNREACHABLE, missed)])

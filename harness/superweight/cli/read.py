@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from superweight.cli.model_argument import MODEL
-from superweight.cli.options import write
+from superweight.cli.options import write_output
 from superweight.core.coordinates import Coordinate
 
 if TYPE_CHECKING:
     from superweight.checkpoints.model_ref import ModelRef
-    from superweight.checkpoints.scalars import Readings
+    from superweight.checkpoints.scalars import ReadResult
 
 
 @click.command()
@@ -43,12 +43,12 @@ def read(model: ModelRef, places: tuple[str, ...], directory: bool, json_file: s
 
     result = read_model(model.entry, [Coordinate.parse(place) for place in places], directory=directory)
     if json_file is not None:
-        write(json_file, json.dumps(as_dict(result), indent=2) + "\n")
+        write_output(json_file, json.dumps(as_dict(result), indent=2) + "\n")
     if json_file != "-":
         _print_readings(result)
 
 
-def _print_readings(result: Readings) -> None:
+def _print_readings(result: ReadResult) -> None:
     # Plain lines: a table would cost an import that takes longer than the reading.
     for reading in result.readings:
         scalar, tensor = reading.scalar, reading.tensor

@@ -9,7 +9,7 @@ import click
 
 from superweight.claims.run_config import RunConfig
 from superweight.cli.model_argument import MODEL
-from superweight.cli.options import literal, loading_options, write
+from superweight.cli.options import literal, loading_options, write_output
 from superweight.cli.progress import SCAN, progressing
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def scan(model: ModelRef, json_file: str | None, run_config: RunConfig) -> None:
         found = scan_subject(subject, default_prompt())
     result = as_dict(subject, found)
     if json_file is not None:
-        write(json_file, json.dumps(result, indent=2) + "\n")
+        write_output(json_file, json.dumps(result, indent=2) + "\n")
     if json_file != "-":
         _print_scan(result)
         if subject.entry.other_readings:

@@ -9,7 +9,7 @@ import click
 
 from superweight.claims.run_config import RunConfig
 from superweight.cli.model_argument import MODEL
-from superweight.cli.options import measuring_options, run_part, write
+from superweight.cli.options import measuring_options, run_part, write_output
 from superweight.cli.progress import SWEEP, progressing
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def sweep(
     if page is not None:
         write_page(page, document)
     if json_file is not None:
-        write(json_file, dumped(document))
+        write_output(json_file, dumped(document))
     if json_file != "-":
         click.echo(table(document), nl=False)
     if report is not None:

@@ -127,8 +127,8 @@ def _bytes(subject: Subject) -> int:
 def _refuse_too_large(entry: ModelEntry, dtype: str) -> None:
     """Raise `TooLarge` before a model is downloaded that would not fit."""
     from superweight.model.devices import present
-    from superweight.model.placement import place
+    from superweight.model.placement import place_model
 
     weights, devices = entry.weight_bytes(STORED.get(dtype)), present()
     if weights is not None and devices:
-        place(weights, [device.free for device in devices])
+        place_model(weights, [device.free for device in devices])

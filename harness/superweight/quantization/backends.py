@@ -24,7 +24,7 @@ from superweight.model.column_probe import one_hot_inputs, without_bias
 from superweight.model.forward_override import shadowed
 from superweight.model.subject import Subject
 from superweight.quantization.hold_out import clip_, held_out
-from superweight.quantization.linear_layers import Matrix, held_of, matrices_of
+from superweight.quantization.linear_layers import Matrix, hold_out_places, matrices_of
 
 # Rounded twice, once by the module and once by the correction.
 _ROUNDINGS = 4.0
@@ -130,7 +130,7 @@ def really_quantised(
     if importlib.util.find_spec(quantiser.library) is None:
         raise BadInput(f"{quantiser} needs {quantiser.library}: pip install 'superweight-harness[builds]'")
     matrices = matrices_of(subject)
-    places = held_of(subject, matrices, hold_out_super_weights)
+    places = hold_out_places(subject, matrices, hold_out_super_weights)
     exact = {place: subject.architecture.value(place) for place in hold_out_super_weights}
     with ExitStack() as undo:
         errors = []

@@ -24,7 +24,7 @@ from superweight.model.subject import Subject
 from superweight.quantization.granularity import Layout
 from superweight.quantization.hold_out import clip_, held_out
 from superweight.quantization.integer_grid import Scheme, round_
-from superweight.quantization.linear_layers import Matrix, held_of, matrices_of
+from superweight.quantization.linear_layers import Matrix, hold_out_places, matrices_of
 
 Places = tuple[torch.Tensor, torch.Tensor]
 
@@ -75,7 +75,7 @@ def fake_quantised(
     when a module turned out to compute with anything but the rounded matrix.
     """
     matrices = matrices_of(subject)
-    places = held_of(subject, matrices, hold_out)
+    places = hold_out_places(subject, matrices, hold_out)
     calls = dict.fromkeys(matrices, 0)
     versions = {matrix: matrix.stored._version for matrix in matrices}
     with counted_passes(subject) as begun, ExitStack() as undo:
