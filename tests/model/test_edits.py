@@ -155,10 +155,10 @@ def test_an_offloaded_weight_is_edited_through_its_output(where, tmp_path):
 
 @pytest.mark.parametrize(("layer", "channel"), [(-1, 0), (4, 0), (5, 0), (0, -1), (0, 64), (0, 65)])
 def test_an_activation_outside_the_model_is_refused(planted, layer, channel):
-    """Python would count a negative one from the end and hold another."""
+    """Python would count a negative one from the end and patch another."""
     assert (4, 64) == (len(planted.architecture.blocks), planted.architecture.hidden)
-    hold = PatchActivation(layer=layer, token=0, channel=channel, value=1.0)
-    with pytest.raises(BadInput, match="to hold"), edited(planted, [hold]):
+    patch = PatchActivation(layer=layer, token=0, channel=channel, value=1.0)
+    with pytest.raises(BadInput, match="to patch"), edited(planted, [patch]):
         pass
 
 
@@ -188,7 +188,7 @@ def test_a_block_that_gives_more_than_the_stream_keeps_the_rest(planted, monkeyp
         return output[0]
 
     with edited(planted, [PatchActivation(2, 1, 7, 123.0)]):
-        handle = block.register_forward_hook(unpack)  # after the hold's own
+        handle = block.register_forward_hook(unpack)  # after the patch's own
         try:
             held = trace(planted, TEXT).residual
         finally:
@@ -229,8 +229,8 @@ def test_a_hold_that_missed_a_pass_is_refused(planted, monkeypatch):
         for hook in list(first._forward_pre_hooks.values()):
             hook(first, ())
 
-    hold = PatchActivation(2, 1, 7, 123.0)
-    with pytest.raises(EditFailed, match="patched in 1 of 2 forward passes"), edited(planted, [hold]):
+    patch = PatchActivation(2, 1, 7, 123.0)
+    with pytest.raises(EditFailed, match="patched in 1 of 2 forward passes"), edited(planted, [patch]):
         one_pass_and_one_cut_short()
 
 
