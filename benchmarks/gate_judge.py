@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from superweight.checkpoints.model_ref import parse_model
 from superweight.claims.run_config import RunConfig
 from superweight.core.errors import BadInput
 from superweight.core.resources import fixtures_directory
@@ -26,7 +27,7 @@ class Judge:
         corpus.mkdir(parents=True, exist_ok=True)
         for file in sorted((fixtures_directory() / "corpus").glob("*.txt"))[:: 48 // DOCUMENTS]:
             (corpus / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-        self._base = f"{MODEL}={base}"
+        self._base = parse_model(f"{MODEL}={base}")
         self._run = RunConfig(corpus=str(corpus), device="cpu")
         self._held = loaded_base(CompareRequest(self._base, self._base, run_config=self._run))
 
@@ -34,7 +35,9 @@ class Judge:
         """Return the checks as they were before any depth settled another, and each depth's verdict."""
         begun = time.monotonic()
         try:
-            seen = looked_at(CompareRequest(self._base, str(release), run_config=self._run), held=self._held)
+            seen = looked_at(
+                CompareRequest(self._base, parse_model(str(release)), run_config=self._run), held=self._held
+            )
         except BadInput as error:
             return {"refused": str(error), "verdicts": {}}
         return {

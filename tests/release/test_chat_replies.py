@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
 from superweight.release.chat_checks import END, REPLIES, compare_replies
@@ -39,11 +40,11 @@ def chatty(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(chatty):
-    return loaded_base(CompareRequest(str(chatty), str(chatty)))
+    return loaded_base(CompareRequest(parse_model(str(chatty)), parse_model(str(chatty))))
 
 
 def side(folder):
-    return Side(RunConfig().evidence(str(folder)))
+    return Side(RunConfig().evidence(parse_model(str(folder))))
 
 
 def found(base, release):
@@ -148,9 +149,8 @@ def test_a_release_with_another_template_is_still_asked_under_the_base_s(base, c
 
 def test_a_base_that_was_measured_is_not_run_again(base, chatty, tmp_path, monkeypatch):
     """The second release of the same base costs its own passes alone, and gets the same figures."""
-    request = CompareRequest(
-        str(chatty), str(make(chatty, tmp_path / "one", unchanged, [])), depths=(QUALITY,)
-    )
+    copied = parse_model(str(make(chatty, tmp_path / "one", unchanged, [])))
+    request = CompareRequest(parse_model(str(chatty)), copied, depths=(QUALITY,))
     first = compare(request, held=base)
 
     def refuse(*arguments, **options):
