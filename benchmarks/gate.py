@@ -1,10 +1,11 @@
 """Whether the gate tells good from bad: releases of the real model, judged at every depth.
 
-    python -m benchmarks gate [--truth]
+    python -m benchmarks gate [--truth] [--backwards]
 
 Each release is made, measured plainly (`gate_truth`), and judged by `superweight compare`. What
 came of it is kept in ``results/gate/`` as soon as it is known, one file a release, and not done again:
-remove a file, or its part ``judged``, to have that done anew. ``--truth`` stops after the truth.
+remove a file, or its part ``judged``, to have that done anew. ``--truth`` stops after the truth,
+``--backwards`` begins with the last, so that two can be at work.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _is_about_chat(name: str) -> bool:
     return any(word in name for word in ("chat", "EOS", "end-of-text", "q weight"))
 
 
-def run(*, truth_only: bool) -> None:
+def run(*, truth_only: bool = False, backwards: bool = False) -> None:
     """Make, measure and judge whatever is not yet in ``results/gate``."""
     base = base_folder()
     reference = read("the base")
@@ -86,7 +87,8 @@ def run(*, truth_only: bool) -> None:
         reference = {"truth": gate_truth.measured(base, chats=True)}
         keep("the base", reference)
     judge = None
-    for kind, name, change in releases():
+    every = list(releases())
+    for kind, name, change in reversed(every) if backwards else every:
         row = read(name)
         if "truth" in row and (truth_only or "judged" in row):
             continue
@@ -111,4 +113,4 @@ def run(*, truth_only: bool) -> None:
 if __name__ == "__main__":
     import sys
 
-    run(truth_only="--truth" in sys.argv)
+    run(truth_only="--truth" in sys.argv, backwards="--backwards" in sys.argv)

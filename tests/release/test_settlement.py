@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from superweight.checkpoints.model_ref import parse_model
+from superweight.checkpoints.registry import resolve
+from superweight.core.coordinates import Coordinate
+from superweight.release.compare import CompareRequest, compare
 from superweight.release.config_checks import compare_settings
 from superweight.release.result import DEGRADED, KEPT, QUALITY, STATIC, Check, within
 from superweight.release.settlement import settled
+
+from .releases import make, scaled
+from .symmetries import SYMMETRIES, channels_permuted, rotated
 
 BASE = {
     "model_type": "llama",
@@ -78,3 +85,31 @@ def test_a_setting_is_settled_by_text_that_shows_it(change, seen, status):
 def test_the_files_alone_call_positions_turned_otherwise_a_change(change, status):
     """A model that is tuned for longer text has another rope; nobody tunes another activation."""
     assert status == told(change, within(STATIC, "structure", "", 0.0))
+
+
+def compared(change, folder, *depths):
+    entry = resolve("tiny-planted")
+    release = make(entry.root / entry.source, folder / "release", change, [Coordinate(1, 41, 23)])
+    return compare(CompareRequest(parse_model("tiny-planted"), parse_model(str(release)), depths=depths))
+
+
+@pytest.mark.parametrize("name", list(SYMMETRIES))
+@pytest.mark.parametrize("depth", [STATIC, QUALITY])
+def test_no_depth_by_itself_calls_the_same_function_damaged(name, depth, tmp_path):
+    """The files say changed at most, and the predictions are the base's."""
+    assert compared(SYMMETRIES[name], tmp_path, depth).verdict in ("kept", "cannot be judged")
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0])
+def test_a_super_weight_pruned_or_flipped_in_its_row_is_damage_by_the_files_alone(factor, tmp_path):
+    """All else of the row being the base's, nothing has moved."""
+    assert "damaged" == compared(scaled(factor), tmp_path, STATIC).verdict
+
+
+@pytest.mark.parametrize("change", [channels_permuted, rotated])
+def test_what_pruning_does_at_the_base_s_places_decides_nothing_where_predictions_are_sound(change, tmp_path):
+    """What carries a permuted model lies elsewhere; its perplexity is the base's."""
+    checks = {check.name: check for check in compared(change, tmp_path, QUALITY).checks}
+    assert ("kept", "changed") == tuple(
+        checks[name].status for name in ("perplexity", "what the super weights carry")
+    )

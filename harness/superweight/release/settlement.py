@@ -18,7 +18,8 @@ FUNCTION = "function of the super weights"
 def settled(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Return the checks, with damage that a deeper look takes back turned into `CHANGED`.
 
-    A super weight's value decides nothing by the files alone, nor where the jump and the
+    A super weight's value decides nothing by the files alone, unless it was pruned or changed its
+    sign and its row is otherwise the base's; nor where the jump and the
     predictions are the base's. A setting of the config decides nothing where predictions are sound;
     one that bears on positions, where those on long windows are, and where it does not first act
     beyond them. Of files alone positions that are turned otherwise are a change: that is how a model
@@ -47,11 +48,15 @@ def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:
     kept = bool(function) and all(function) and (sound or (moved and not predictions))
     if check.depth == STATIC and check.name.startswith("super weight "):
         alone = {item.depth for item in given} == {STATIC}
-        return 1 < check.excess < float("inf") if alone else kept or (sound and not function)
+        if alone:
+            return 1 < check.excess < float("inf") or check.figures.get("row_alike") is False
+        return kept or (sound and not function)
     if check.depth == STATIC and check.name == CONFIG:
         if {item.depth for item in given} == {STATIC}:
             return bool(check.figures.get("rope_alone"))
         positions, unseen = check.figures.get("positions"), check.figures.get("unseen")
         read = any("tokens" in item.name for item in given if item.depth == QUALITY)
         return sound and not unseen and (read or not positions)
-    return kept and check.name.startswith((*_OF_COORDINATES, _CARRIED))
+    if check.name == _CARRIED:
+        return kept or (sound and not function)
+    return kept and check.name.startswith(_OF_COORDINATES)

@@ -28,6 +28,9 @@ from superweight.release.result import (
 from superweight.release.tensor_names import Held, by_meaning, paired
 from superweight.release.tokenizer_checks import compare_tokenizers
 
+# Rounding to three bits moves the median number by a third of itself, another order by more than all.
+_ALIKE = 0.5
+
 
 def compare_static(
     base: Checkpoint, release: Checkpoint, coordinates: Collection[Coordinate], limits: Limits
@@ -137,7 +140,8 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
         )
     apart = abs(now.value - was.value)
     error = apart / abs(was.value) if was.value else (math.inf if apart else 0.0)
-    ranks = _rank(before.matrix(base), was.value), _rank(after.matrix(release), now.value)
+    matrices = before.matrix(base), after.matrix(release)
+    ranks = _rank(matrices[0], was.value), _rank(matrices[1], now.value)
     figures = {
         "base": was.value,
         "release": now.value,
@@ -146,6 +150,7 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
         "release_rank": ranks[1],
         "step": now.step,
         "error_in_steps": apart / now.step if now.step else None,
+        "row_alike": _alike(matrices[0][coordinate.row], matrices[1][coordinate.row]),
     }
     change = f"from {was.value:.6g} to {now.value:.6g}"
     if now.value == 0 and was.value != 0:
@@ -160,6 +165,12 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
     moved = f"rank {ranks[0]} to {ranks[1]}"
     words = f"super weight {coordinate} went {change} ({error:.2%} off{steps}), {moved}"
     return within(STATIC, name, words, error / limits.value_error, **figures)
+
+
+def _alike(before: np.ndarray, after: np.ndarray) -> bool:
+    """Tell whether two rows are the same but for a few numbers: neurons moved or turned are not."""
+    # By the median, which a super weight or two do not move.
+    return bool(np.median(np.abs(after - before)) <= _ALIKE * np.median(np.abs(before)))
 
 
 def _rank(matrix: np.ndarray, value: float) -> int:
