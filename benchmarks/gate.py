@@ -1,11 +1,12 @@
 """Whether the gate tells good from bad: releases of the real model, judged at every depth.
 
-    python -m benchmarks gate [--truth] [--backwards]
+    python -m benchmarks gate [--truth] [--backwards] [--table]
 
 Each release is made, measured plainly (`gate_truth`), and judged by `superweight compare`. What
 came of it is kept in ``results/gate/`` as soon as it is known, one file a release, and not done again:
 remove a file, or its part ``judged``, to have that done anew. ``--truth`` stops after the truth,
-``--backwards`` begins with the last, so that two can be at work.
+``--backwards`` begins with the last, so that two can be at work,
+and ``--table`` only writes the table anew.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gate_truth
+from benchmarks import gate_table, gate_truth
 from benchmarks.gate_damaged import BETWEEN, BROKEN
 from benchmarks.gate_draft import draft
 from benchmarks.gate_sound import SOUND, Change
@@ -105,12 +107,25 @@ def run(*, truth_only: bool = False, backwards: bool = False) -> None:
             row["judged"] = judge(folder)
             keep(name, row)
         told = gate_truth.verdict(reference["truth"], row["truth"])
-        said = row.get("judged", {}).get("verdicts", {})
+        said = gate_table.verdicts(row) if "judged" in row else "not judged yet"
         print(f"{time.monotonic() - begun:5.0f} s  {name}: {told}; {said}", flush=True)
     shutil.rmtree(WORK / f"release-{os.getpid()}", ignore_errors=True)
 
 
-if __name__ == "__main__":
-    import sys
+def rows() -> list[Row]:
+    """Return every release that was measured and judged."""
+    found = [read(name) for _, name, _ in releases()]
+    return [row for row in found if "judged" in row]
 
-    run(truth_only="--truth" in sys.argv, backwards="--backwards" in sys.argv)
+
+def main(options: list[str]) -> None:
+    """Run what is missing, and write the table of all that is there."""
+    if unknown := set(options) - {"--truth", "--backwards", "--table"}:
+        raise SystemExit(
+            f"no option {', '.join(sorted(unknown))}; there are --truth, --backwards and --table"
+        )
+    if "--table" not in options:
+        run(truth_only="--truth" in options, backwards="--backwards" in options)
+    table = gate_table.as_markdown(read("the base"), rows(), f"{datetime.now(UTC):%Y-%m-%d}")
+    gate_table.write(table)
+    print(table)

@@ -11,8 +11,6 @@ from superweight.claims.run_config import RunConfig
 from superweight.core.errors import BadInput
 from superweight.core.resources import fixtures_directory
 from superweight.release.compare import CompareRequest, loaded_base, looked_at
-from superweight.release.result import DEPTHS, Check, Comparison
-from superweight.release.settlement import settled
 
 # A quarter of the corpus, so that many releases can be judged; the long windows are the product's own.
 DOCUMENTS = 16
@@ -32,25 +30,16 @@ class Judge:
         self._held = loaded_base(CompareRequest(self._base, self._base, run_config=self._run))
 
     def __call__(self, release: Path) -> dict[str, Any]:
-        """Return the checks as they were before any depth settled another, and each depth's verdict."""
+        """Return the checks as they were before any depth settled another."""
         begun = time.monotonic()
         try:
             seen = looked_at(
                 CompareRequest(self._base, parse_model(str(release)), run_config=self._run), held=self._held
             )
         except BadInput as error:
-            return {"refused": str(error), "verdicts": {}}
+            return {"refused": str(error)}
         return {
-            "verdicts": verdicts(tuple(seen)),
             "seconds": round(time.monotonic() - begun),
-            "checks": [check.as_dict() | {"excess": check.excess} for check in seen],
+            # JSON has no infinity.
+            "checks": [check.as_dict() | {"excess": str(check.excess)} for check in seen],
         }
-
-
-def verdicts(seen: tuple[Check, ...]) -> dict[str, str]:
-    """Return what each depth by itself would have said, and all of them together."""
-    found = {}
-    for name, depths in [*((depth, (depth,)) for depth in DEPTHS), ("all", DEPTHS)]:
-        own = tuple(check for check in seen if check.depth in depths)
-        found[name] = Comparison("base", "release", settled(own), depths).headline if own else "not looked at"
-    return found

@@ -119,13 +119,14 @@ def verdict(base: dict[str, Any], release: dict[str, Any]) -> str:
     if not release["reads text as it stands"]:
         return "broken"
     own = release.get("chat")
-    if own and _chat_broken(base["chat"], own):
+    if own and chat_broken(base["chat"], own):
         return "broken"
     worst = max(ratios(base, release).values())
     return "broken" if worst >= BROKEN else "worse" if worst >= WORSE else "sound"
 
 
-def _chat_broken(base: dict[str, Any], own: dict[str, Any]) -> bool:
+def chat_broken(base: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Tell whether a chat raises, never ends by itself where the base's does, or opens a new turn."""
     if "fault" in own or (all(base["ended"]) and not any(own["ended"])):
         return True
     return all(answer.startswith(_TURN) for answer in own["answers"])
