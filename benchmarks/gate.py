@@ -81,7 +81,7 @@ def _is_about_chat(name: str) -> bool:
     return any(word in name for word in ("chat", "EOS", "end-of-text", "q weight"))
 
 
-def run(*, truth_only: bool = False, backwards: bool = False) -> None:
+def run(*, truth_only: bool = False, backwards: bool = False, start: int = 0) -> None:
     """Make, measure and judge whatever is not yet in ``results/gate``."""
     base = base_folder()
     reference = read("the base")
@@ -90,6 +90,7 @@ def run(*, truth_only: bool = False, backwards: bool = False) -> None:
         keep("the base", reference)
     judge = None
     every = list(releases())
+    every = every[start:] + every[:start]
     for kind, name, change in reversed(every) if backwards else every:
         row = read(name)
         if "truth" in row and (truth_only or "judged" in row):
