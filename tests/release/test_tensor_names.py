@@ -12,6 +12,7 @@ from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 from superweight.release.limits import Limits
+from superweight.release.matrix_checks import compare_matrices
 from superweight.release.static_checks import compare_static
 from superweight.release.tensor_names import by_meaning, canonical, paired, tied
 
@@ -165,6 +166,58 @@ def test_experts_are_the_same_stacked_and_one_by_one(tmp_path):
     assert by_meaning(sides["single"]).keys() == by_meaning(sides["two"]).keys()
     assert () == paired(sides["single"], sides["two"]).missing
     assert 3 == len(paired(sides["single"], sides["one"]).missing)
+
+
+def experts(folder, *, stacked, turned=False, spoil=None):
+    """Two experts of one block whose numbers are all different, one by one or stacked."""
+    generator = torch.Generator().manual_seed(0)
+    each = [
+        {part: torch.randn(shape, generator=generator) for part, shape in (("up", (6, 8)), ("down", (8, 6)))}
+        for _ in range(2)
+    ]
+    if spoil is not None:
+        spoil(each[1])
+    block = "model.layers.0.mlp.experts"
+    if stacked:
+        downs = torch.stack([one["down"].T if turned else one["down"] for one in each])
+        tensors = {f"{block}.down_proj": downs, f"{block}.up_proj": torch.stack([one["up"] for one in each])}
+    else:
+        tensors = {
+            f"{block}.{number}.{part}_proj.weight": matrix
+            for number, one in enumerate(each)
+            for part, matrix in one.items()
+        }
+    folder.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return open_checkpoint(folder)
+
+
+def row_emptied(expert):
+    expert["down"][3] = 0
+
+
+def grown(expert):
+    expert["up"][2, 2] = 1e9
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("spoil", "reasons"),
+    [
+        (None, []),
+        (row_emptied, ["emptied: row 3 of model.layers.0.mlp.experts.down_proj, expert 1"]),
+        (grown, ["model.layers.0.mlp.experts.up_proj, expert 1 holds a number"]),
+    ],
+)
+def test_an_expert_s_numbers_are_compared_stacked_or_alone(spoil, reasons, turned, tmp_path):
+    """One row emptied, one number grown: told of that expert, whichever way its stack is turned."""
+    base = experts(tmp_path / "base", stacked=False)
+    release = experts(tmp_path / "release", stacked=True, turned=turned, spoil=spoil)
+    checks = list(compare_matrices(base, release, paired(base, release)))
+    damaged = [check.reason for check in checks if check.status == "damaged"]
+    assert len(reasons) == len(damaged)
+    assert all(found.startswith(wanted) for found, wanted in zip(damaged, reasons, strict=True))
+    assert "of 4 tensors" in checks[0].reason or spoil is row_emptied
 
 
 @pytest.mark.parametrize(

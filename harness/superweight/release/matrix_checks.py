@@ -32,21 +32,26 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         return
     emptied, peaks, unread, count, highest = [], [], [], 0, 0.0
     for key, (was, now) in pairing.pairs.items():
-        if not (was.plain and now.plain) or was.info.elements < _FEWEST:
+        expert = _both_experts(was, now)
+        if not ((was.plain and now.plain) or expert) or was.info.elements < _FEWEST:
             continue
         try:
-            before, after = _common(base, was, key, now), _common(release, now, key, was)
+            if expert:
+                before, after = _experts(base, was, release, now)
+            else:
+                before, after = _common(base, was, key, now), _common(release, now, key, was)
         except BadInput:
             unread.append(now.name)
             continue
         if before.shape != after.shape or not np.isfinite(after).all():
             continue  # told elsewhere
         count += 1
-        emptied += [f"{what} of {now.name}" for what in _emptied(before, after)]
+        name = f"{now.name}, expert {now.leading[0]}" if now.leading else now.name
+        emptied += [f"{what} of {name}" for what in _emptied(before, after)]
         ratio = _peak(after) / _peak(before)
         highest = max(highest, ratio)
         if ratio > PEAKS:
-            peaks.append((ratio, now.name))
+            peaks.append((ratio, name))
     if unread and not count:
         yield not_comparable(STATIC, "matrices", f"{joined(unread)} cannot be read")
         return
@@ -65,6 +70,22 @@ def _common(checkpoint: Checkpoint, held: Held, key: str, other: Held) -> Floats
     """Return a tensor, of a vocabulary only the rows that both have."""
     values = checkpoint.read(held.name)
     return values[: other.info.shape[0]] if vocabulary(key) and other.info.shape else values
+
+
+def _both_experts(was: Held, now: Held) -> bool:
+    """Tell whether two experts' numbers can be held against each other, stacked or alone.
+
+    Where one file holds gate and up in one tensor and the other does not, how they are interleaved
+    there is not known.
+    """
+    return was.leading is not None and now.leading is not None and was.fused == now.fused
+
+
+def _experts(base: Checkpoint, was: Held, release: Checkpoint, now: Held) -> tuple[Floats, Floats]:
+    before, after = base.read(was.name, *(was.leading or ())), release.read(now.name, *(now.leading or ()))
+    # Some families stack their experts with the outputs as columns.
+    turned = before.shape != after.shape and before.shape == after.T.shape
+    return before, (after.T if turned else after)
 
 
 def _emptied(before: Floats, after: Floats) -> Iterator[str]:

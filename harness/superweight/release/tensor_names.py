@@ -96,11 +96,17 @@ _TIED_BY_CLASS = frozenset(
 
 @dataclass(frozen=True)
 class Held:
-    """One tensor by what it is. ``plain`` tensors have a shape and numbers that can be compared."""
+    """One tensor by what it is. ``plain`` tensors have a shape and numbers that can be compared.
+
+    Of an expert ``leading`` is where it lies in its stack, empty where it stands alone; ``fused``
+    says that the gate's and the up projection's numbers lie in one tensor.
+    """
 
     name: str
     info: TensorInfo
     plain: bool
+    leading: tuple[int, ...] | None = None
+    fused: bool = False
 
 
 def canonical(name: str) -> str:
@@ -146,16 +152,16 @@ def by_meaning(checkpoint: Checkpoint) -> dict[str, Held]:
     tensors = checkpoint.tensors()
     keyed = [
         # Integers may hold several numbers each: then their shape is the packing's.
-        (key, Held(name, info, plain and info.dtype not in INTEGERS))
+        (key, Held(name, info, plain and info.dtype not in INTEGERS, leading, fused))
         for name, info in tensors.items()
-        for key, plain in _keys(name, info)
+        for key, plain, leading, fused in _keys(name, info)
     ]
     twice = {key for key, count in Counter(key for key, _ in keyed).items() if count > 1}
     # Two towers of one checkpoint may differ in the wrapper alone; then the wrapper is their name.
     return {held.name if key in twice else key: held for key, held in keyed}
 
 
-def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool]]:
+def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool, tuple[int, ...] | None, bool]]:
     if recomputed(name, info) or companion(name):
         return
     key = canonical(_plain_name(name))
@@ -163,15 +169,20 @@ def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool]]:
     if ending is not None:
         key = key.removesuffix(ending) + ("" if ending == "_blocks" else ".weight")
     plain = ending is None and info.dtype not in ("U8", "I32")
+    readable = plain and info.dtype not in INTEGERS
     if stack := _STACKED.fullmatch(key):
+        parts = _EXPERT_PARTS[stack["part"]]
         for expert in range(info.shape[0] if info.shape else 0):
-            for part in _EXPERT_PARTS[stack["part"]]:
-                yield f"{stack['block']}experts.{expert}.{part}", False
+            for part in parts:
+                leading = (expert,) if readable and len(info.shape) == 3 else None
+                yield f"{stack['block']}experts.{expert}.{part}", False, leading, len(parts) > 1
     elif (one := _ONE_EXPERT.fullmatch(key)) and one["part"] in _EXPERT_PARTS:
-        for part in _EXPERT_PARTS[one["part"]]:
-            yield f"{one['block']}experts.{one['expert']}.{part}", False
+        parts = _EXPERT_PARTS[one["part"]]
+        for part in parts:
+            leading = () if readable and len(info.shape) == 2 else None
+            yield f"{one['block']}experts.{one['expert']}.{part}", False, leading, len(parts) > 1
     else:
-        yield key, plain
+        yield key, plain, None, False
 
 
 def _plain_name(name: str) -> str:
