@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from superweight.checkpoints.recognition import SINGLE
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.health import condition, zero_means_emptied
 from superweight.checkpoints.tensors.locations import Location, locate, locations
+from superweight.checkpoints.tensors.open import second_set
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, BrokenModel
 from superweight.release.config_checks import compare_configs
@@ -28,6 +30,7 @@ from superweight.release.result import (
 from superweight.release.tensor_names import Held, by_meaning, paired
 from superweight.release.tokenizer_checks import compare_tokenizers
 
+SECOND_SET = "second set of weights"
 # Rounding to three bits moves the median number by a third of itself, another order by more than all.
 _ALIKE = 0.5
 
@@ -52,7 +55,7 @@ def compare_static(
         # Packed in a form that only its own kernels read.
         return [cannot_judge(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
     checks = [_structure(base, release, _projections(base), shapes), *_conditions(base, release)]
-    checks += [*compare_configs(base, release), *compare_tokenizers(base, release)]
+    checks += [*_second_set(release), *compare_configs(base, release), *compare_tokenizers(base, release)]
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
     checks += [_scalar(base, release, coordinate, limits) for coordinate in sorted(coordinates)]
@@ -116,6 +119,28 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
         yield broken(STATIC, "numbers", f"{joined(zero)} is all zero")
     if not faulty and not zero:
         yield within(STATIC, "numbers", f"all {len(names)} tensors are finite and none was emptied", 0.0)
+
+
+def _second_set(release: Checkpoint) -> Iterator[Check]:
+    """Yield what a second set of weights in the same folder holds: another reader may take that one."""
+    second = second_set(release)
+    if second is None:
+        return
+    first, other = release.tensors(), second.tensors()
+    differing = [
+        name
+        for name in sorted(first.keys() | other.keys())
+        if name not in first or name not in other or not _equal(release, second, name)
+    ]
+    words = f"{SINGLE} was judged, as transformers loads it; the shards beside it "
+    if differing:
+        yield not_comparable(STATIC, SECOND_SET, f"{words}differ in {joined(differing)}")
+    else:
+        yield within(STATIC, SECOND_SET, f"{words}hold the same numbers", 0.0)
+
+
+def _equal(one: Checkpoint, other: Checkpoint, name: str) -> bool:
+    return bool(np.array_equal(one.read(name), other.read(name), equal_nan=True))
 
 
 def _zero_already(base: Checkpoint, held: Held | None) -> bool:

@@ -183,6 +183,21 @@ def indexed_shards(directory: Path) -> list[str]:
     return sorted(set(_weight_map(index.read_bytes(), str(index)).values()))
 
 
+def second_set(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Return the shards that an index lists beside a checkpoint's single file, None without a whole set."""
+    folder = checkpoint.folder
+    if not isinstance(folder, LocalFolder) or checkpoint.is_gguf or folder.find(SINGLE) is None:
+        return None
+    text = folder.document(INDEX)
+    try:
+        second = None if text is None else _open_index(checkpoint.name, folder, text)
+        if second is not None:
+            second.tensors()
+    except BadInput:
+        return None  # stale, which is told where the folder is fetched
+    return second
+
+
 def _weight_map(text: bytes, place: str) -> dict[str, str]:
     """Return an index's tensors and the files that hold them."""
     files = json_object(text, place).get("weight_map")
