@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
-from superweight.release.chat_checks import END, REPLIES, compare_replies
+from superweight.release.chat_checks import END, OWN_TEMPLATE, REPLIES, compare_replies
 from superweight.release.chat_replies import QUESTIONS, REPLY_TOKENS, Reply, losses
 from superweight.release.compare import CompareRequest, compare, loaded_base
 from superweight.release.limits import Limits
@@ -98,7 +99,7 @@ def ending(base, folder, tmp_path):
         tensors["lm_head.weight"][BOS] = row.to(tensors["lm_head.weight"].dtype)
 
     made = side(make(folder, tmp_path / "ending", change, []))
-    vars(made)["replies"] = (Reply(asked, (BOS,), True),)
+    vars(made)["replies"] = (Reply("Hi", asked, (BOS,), True),)
     return made
 
 
@@ -128,8 +129,8 @@ def test_nan_in_the_replies_is_damage(base, chatty):
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        (None, "the base has no chat template: replies are not compared"),
-        ("{{ raise_exception('no') }}", "the base's chat template does not render: no"),
+        (None, "has no chat template: chat replies are not compared"),
+        ("{{ raise_exception('no') }}", "/base does not render: no: chat replies are not compared"),
     ],
 )
 def test_where_the_base_does_not_chat_that_is_said(template, words, chatty, tmp_path):
@@ -137,14 +138,48 @@ def test_where_the_base_does_not_chat_that_is_said(template, words, chatty, tmp_
     folder = with_template(make(chatty, tmp_path / "base", unchanged, []), template)
     (check,) = compare_replies(side(folder), side(chatty), Limits())
     assert "not comparable" == check.status
-    assert check.reason.startswith(words)
+    assert check.reason.endswith(words)
 
 
-def test_a_release_with_another_template_is_still_asked_under_the_base_s(base, chatty, tmp_path):
-    """It is said; what the template itself lacks is for the files to say."""
+def test_a_release_with_another_template_is_asked_under_both(base, chatty, tmp_path):
+    """Under the base's it is the same model; under its own the replies are as likely as they are."""
     release = with_template(make(chatty, tmp_path / "release", unchanged, []), "Q: " + CHAT)
+    checks = found(base, side(release))
+    assert ("kept", False) == (checks[REPLIES].status, checks[REPLIES].figures["same_template"])
+    turned = [
+        replace(
+            reply, asked=tuple(base.subject.tokenizer.encode("Q: ", add_special_tokens=False)) + reply.asked
+        )
+        for reply in base.replies
+    ]
+    rise = torch.tensor(
+        [
+            float((now - was).mean())
+            for now, was in zip(losses(base.subject, turned), base.reply_losses, strict=True)
+        ]
+    )
+    assert float(rise.mean().exp()) == pytest.approx(checks[OWN_TEMPLATE].figures["ratio"], rel=1e-3)
+
+
+def test_replies_that_the_release_s_template_spoils_are_told(base, chatty, tmp_path):
+    """Nothing is asked at all: worse, and whether that was meant is for a person to say."""
+    release = with_template(
+        make(chatty, tmp_path / "release", unchanged, []), "{% if messages %}{% endif %}z"
+    )
+    checks = found(base, side(release))
+    assert "kept" == checks[REPLIES].status
+    limits = Limits(reply_ratio=checks[OWN_TEMPLATE].figures["ratio"] * 0.99)
+    (told,) = [c for c in compare_replies(base, side(release), limits) if c.name == OWN_TEMPLATE]
+    assert "degraded" == told.status
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no') }}"])
+def test_a_release_that_no_longer_chats_is_damaged(template, base, chatty, tmp_path):
+    """Its template is gone, or raises."""
+    release = with_template(make(chatty, tmp_path / "release", unchanged, []), template)
     check = found(base, side(release))[REPLIES]
-    assert ("kept", False) == (check.status, check.figures["same_template"])
+    assert "damaged" == check.status
+    assert check.reason.startswith("the base chats and the release does not: ")
 
 
 def test_a_base_that_was_measured_is_not_run_again(base, chatty, tmp_path, monkeypatch):

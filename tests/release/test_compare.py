@@ -22,7 +22,7 @@ from tests.model.families import GATED, Tiny
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged
 
 PLACE = Coordinate(1, 41, 23)
-NO_CHAT = "the base has no chat template: replies are not compared"
+NO_CHAT = "tiny-planted has no chat template: chat replies are not compared"
 BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
 
 

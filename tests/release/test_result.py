@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 
 from superweight.core.errors import HarnessError
@@ -34,6 +37,13 @@ def test_an_excess_that_is_no_number_is_damage():
     result = comparison(within(QUALITY, "y", "twice", 2.0), unknown)
     assert "damaged" == unknown.status == result.verdict
     assert ("nobody knows", "twice") == result.reasons
+
+
+def test_a_figure_that_is_no_number_is_null_in_the_contract():
+    """JSON knows neither infinity nor NaN, and a writer that refuses them must not stop the gate."""
+    check = within(QUALITY, "x", "", 2.0, ratio=math.inf, interval=[math.nan, 1.5], share=0.5)
+    figures = json.loads(json.dumps(check.as_dict(), allow_nan=False))["figures"]
+    assert {"ratio": None, "interval": [None, 1.5], "share": 0.5} == figures
 
 
 def test_the_worst_reason_stands_first_and_the_unknown_last():

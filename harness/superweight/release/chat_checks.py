@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from superweight.release.chat_replies import QUESTIONS, NoReplies, asked, losses
+from superweight.measurement.evaluate import Values
+from superweight.release.chat_replies import NoReplies, Reply, asked, losses
 from superweight.release.limits import Limits
-from superweight.release.result import QUALITY, Check, graded, not_comparable
+from superweight.release.result import QUALITY, Check, broken, graded, not_comparable
 from superweight.release.side import Side
 
-REPLIES, END = "chat replies", "end of a reply"
+REPLIES, END, OWN_TEMPLATE = "chat replies", "end of a reply", "chat template of the release"
 
 
 def compare_replies(base: Side, release: Side, limits: Limits) -> list[Check]:
@@ -22,20 +24,18 @@ def compare_replies(base: Side, release: Side, limits: Limits) -> list[Check]:
     try:
         given = base.replies
     except NoReplies as error:
-        return [not_comparable(QUALITY, REPLIES, f"{error}: replies are not compared")]
+        return [not_comparable(QUALITY, REPLIES, f"{error}: chat replies are not compared")]
     try:
-        alike = [asked(release.subject, question) for question in QUESTIONS] == [
-            reply.asked for reply in given
-        ]
-    except NoReplies:
-        alike = False  # said where the template is looked at
+        own = [asked(release.subject, reply.question) for reply in given]
+    except NoReplies as error:
+        return [broken(QUALITY, REPLIES, f"the base chats and the release does not: {error}")]
+    alike = own == [reply.asked for reply in given]
     if any(max(reply.asked + reply.ids, default=0) >= release.vocabulary for reply in given):
         return [not_comparable(QUALITY, REPLIES, "the release lacks tokens of the base's replies")]
     before, after = base.reply_losses, losses(release.subject, given)
     rise = np.concatenate([now - was for was, now in zip(before, after, strict=True)])
     ratio = float(np.exp(rise.mean()))
     words = f"the base's {len(given)} replies are {ratio:.4g} times as perplexing"
-    words += "" if alike else "; under the release's own template they would be asked for differently"
     excess = ratio / limits.reply_ratio if math.isfinite(ratio) else math.nan
     checks = [
         graded(
@@ -64,4 +64,19 @@ def compare_replies(base: Side, release: Side, limits: Limits) -> list[Check]:
                 replies=len(ended),
             )
         )
+    if not alike:
+        checks.append(_under_its_own(release, own, given, np.concatenate(before), limits))
     return checks
+
+
+def _under_its_own(
+    release: Side, own: list[tuple[int, ...]], given: tuple[Reply, ...], before: Values, limits: Limits
+) -> Check:
+    """Return what the release makes of the replies where it is asked as its own template has it.
+
+    A model that was tuned for another template replies otherwise, which is no damage.
+    """
+    turned = [replace(reply, asked=question) for reply, question in zip(given, own, strict=True)]
+    ratio = float(np.exp((np.concatenate(losses(release.subject, turned)) - before).mean()))
+    words = f"under the release's own chat template the base's replies are {ratio:.4g} times as perplexing"
+    return graded(QUALITY, OWN_TEMPLATE, words, 0.0, worse=not ratio <= limits.reply_ratio, ratio=ratio)

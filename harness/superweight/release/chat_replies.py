@@ -27,11 +27,12 @@ class NoReplies(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """A greedy answer: ``asked`` and ``ids`` are tokens, ``ended`` tells whether it ended by itself.
+    """A greedy answer to a question, as tokens; ``ended`` tells whether it ended by itself.
 
     The token that ends it is the last of ``ids`` then.
     """
 
+    question: str
     asked: tuple[int, ...]
     ids: tuple[int, ...]
     ended: bool
@@ -41,22 +42,23 @@ def asked(subject: Subject, question: str) -> tuple[int, ...]:
     """Return the tokens of a question under the model's own template. Raises `NoReplies`."""
     tokenizer = subject.tokenizer
     if not tokenizer.chat_template:
-        raise NoReplies("the base has no chat template")
+        raise NoReplies(f"{subject.name} has no chat template")
     turns = [{"role": "user", "content": question}]
     # A template is a program: it raises whatever it likes.
     try:
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     except Exception as error:
-        raise NoReplies(f"the base's chat template does not render: {one_line(error)}") from error
+        raise NoReplies(f"the chat template of {subject.name} does not render: {one_line(error)}") from error
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def replies(subject: Subject) -> tuple[Reply, ...]:
     """Return what a model answers to each of `QUESTIONS`. Raises `NoReplies`."""
-    return tuple(_reply(subject, asked(subject, question)) for question in QUESTIONS)
+    return tuple(_reply(subject, question) for question in QUESTIONS)
 
 
-def _reply(subject: Subject, given: tuple[int, ...]) -> Reply:
+def _reply(subject: Subject, question: str) -> Reply:
+    given = asked(subject, question)
     ends = _ends(subject)
     ids = torch.tensor([given], device=subject.device)
     with torch.no_grad():
@@ -71,7 +73,7 @@ def _reply(subject: Subject, given: tuple[int, ...]) -> Reply:
             use_cache=True,
         )
     written = tuple(whole[0, len(given) :].tolist())
-    return Reply(given, written, bool(written) and written[-1] in ends)
+    return Reply(question, given, written, bool(written) and written[-1] in ends)
 
 
 def _ends(subject: Subject) -> set[int]:
