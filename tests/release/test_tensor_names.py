@@ -125,6 +125,51 @@ def test_what_was_destroyed_inside_a_matrix_is_named(change, check, reason, base
     assert found.reason.startswith(reason)
 
 
+def swapped(tensors, places):
+    for name in [name for name in tensors if name.startswith("model.layers.0.")]:
+        twin = name.replace(".0.", ".3.")
+        tensors[name], tensors[twin] = tensors[twin], tensors[name]
+
+
+def shuffled(tensors, places):
+    head = tensors["lm_head.weight"]
+    head[:40] = head[:40].flip(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (swapped, "14 of 39 tensors hold other numbers than the base's: model.layers.0.mlp.down_proj.weight"),
+        (shuffled, "1 of 39 tensors hold other numbers than the base's: 12% of the rows of lm_head.weight"),
+        (in_int8, None),
+        (unchanged, None),
+    ],
+)
+def test_tensors_that_hold_other_numbers_are_told(change, words, base, tmp_path):
+    """Blocks that changed places and rows that were shuffled are a change; rounding is none."""
+    check = checked(base, make(base, tmp_path / "release", change, [PLACE]))["numbers of every tensor"]
+    assert ("kept" if words is None else "changed") == check.status
+    assert check.reason.startswith(words or "all ")
+
+
+def test_a_head_that_only_the_release_stores_is_held_to_the_base_s_embedding(base, tmp_path):
+    """A row of it that was emptied is seen where the base is tied."""
+
+    def tie(tensors, places):
+        tensors.pop("lm_head.weight")
+
+    def store(tensors, places):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        tensors["lm_head.weight"][9] = 0
+
+    for name, change in (("base", tie), ("release", store)):
+        folder = make(base, tmp_path / name, change, [PLACE])
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": name == "base"}))
+    check = checked(tmp_path / "base", tmp_path / "release")["rows and columns"]
+    assert ("damaged", "emptied: row 9 of lm_head.weight") == (check.status, check.reason)
+
+
 def test_gpt2_is_the_same_with_its_wrapper_and_its_masks_and_without(tmp_path):
     """The class's own state dict, as saved by it and as the hub has it."""
     from transformers import GPT2Config, GPT2LMHeadModel

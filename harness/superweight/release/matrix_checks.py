@@ -9,7 +9,7 @@ import numpy as np
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.decoding import Floats
 from superweight.core.errors import BadInput
-from superweight.release.result import STATIC, Check, broken, joined, not_comparable, within
+from superweight.release.result import CHANGED, STATIC, Check, broken, joined, not_comparable, within
 from superweight.release.tensor_names import Held, Pairing, vocabulary
 
 # Largest over median magnitude, release over base: 1.5 at most where the function is kept, 14 where
@@ -19,6 +19,13 @@ PEAKS = 50.0
 _FAINT = 0.01
 # Fewer numbers have no median worth the name.
 _FEWEST = 16
+NUMBERS = "numbers of every tensor"
+# Rounding to three bits moves the median number by a third of itself; another row, by more than all.
+_MOVED = 0.5
+# As many rows may be others: tuning for chat gives some tokens new ones.
+_OTHER = 0.01
+# As many numbers of a row tell it from another.
+_COLUMNS = 64
 # As many numbers of a matrix give its median well enough.
 _SAMPLE = 2**18
 
@@ -30,7 +37,7 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
     """
     if base.received is not None or release.received is not None:
         return
-    emptied, peaks, unread, count, highest = [], [], [], 0, 0.0
+    emptied, peaks, unread, other, count, highest = [], [], [], [], 0, 0.0
     for key, (was, now) in pairing.pairs.items():
         expert = _both_experts(was, now)
         if not ((was.plain and now.plain) or expert) or was.info.elements < _FEWEST:
@@ -48,6 +55,8 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         count += 1
         name = f"{now.name}, expert {now.leading[0]}" if now.leading else now.name
         emptied += [f"{what} of {name}" for what in _emptied(before, after)]
+        if (share := _other(before, after)) > _OTHER:
+            other.append(name if share > 0.5 else f"{share:.0%} of the rows of {name}")
         ratio = _peak(after) / _peak(before)
         highest = max(highest, ratio)
         if ratio > PEAKS:
@@ -59,11 +68,33 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         yield broken(STATIC, "rows and columns", f"emptied: {joined(emptied)}")
     else:
         yield within(STATIC, "rows and columns", f"no row or column of {count} tensors was emptied", 0.0)
+    yield _numbers(other, count)
     words = f"the largest number of a tensor, over its median, is at most {highest:.3g} times the base's"
     if peaks:
         worst, name = max(peaks)
         words = f"{name} holds a number {worst:.3g} times further from its median than the base's largest"
     yield within(STATIC, "peaks", words, highest / PEAKS, ratio=highest)
+
+
+def _numbers(other: list[str], count: int) -> Check:
+    """Return the check of how many tensors hold the base's numbers, or numbers near to them."""
+    if not other:
+        return within(STATIC, NUMBERS, f"all {count} tensors hold the base's numbers, or near to them", 0.0)
+    words = f"{len(other)} of {count} tensors hold other numbers than the base's: {joined(other)}"
+    # Permuted, turned and scaled models do as well: whether it matters, a forward pass shows.
+    return Check(STATIC, NUMBERS, CHANGED, words, figures={"tensors": len(other), "of": count})
+
+
+def _other(before: Floats, after: Floats) -> float:
+    """Return the share of rows that hold other numbers, by the median of some of each row's."""
+    rows = [
+        values.reshape(len(values), -1) if values.ndim > 1 else values[None] for values in (before, after)
+    ]
+    was, now = (values[:, :: max(1, values.shape[1] // _COLUMNS)] for values in rows)
+    # The floor lets rows be that are as good as empty, such as those of tokens nobody trained.
+    size = np.median(np.abs(was), axis=1)
+    floor = _FAINT * np.median(size)
+    return float(np.mean(np.median(np.abs(now - was), axis=1) > _MOVED * size + floor))
 
 
 def _common(checkpoint: Checkpoint, held: Held, key: str, other: Held) -> Floats:

@@ -210,6 +210,8 @@ def paired(base: Checkpoint, release: Checkpoint) -> Pairing:
     before, after = by_meaning(base), by_meaning(release)
     pairs = {key: (before[key], after[key]) for key in before if key in after}
     missing = [before[key].name for key in before if key not in after and _wanted(key, base, release)]
+    if (head := _stored_head(before, after)) is not None:
+        pairs |= head  # where the base's embedding is its head, it is what a stored one is held to
     reshaped, told = [], []
     for key, (was, now) in pairs.items():
         if not (was.plain and now.plain) or was.info.shape == now.info.shape:
@@ -221,6 +223,13 @@ def paired(base: Checkpoint, release: Checkpoint) -> Pairing:
         else:
             reshaped.append(now.name)
     return Pairing(pairs, tuple(missing), tuple(reshaped), tuple(told))
+
+
+def _stored_head(before: dict[str, Held], after: dict[str, Held]) -> dict[str, tuple[Held, Held]] | None:
+    """Pair the head that only the release stores with the base's embedding."""
+    key = next((key for key in HEAD if key in after and key not in before), None)
+    embedding = before.get("embed_tokens.weight") or before.get("wte.weight")
+    return None if key is None or embedding is None else {key: (embedding, after[key])}
 
 
 def _wanted(key: str, base: Checkpoint, release: Checkpoint) -> bool:
