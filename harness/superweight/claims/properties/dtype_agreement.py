@@ -70,7 +70,7 @@ def judge(evidence: Evidence, budget: Budget) -> Verdict:
 def cast(subject: Subject, dtype: torch.dtype) -> Iterator[Subject]:
     """Yield a copy of a subject in another dtype; the subject itself stays as it is."""
     model = copy.deepcopy(subject.model)
-    model.to(dtype=dtype)
+    torch.nn.Module.to(model, dtype)
     other = replace(subject, model=model, architecture=inspect_architecture(model))
     try:
         yield other
