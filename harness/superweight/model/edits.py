@@ -21,6 +21,7 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.model.architecture import stream
+from superweight.model.forward_override import is_shadowed
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
 
@@ -181,8 +182,9 @@ def _held(subject: Subject, hold: PatchActivation) -> Iterator[None]:
         raise BadInput(f"no activation at block {hold.layer}, channel {hold.channel} to hold")
     passes = {"begun": 0, "held": 0}
 
-    def begin(*_: Any) -> None:
-        passes["begun"] += 1
+    def begin(decoder: nn.Module, *_: Any) -> None:
+        # Where only the head is run on what the decoder left before, no block runs.
+        passes["begun"] += not is_shadowed(decoder)
 
     def put(_: nn.Module, arguments: Any, output: Any) -> Any:
         residual = stream(output).clone()
