@@ -25,8 +25,8 @@ def scan(model: str, json_file: str | None, run_config: RunConfig) -> None:
     Example: superweight scan smollm2-135m-instruct-q4_1
     """
     from superweight.claims.paper.location import published_agreement
-    from superweight.detection.scan import as_dict
     from superweight.detection.scan import scan as scan_subject
+    from superweight.detection.scan_record import as_dict
     from superweight.measurement.corpus import default_prompt
 
     with progressing(SCAN) as progress:

@@ -13,7 +13,7 @@ from superweight.measurement.controls import (
     largest_of_matrix,
     random_of_same_matrices,
 )
-from superweight.model.edits import Prune, Scale
+from superweight.model.edits import Prune, Scale, ScaleGain
 from superweight.model.subject import Subject
 
 INTACT = "intact"
@@ -32,16 +32,19 @@ RANDOM_PER_WEIGHT = 10
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to change a model: scalars scaled, and super activations put back as they were."""
+    """One way to change a model: scalars and gains scaled, and super activations put back as they were."""
 
     name: str
     scales: tuple[Scale, ...] = ()
     restored: tuple[SuperActivation, ...] = ()
+    gains: tuple[ScaleGain, ...] = ()
 
     @property
     def first_block(self) -> int:
         """The first block whose computation the condition changes."""
-        return min([scale.coordinate.layer for scale in self.scales] + [item.onset for item in self.restored])
+        layers = [edit.coordinate.layer for edit in self.scales]
+        layers += [edit.coordinate.layer for edit in self.gains]
+        return min(layers + [item.onset for item in self.restored])
 
 
 def alone(index: int) -> str:

@@ -195,7 +195,7 @@ def decode_one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[
             holds = [_hold(item, seen) for item in condition.restored]
             with (
                 resumed(subject, prefixes[condition.first_block]),
-                edited(subject, [*condition.scales, *holds]),
+                edited(subject, [*condition.scales, *condition.gains, *holds]),
             ):
                 changed = subject.model.base_model(input_ids=ids, use_cache=False)
             hidden[condition.name] = changed.last_hidden_state

@@ -14,7 +14,7 @@ _SHADOWED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def is_shadowed(module: nn.Module) -> bool:
-    """Tell whether a call of the module runs something else in its place: its hooks fire, its parts do not."""
+    """Tell whether a call of the module runs something else: its hooks fire, those of its parts do not."""
     return _SHADOWED.get(module, 0) > 0
 
 
