@@ -108,7 +108,12 @@ def detect(trace: Trace) -> Detection:
         replace(weight, part=parts[weight.coordinate])
         for weight in _strongest(write for write in makers if write.weight.coordinate in parts)
     )
-    others = [write for write in makers if write.weight.coordinate not in parts]
+    # Of what the block writes and of the peak: a companion's block writes a good part of its activation.
+    others = [
+        write
+        for write in makers
+        if write.weight.coordinate not in parts and write.weight.part >= SHARE * write.weight.share
+    ]
     cancellers = [write for write in writes if not write.makes]
     return Detection(
         super_activations=activations,

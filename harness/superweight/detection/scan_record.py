@@ -8,6 +8,7 @@ from typing import Any
 from superweight.core.coordinates import Coordinate
 from superweight.detection.findings import SuperGain, SuperWeight
 from superweight.detection.scan import Scan, head_room
+from superweight.detection.steadiness import Seen, Steadiness
 from superweight.model.subject import Subject
 
 
@@ -56,9 +57,9 @@ def neurons(weights: Sequence[SuperWeight]) -> list[dict[str, Any]]:
     ]
 
 
-def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
-    """Return the contract of ``superweight scan --json``."""
-    return {
+def as_dict(subject: Subject, result: Scan, steady: Steadiness | None = None) -> dict[str, Any]:
+    """Return the contract of ``superweight scan --json``; ``steady`` adds what several prompts show."""
+    document: dict[str, Any] = {
         "model": subject.name,
         "provenance": subject.provenance.as_dict(),
         "passes": result.passes,
@@ -89,4 +90,20 @@ def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
             }
             for canceller in result.cancellers
         ],
+    }
+    if steady is not None:
+        document["prompts"] = {
+            "count": steady.prompts,
+            "found": [{"at": str(place), **_seen(seen)} for place, seen in steady.seen.items()],
+            "elsewhere": [{"at": str(place), **_seen(seen)} for place, seen in steady.elsewhere.items()],
+        }
+    return document
+
+
+def _seen(seen: Seen) -> dict[str, Any]:
+    return {
+        "prompts": seen.prompts,
+        "least_part": seen.least,
+        "greatest_part": seen.greatest,
+        "of_the_model": seen.of_the_model,
     }
