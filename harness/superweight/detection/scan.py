@@ -15,6 +15,7 @@ import torch
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError
 from superweight.core.notebook import html_table
+from superweight.core.readable import readable
 from superweight.detection.detect import BORDER, CARRIED, SHARE, detect
 from superweight.detection.findings import (
     Canceller,
@@ -93,7 +94,7 @@ class Scan:
 
     def __repr__(self) -> str:
         rows = [
-            f"  {weight.coordinate}  value {weight.value:.4g}, makes {weight.share:.0%} of the write"
+            f"  {weight.coordinate}  value {readable(weight.value)}, makes {weight.share:.0%} of the write"
             for weight in self.super_weights
         ]
         return "\n".join([self._caption, *rows])
@@ -102,9 +103,9 @@ class Scan:
         rows = [
             (
                 weight.coordinate,
-                f"{weight.value:.4g}",
-                f"{weight.input:.4g}",
-                f"{weight.output:.4g}",
+                readable(weight.value),
+                readable(weight.input),
+                readable(weight.output),
                 f"{weight.share:.0%}",
                 self.ranks[weight.coordinate] or "",
             )

@@ -20,6 +20,7 @@ from torch import nn
 from transformers.utils.generic import ModelOutput
 
 from superweight.core.errors import HarnessError, TooLarge
+from superweight.core.readable import readable
 from superweight.detection.detect import SuperActivation
 from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
@@ -63,7 +64,7 @@ class Measurement:
 
     def __repr__(self) -> str:
         kl, same = float(self.kl.mean()), float(self.top1_agreement.mean())
-        return f"perplexity {self.perplexity:.4g}, KL {kl:.3g} nats, top-1 agreement {same:.1%}"
+        return f"perplexity {readable(self.perplexity)}, KL {kl:.3g} nats, top-1 agreement {same:.1%}"
 
 
 def measure(

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from superweight.core.readable import titled
 from superweight.report.chart_spec import Chart, number
 from superweight.report.figures import charts
 
@@ -42,7 +43,7 @@ def page(document: Document, pictures: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bar": bar, "sentence": sentence, "number": number}
+    environment.filters |= {"titled": titled, "bar": bar, "sentence": sentence, "number": number}
     every = subjects(document)
     return environment.get_template("page.html.jinja").render(
         title=_title(document),
@@ -68,7 +69,7 @@ class Side:
 def _groups(document: Document, every: Sequence[Document]) -> list[list[Side]]:
     sides = [
         Side(
-            subject["model"],
+            titled(subject["model"]),
             {chart.key: (f"{place + 1}-{chart.key}", chart) for chart in charts(subject)},
         )
         for place, subject in enumerate(every)
@@ -85,10 +86,10 @@ def _groups(document: Document, every: Sequence[Document]) -> list[list[Side]]:
 def _title(document: Document) -> str:
     if "comparison" in document:
         comparison = document["comparison"]
-        return f"{comparison['release']} against {comparison['base']}"
+        return f"{titled(comparison['release'])} against {titled(comparison['base'])}"
     if "models" in document:
         return f"Super weights of {len(document['models'])} models"
-    return f"Super weights of {document['model']}"
+    return f"Super weights of {titled(document['model'])}"
 
 
 def sentence(subject: Document) -> str:
