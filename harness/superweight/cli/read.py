@@ -9,7 +9,7 @@ import click
 
 from superweight.cli.completion import complete_model
 from superweight.cli.options import write
-from superweight.core.coordinates import Coordinate
+from superweight.core.coordinates import parse_place
 
 if TYPE_CHECKING:
     from superweight.checkpoints.scalars import Readings
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     "places",
     multiple=True,
     metavar="LAYER,ROW,COL",
-    help="Read this scalar; LAYER,EXPERT,ROW,COL in a mixture of experts. Repeatable.",
+    help="Read this scalar; LAYER,EXPERT,ROW,COL in a mixture of experts, "
+    "LAYER,NORM,CHANNEL for a norm's gain. Repeatable.",
 )
 @click.option("--directory", is_flag=True, help="Read every scalar that is published of MODEL.")
 @click.option(
@@ -40,7 +41,7 @@ def read(model: str, places: tuple[str, ...], directory: bool, json_file: str | 
     from superweight.checkpoints.scalars import as_dict
     from superweight.checkpoints.scalars import read as read_model
 
-    result = read_model(model, [Coordinate.parse(place) for place in places], directory=directory)
+    result = read_model(model, [parse_place(place) for place in places], directory=directory)
     if json_file is not None:
         write(json_file, json.dumps(as_dict(result), indent=2) + "\n")
     if json_file != "-":

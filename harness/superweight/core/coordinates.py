@@ -82,6 +82,11 @@ class GainCoordinate:
         if min(self.layer, self.channel) < 0:
             raise BadInput(f"coordinate {self} has a negative index; indices start at 0")
 
+    @property
+    def indices(self) -> tuple[int | str, ...]:
+        """(layer, norm, channel)."""
+        return self.layer, self.norm, self.channel
+
     def __str__(self) -> str:
         return f"[{self.layer}, {self.norm}, {self.channel}]"
 
