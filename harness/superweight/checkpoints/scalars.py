@@ -23,7 +23,7 @@ from superweight.core.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Reading:
+class StoredScalar:
     """One scalar, or gain, as a file holds it, and what is published of it."""
 
     coordinate: Coordinate | GainCoordinate
@@ -43,18 +43,17 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Readings:
+class ReadResult:
     """What was read of one model, and how many bytes came over the network for it, if any did."""
 
     model: str
     address: str
     received: int | None
-    readings: tuple[Reading, ...]
+    readings: tuple[StoredScalar, ...]
 
 
-def known_entry(spec: str | ModelEntry) -> ModelEntry:
-    """Turn what a person typed into an entry, with what is published of the repository it names."""
-    entry = resolve(spec)
+def known_entry(entry: ModelEntry) -> ModelEntry:
+    """Return an entry with what is published of the repository that its source names."""
     if entry.readings:
         return entry
     source = entry.source
@@ -103,20 +102,20 @@ def _open_remote(address: str) -> Checkpoint:
 
 
 def read(
-    spec: str, coordinates: Sequence[Coordinate | GainCoordinate], *, directory: bool = False
-) -> Readings:
+    model: ModelEntry, coordinates: Sequence[Coordinate | GainCoordinate], *, directory: bool = False
+) -> ReadResult:
     """Read scalars of a model; with ``directory``, all that are published of it as well.
 
     Where published sets conflict, those are the scalars of every set.
 
     Raises `BadInput` when there is nothing to read, and as `open_model` and `locate` do.
     """
-    entry = known_entry(spec)
+    entry = known_entry(model)
     # Of a scalar in several sets, what the first says: the one that is held to be right.
     every = [scalar for reading in entry.readings for scalar in reading.super_weights]
     published = {scalar.coordinate: scalar for scalar in reversed(every)}
     if directory and not published:
-        raise BadInput(f"no coordinates of {spec} are published in the registry; name some with --at")
+        raise BadInput(f"no coordinates of {model.name} are published in the registry; name some with --at")
     weights = [place for place in coordinates if isinstance(place, Coordinate)]
     gains = [place for place in coordinates if isinstance(place, GainCoordinate)]
     wanted = list(dict.fromkeys([*weights, *(item.coordinate for item in every if directory)]))
@@ -126,22 +125,22 @@ def read(
     places = zip(wanted, locate(checkpoint, *wanted) if wanted else [], strict=True)
     readings = [_reading(checkpoint, *place, published.get(place[0])) for place in places]
     readings += [_gain_reading(checkpoint, place) for place in dict.fromkeys(gains)]
-    return Readings(entry.name, checkpoint.name, checkpoint.received, tuple(readings))
+    return ReadResult(entry.name, checkpoint.name, checkpoint.received, tuple(readings))
 
 
-def _gain_reading(checkpoint: Checkpoint, place: GainCoordinate) -> Reading:
+def _gain_reading(checkpoint: Checkpoint, place: GainCoordinate) -> StoredScalar:
     norm = locate_gain(checkpoint, place)
-    return Reading(place, norm.tensor, norm.scalar(checkpoint, place.channel))
+    return StoredScalar(place, norm.tensor, norm.scalar(checkpoint, place.channel))
 
 
 def _reading(
     checkpoint: Checkpoint, coordinate: Coordinate, location: Location, published: PublishedScalar | None
-) -> Reading:
+) -> StoredScalar:
     scalar = location.scalar(checkpoint, coordinate.row, coordinate.col)
-    return Reading(coordinate, location.tensor, scalar, published)
+    return StoredScalar(coordinate, location.tensor, scalar, published)
 
 
-def as_dict(result: Readings) -> dict[str, Any]:
+def as_dict(result: ReadResult) -> dict[str, Any]:
     """Return the contract of ``superweight read --json``; a value that is no finite number is null."""
     return {
         "model": result.model,

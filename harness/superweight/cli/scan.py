@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from superweight.claims.run_config import RunConfig
-from superweight.cli.completion import complete_model
-from superweight.cli.options import loading_options, write
+from superweight.cli.model_argument import MODEL
+from superweight.cli.options import loading_options, write_output
 from superweight.cli.progress import SCAN, progressing
 
 if TYPE_CHECKING:
+    from superweight.checkpoints.model_ref import ModelRef
     from superweight.detection.scan import Scan
     from superweight.measurement.effect import Effect
     from superweight.model.subject import Subject
 
 
 @click.command()
-@click.argument("model", shell_complete=complete_model)
+@click.argument("model", type=MODEL)
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     "--no-effect", is_flag=True, help="Leave out how much the model loses without what is found: faster."
 )
 @loading_options
-def scan(model: str, json_file: str | None, no_effect: bool, run_config: RunConfig) -> None:
+def scan(model: ModelRef, json_file: str | None, no_effect: bool, run_config: RunConfig) -> None:
     """Find MODEL's super weights, and confirm them, in one forward pass where that can be foreseen.
 
     Nine prompts then say how surely each is one of the model's, and eight windows of text what the
@@ -53,7 +54,9 @@ def scan(model: str, json_file: str | None, no_effect: bool, run_config: RunConf
             progress("measuring what it carries")
             effect = _effect(subject, found)
     if json_file is not None:
-        write(json_file, json.dumps(as_dict(subject, found, steady) | _effect_entry(effect), indent=2) + "\n")
+        write_output(
+            json_file, json.dumps(as_dict(subject, found, steady) | _effect_entry(effect), indent=2) + "\n"
+        )
     if json_file != "-":
         for line in scan_lines(subject, found, steady, effect):
             click.echo(line)

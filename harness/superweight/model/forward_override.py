@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
-
-# How often each module is shadowed at the moment, one within another.
-_SHADOWED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-
-
-def is_shadowed(module: nn.Module) -> bool:
-    """Tell whether a call of the module runs something else: its hooks fire, those of its parts do not."""
-    return _SHADOWED.get(module, 0) > 0
 
 
 @contextmanager
@@ -27,11 +18,9 @@ def shadowed(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """
     before = vars(module).get("forward")
     vars(module)["forward"] = forward
-    _SHADOWED[module] = _SHADOWED.get(module, 0) + 1
     try:
         yield
     finally:
-        _SHADOWED[module] -= 1
         if before is None:
             del vars(module)["forward"]
         else:
