@@ -29,7 +29,8 @@ from superweight.measurement.conditions import (
 from superweight.measurement.corpus import BUILTIN, cut, default_prompt, documents, prompts
 from superweight.measurement.effect import Ratio, measure_effect, summary
 from superweight.measurement.evaluate import measure
-from tests.model.families import FAMILIES, TEXT, planted_in
+from tests.helpers.live_models import TEXT
+from tests.model.families import FAMILIES, planted_in
 
 PLACE = Coordinate(1, 41, 23)
 

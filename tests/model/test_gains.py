@@ -16,7 +16,8 @@ from superweight.measurement.conditions import Condition
 from superweight.measurement.evaluate import decode_batched, decode_one_by_one
 from superweight.model.edits import Prune, Scale, ScaleGain, active_edits, edited
 from superweight.model.gains import Gains
-from tests.model.families import FAMILIES, POST_NORM, TEXT, logits, norm_behind, planted_in
+from tests.helpers.live_models import TEXT, logits
+from tests.model.families import FAMILIES, POST_NORM, norm_behind, planted_in
 
 NORM = "post_feedforward_layernorm"
 PLACE = GainCoordinate(1, NORM, 17)
