@@ -9,6 +9,7 @@ from typing import Any
 
 from superweight.core.errors import HarnessError
 from superweight.core.notebook import html_table
+from superweight.core.readable import readable
 from superweight.core.statistics import Interval, exactly
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
@@ -123,9 +124,9 @@ class Verdict:
             (
                 criterion.name,
                 criterion.status,
-                f"{criterion.statistic.value:.4g}",
-                f"{criterion.interval.low:.4g} to {criterion.interval.high:.4g}",
-                f"{criterion.direction} {criterion.threshold:.4g}",
+                readable(criterion.statistic.value),
+                f"{readable(criterion.interval.low)} to {readable(criterion.interval.high)}",
+                f"{criterion.direction} {readable(criterion.threshold)}",
             )
             for criterion in self.criteria
         ]
@@ -141,10 +142,10 @@ def judged(claim: Claim, *criteria: Criterion, **evidence: Any) -> Verdict:
     status = next((s for s in (REFUTED, INCONCLUSIVE) if s in statuses), SUPPORTED)
     deciding = criteria[statuses.index(status)]
     low, high = deciding.interval.low, deciding.interval.high
-    spread = "" if low == high else f" [{low:.4g}, {high:.4g}]"
+    spread = "" if low == high else f" [{readable(low)}, {readable(high)}]"
     reason = (
-        f"{deciding.name} is {deciding.statistic.value:.4g}{spread}; "
-        f"supported when {deciding.direction} {deciding.threshold:.4g}"
+        f"{deciding.name} is {readable(deciding.statistic.value)}{spread}; "
+        f"supported when {deciding.direction} {readable(deciding.threshold)}"
     )
     return Verdict(claim, status, reason, criteria, evidence)
 

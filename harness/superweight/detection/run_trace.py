@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from superweight.detection.trace import Array, Trace, Write
+from superweight.detection.trace import Array, NormGains, Trace, Write
 from superweight.model.architecture import Architecture
 from superweight.model.capture import Meanwhile, recorded
 from superweight.model.edits import PatchActivation, active_edits
+from superweight.model.gains import gains_of, is_gain
 from superweight.model.prefix_cache import Prefix, resumed
 from superweight.model.subject import Subject
 
@@ -47,6 +49,7 @@ def trace_again(subject: Subject, text: str, before: Trace, prefix: Prefix) -> T
         residual=np.concatenate([before.residual[:start], rest.residual]),
         weights=rest.weights,
         carry=before.carry[:start] + rest.carry,
+        norms=before.norms[:start] + rest.norms,
     )
 
 
@@ -75,6 +78,7 @@ def trace_batch(
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=use_cache, **places)
     weights = ModelWeights(subject.architecture)
     longest = ids.shape[1]
+    norms = tuple(_gains(subject.architecture, layer, norm) for layer, norm in enumerate(record.norms, start))
     traces = []
     for row, sequence in enumerate(sequences):
         begin = longest - len(sequence) if left else 0
@@ -99,9 +103,18 @@ def trace_batch(
                 residual=np.stack([_array(stream[row, begin:end]) for stream in record.residual]),
                 weights=weights,
                 carry=tuple(record.carry),
+                norms=norms,
             )
         )
     return traces
+
+
+def _gains(architecture: Architecture, layer: int, norm: nn.Module | None) -> NormGains | None:
+    """Return the gains of the norm behind a block's MLP; None where there is none that is a gain alone."""
+    for name, part in architecture.blocks[layer].named_children():
+        if part is norm and is_gain(part, architecture.hidden):
+            return NormGains(name, _array(gains_of(architecture, layer, name).values()))
+    return None
 
 
 def padded(
