@@ -11,6 +11,7 @@ from superweight.claims.run_config import RunConfig
 from superweight.core.errors import BadInput
 from superweight.core.resources import fixtures_directory
 from superweight.release.compare import CompareRequest, loaded_base, looked_at
+from superweight.release.result import STATIC, Check
 
 # A quarter of the corpus, so that many releases can be judged; the long windows are the product's own.
 DOCUMENTS = 16
@@ -40,6 +41,18 @@ class Judge:
             return {"refused": str(error)}
         return {
             "seconds": round(time.monotonic() - begun),
-            # JSON has no infinity.
-            "checks": [check.as_dict() | {"excess": str(check.excess)} for check in seen],
+            "checks": written(seen),
         }
+
+
+def files(base: Path, release: Path) -> list[dict[str, Any]]:
+    """Return what the files alone say of a release."""
+    request = CompareRequest(
+        parse_model(f"{MODEL}={base}"), parse_model(str(release)), depths=(STATIC,), run_config=RunConfig()
+    )
+    return written(looked_at(request))
+
+
+def written(checks: list[Check]) -> list[dict[str, Any]]:
+    # JSON has no infinity.
+    return [check.as_dict() | {"excess": str(check.excess)} for check in checks]
