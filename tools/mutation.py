@@ -51,6 +51,20 @@ TESTS = {
         *("tests/release/test_compare.py", "tests/release/test_verdicts.py", "tests/cli/test_compare.py"),
         *("tests/release/test_packed_releases.py", "tests/release/test_trust.py"),
     ),
+    # Module by module, for what needs none at all.
+    "release/result": ("tests/release/test_result.py",),
+    "release/config_checks": (
+        "tests/release/test_config_and_tokenizer.py",
+        "tests/release/test_settlement.py",
+    ),
+    "release/tokenizer_checks": ("tests/release/test_config_and_tokenizer.py",),
+    "release/matrix_checks": ("tests/release/test_tensor_names.py", "tests/release/test_gguf_release.py"),
+    "release/tensor_names": (
+        *("tests/release/test_tensor_names.py", "tests/release/test_gguf_release.py"),
+        "tests/release/test_packed_releases.py",
+    ),
+    "release/chat_checks": ("tests/release/test_chat_replies.py",),
+    "release/chat_replies": ("tests/release/test_chat_replies.py",),
     "checkpoints": ("tests/checkpoints", "tests/fault_injection", "tests/release/test_tensor_names.py"),
     "claims/expectations": ("tests/verdicts/test_expectations.py", "tests/verdicts/test_verdict.py"),
     "pytest_plugin": ("tests/pytest_plugin", "tests/release/test_base_gate.py", "tests/cli/test_compare.py"),

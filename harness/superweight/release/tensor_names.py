@@ -173,14 +173,14 @@ def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool, tuple[int, .
     if stack := _STACKED.fullmatch(key):
         parts = _EXPERT_PARTS[stack["part"]]
         for expert in range(info.shape[0] if info.shape else 0):
+            place = (expert,) if readable and len(info.shape) == 3 else None
             for part in parts:
-                leading = (expert,) if readable and len(info.shape) == 3 else None
-                yield f"{stack['block']}experts.{expert}.{part}", False, leading, len(parts) > 1
+                yield f"{stack['block']}experts.{expert}.{part}", False, place, len(parts) > 1
     elif (one := _ONE_EXPERT.fullmatch(key)) and one["part"] in _EXPERT_PARTS:
         parts = _EXPERT_PARTS[one["part"]]
+        alone = () if readable and len(info.shape) == 2 else None
         for part in parts:
-            leading = () if readable and len(info.shape) == 2 else None
-            yield f"{one['block']}experts.{one['expert']}.{part}", False, leading, len(parts) > 1
+            yield f"{one['block']}experts.{one['expert']}.{part}", False, alone, len(parts) > 1
     else:
         yield key, plain, None, False
 
