@@ -70,6 +70,21 @@ def test_the_same_numbers_are_kept(base, tmp_path):
     assert "is unchanged at" in found[f"super weight {PLACE}"].reason
 
 
+def reordered(tensors, places):
+    """Interleave each head's halves, as llama.cpp's converter does for a Llama."""
+    for name in [name for name in tensors if name.endswith(("q_proj.weight", "k_proj.weight"))]:
+        halves = tensors[name].reshape(-1, 2, 8, 64)
+        tensors[name] = halves.transpose(1, 2).reshape(tensors[name].shape).contiguous()
+
+
+def test_the_other_order_of_heads_is_the_format_s_own(base, tmp_path):
+    """Of a GGUF file it is as it should be; of another safetensors file it is a change."""
+    found = checked(base, written(base, tmp_path / "release.gguf", reordered))
+    assert "kept" == found["numbers of every tensor"].status
+    found = checked(base, make(base, tmp_path / "release", reordered, []))
+    assert "8 of 39 tensors hold other numbers" in found["numbers of every tensor"].reason
+
+
 def without(name):
     def change(tensors, places):
         del tensors[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +23,8 @@ _FEWEST = 16
 NUMBERS = "numbers of every tensor"
 # Rounding to three bits moves the median number by a third of itself; another row, by more than all.
 _MOVED = 0.5
+# What llama.cpp writes otherwise than transformers: heads in another order, gains with one added.
+_REORDERED = re.compile(r"\b([qk]_proj|\w*norm)\.(weight|bias)")
 # As many rows may be others: tuning for chat gives some tokens new ones.
 _OTHER = 0.01
 # As many numbers of a row tell it from another.
@@ -55,7 +58,8 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         count += 1
         name = f"{now.name}, expert {now.leading[0]}" if now.leading else now.name
         emptied += [f"{what} of {name}" for what in _emptied(before, after)]
-        if (share := _other(before, after)) > _OTHER:
+        comparable = base.is_gguf == release.is_gguf or not _REORDERED.search(key)
+        if comparable and (share := _other(before, after)) > _OTHER:
             other.append(name if share > 0.5 else f"{share:.0%} of the rows of {name}")
         ratio = _peak(after) / _peak(before)
         highest = max(highest, ratio)
