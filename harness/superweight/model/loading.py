@@ -16,10 +16,12 @@ from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.sources import LocalModel, fetch, local_path
+from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.checkpoints.weight_files import weight_files, without_adapter
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
+from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
 from superweight.model.placement import place, stored_bytes
@@ -54,7 +56,8 @@ def load(
     CUDA where there is one. An adapter that lies beside a whole model is left out, whether or not
     peft is installed, and a warning says so. What does not fit on one GPU is spread over all, and
     with ``offload`` the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
-    otherwise. ``progress`` is told of a download and of a conversion. Raises `BadInput` in one line
+    otherwise. ``progress`` is told of a download and of a conversion. Packed weights that nothing
+    installed computes with are dequantised, tensor by tensor. Raises `BadInput` in one line
     when the files cannot be used, `TooLarge` when there is too little memory.
     """
     where = _device(device)
@@ -71,21 +74,33 @@ def load(
                 folder, trust_remote_code=remote_code, local_files_only=True
             )
             refuse_other_library(config, local.path)
+            unpacked = needs_dequantising(config, where)
             if any(directory.glob("*.safetensors")):
-                quantised = getattr(config, "quantization_config", None) is not None
+                quantised = unpacked or getattr(config, "quantization_config", None) is not None
                 refuse_unsound_files(directory, quantised=quantised)
-            model, report = _model_class(config, remote_code=remote_code).from_pretrained(
-                folder,
-                dtype=_dtype(dtype, where, config),
+            asked = _dtype(dtype, where, config, unpacked=unpacked)
+            auto_class = _model_class(config, remote_code=remote_code)
+            options: dict[str, Any] = {
+                "dtype": asked,
                 **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
-                use_safetensors=None if "pickle" in trust else True,
-                trust_remote_code=remote_code,
-                local_files_only=True,
+                "trust_remote_code": remote_code,
                 # Reported, and refused below in words of our own.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **_quantization(config),
-            )
+                "ignore_mismatched_sizes": True,
+                "output_loading_info": True,
+            }
+            kind = None
+            if unpacked:
+                model, report, kind = load_dequantised(
+                    open_checkpoint(directory), config, auto_class, **options
+                )
+            else:
+                model, report = auto_class.from_pretrained(
+                    folder,
+                    use_safetensors=None if "pickle" in trust else True,
+                    local_files_only=True,
+                    **options,
+                    **_quantization(config),
+                )
             tokenizer = load_tokenizer(folder, local.path, remote_code=remote_code)
         refuse_gaps(model, report, local.path)
         architecture = inspect_architecture(model)
@@ -99,14 +114,14 @@ def load(
     model.eval()
     model.requires_grad_(False)
     refuse_broken_numbers(model, local.path)
-    refuse_other_than_asked(model, where, _dtype(dtype, where, config))
+    refuse_other_than_asked(model, where, asked)
     return Subject(
         name=entry.name,
         entry=entry,
         model=model,
         tokenizer=tokenizer,
         architecture=architecture,
-        provenance=_provenance(entry, local, directory, model, tokenizer),
+        provenance=_provenance(entry, local, directory, model, tokenizer, kind),
     )
 
 
@@ -139,10 +154,11 @@ def _widening(name: str, config: PreTrainedConfig) -> float:
     return DTYPES[name].itemsize / stored.itemsize
 
 
-def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
+def _dtype(name: str, device: torch.device, config: PreTrainedConfig, *, unpacked: bool) -> torch.dtype | str:
     if name == "auto":
         # A quantised build's scales and kernels are made for the dtype it was saved with.
-        own = device.type == "cuda" or getattr(config, "quantization_config", None) is not None
+        packed = getattr(config, "quantization_config", None) is not None and not unpacked
+        own = device.type == "cuda" or packed
         return "auto" if own else torch.float32
     if name not in DTYPES:
         raise BadInput(f"dtype {name!r} is none of auto, {', '.join(DTYPES)}")
@@ -178,6 +194,7 @@ def _provenance(
     directory: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    dequantised: str | None,
 ) -> Provenance:
     ids = tokenizer("a")["input_ids"]
     return Provenance(
@@ -196,6 +213,7 @@ def _provenance(
         transformers=transformers.__version__,
         accelerate=accelerate.__version__,
         hardware=_hardware(model),
+        dequantised=dequantised,
     )
 
 
