@@ -1,4 +1,4 @@
-"""A packed checkpoint as the plain one that it stands for: every tensor by its plain name, read one by one."""
+"""A packed checkpoint as the plain one it stands for: every tensor by its plain name, read one by one."""
 
 from __future__ import annotations
 
