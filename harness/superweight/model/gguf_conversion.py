@@ -13,6 +13,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from superweight.checkpoints.cache import Progress, cache_directory, get_or_build, sha256, silent
+from superweight.checkpoints.cache_entries import RECORD, keep_within_limit
 from superweight.checkpoints.gguf_parts import local_parts, unite
 from superweight.checkpoints.tensors.files import LocalFile
 from superweight.checkpoints.tensors.gguf import read_header
@@ -21,7 +22,6 @@ from superweight.core.reason import reason
 from superweight.model.gguf_tensors import can_stream
 from superweight.model.gguf_writing import write_streamed, write_whole
 
-RECORD = "converted-from.json"
 # Raise when what is written below changes, so that old copies are not read. Copies of format 1 may
 # hold random numbers where their GGUF had a gap; those of format 2 are float32 throughout.
 _FORMAT = 3
@@ -47,7 +47,9 @@ def converted_copy(gguf: Path, progress: Progress = silent) -> Path:
         scratch.mkdir()
         _convert(_united(parts, scratch.parent), gguf, digest, scratch)
 
-    return get_or_build(destination, build)
+    copy = get_or_build(destination, build)
+    keep_within_limit(copy)
+    return copy
 
 
 def original_sha256(directory: Path) -> str | None:

@@ -24,6 +24,7 @@ from superweight.model.architecture import inspect_architecture
 from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
+from superweight.model.main_memory import dtype_that_fits
 from superweight.model.placement import place, stored_bytes
 from superweight.model.projections import execution_device
 from superweight.model.subject import Provenance, Subject
@@ -79,6 +80,8 @@ def load(
                 quantised = unpacked or getattr(config, "quantization_config", None) is not None
                 refuse_unsound_files(directory, quantised=quantised)
             asked = _dtype(dtype, where, config, unpacked=unpacked)
+            if asked is torch.float32 and dtype == "auto":
+                asked = dtype_that_fits(directory, config)
             auto_class = _model_class(config, remote_code=remote_code)
             options: dict[str, Any] = {
                 "dtype": asked,
