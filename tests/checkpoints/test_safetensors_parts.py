@@ -1,4 +1,4 @@
-"""Weights written a tensor at a time: what the format's own library reads back, in one part and in several."""
+"""Weights written a tensor at a time: the format's own library reads them, in one part and in several."""
 
 import json
 

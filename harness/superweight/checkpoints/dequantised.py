@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -16,6 +16,8 @@ from superweight.checkpoints.tensors.scales import scale_name
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 
 _BLOCKS = "_blocks"
+# What mlx-lm calls the experts of a block, all in one tensor.
+_STACK = ".switch_mlp."
 # What a module of a packed weight holds beside it that is no part of the packing.
 _OWN = (".bias",)
 _WHOLE_SCALES = ("_scale", "_scale_inv", "_zero_point", "_scales", "_global_scale")
@@ -25,7 +27,8 @@ _WHOLE_SCALES = ("_scale", "_scale_inv", "_zero_point", "_scales", "_global_scal
 class PlainTensor:
     """One tensor of the plain checkpoint: ``kind`` is the form it is stored in, None where it is plain.
 
-    ``inputs_first`` says that the model's own tensor is the transpose of what is read.
+    ``inputs_first`` says that the model's own tensor is the transpose of what is read, ``expert`` which
+    one of a stack is meant.
     """
 
     checkpoint: Checkpoint
@@ -33,18 +36,21 @@ class PlainTensor:
     packed: Packed | None
     kind: str | None
     inputs_first: bool = False
+    expert: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.info.shape if self.packed is None else self.packed.shape
+        whole = self.info.shape if self.packed is None else self.packed.shape
+        return whole if self.expert is None else whole[1:]
 
     def read(self) -> Floats:
         """Read the numbers, (outputs, inputs) or behind the index of the expert."""
+        chosen = () if self.expert is None else (self.expert,)
         if self.packed is None:
-            return self.checkpoint.read(self.info.name)
+            return self.checkpoint.read(self.info.name, *chosen)
         counts = self.packed.shape[:-2]
-        if not counts:
-            return self.packed.matrix()
+        if len(counts) == len(chosen):
+            return self.packed.matrix(chosen)
         whole = np.empty(self.packed.shape, np.float32)
         for place in product(*map(range, counts)):
             whole[place] = self.packed.matrix(place)
@@ -73,7 +79,7 @@ def plain_tensors(checkpoint: Checkpoint) -> dict[str, PlainTensor]:
         if checkpoint.merged is not None:
             packed = checkpoint.merged(name, info.shape if packed is None else packed.shape, packed)
             kind = kind if packed is None else packed.kind
-        found[plain] = PlainTensor(checkpoint, info, packed, kind, inputs_first=fused)
+        found |= _apart(plain, PlainTensor(checkpoint, info, packed, kind, inputs_first=fused))
     return {name: tensor for name, tensor in found.items() if name not in of_a_packing}
 
 
@@ -81,6 +87,16 @@ def kinds(tensors: Mapping[str, PlainTensor]) -> str | None:
     """Return the forms of all packed tensors in one line, None where all are plain."""
     seen = sorted({tensor.kind for tensor in tensors.values() if tensor.kind is not None})
     return ", ".join(seen) or None
+
+
+def _apart(name: str, tensor: PlainTensor) -> dict[str, PlainTensor]:
+    """Return a tensor by its name; a stack of experts of mlx-lm by the names of each."""
+    if _STACK not in name or len(tensor.shape) != 3:
+        return {name: tensor}
+    return {
+        name.replace(_STACK, f".experts.{expert}."): replace(tensor, expert=expert)
+        for expert in range(tensor.shape[0])
+    }
 
 
 def _suffix(name: str) -> str:

@@ -43,7 +43,7 @@ _ONE_EXPERT = re.compile(
     r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\.(?P<expert>\d+)\.(?P<part>.+)\.weight"
 )
 _STACKED = re.compile(
-    r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\."
+    r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.(?:experts|switch_mlp)\."
     r"(?P<part>gate_up_proj|gate_proj|up_proj|down_proj)(\.weight)?"
 )
 _EXPERT_PARTS = {
