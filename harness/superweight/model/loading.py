@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight import __version__
+from superweight.checkpoints.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from superweight.checkpoints.adapters import Adapter, adapted, named_adapter, open_adapter, refuse_unapplied
 from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
-from superweight.checkpoints.registry import ModelEntry
+from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.sources import LocalModel, fetch, local_path
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.checkpoints.weight_files import weight_files, without_adapter
@@ -54,7 +57,7 @@ def load(
     """Load the model of ``entry``.
 
     ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
-    CUDA where there is one. An adapter that lies beside a whole model is left out, whether or not
+    CUDA where there is one. An adapter that is named by itself is merged into its base; one that lies beside a whole model is left out, whether or not
     peft is installed, and a warning says so. What does not fit on one GPU is spread over all, and
     with ``offload`` the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
     otherwise. ``progress`` is told of a download and of a conversion. Packed weights that nothing
@@ -64,7 +67,10 @@ def load(
     where = _device(device)
     if where.type == "cuda":
         make_deterministic()
-    local = fetch(entry, allow_pickle="pickle" in trust, progress=progress)
+    named = named_adapter(entry)
+    adapter = None if named is None else open_adapter(named[0])
+    whole = entry if named is None or adapter is None else resolve(named[1] or adapter.base)
+    local = fetch(whole, allow_pickle="pickle" in trust, progress=progress)
     if local.is_gguf:
         refuse_unsound_files(local.path, quantised=True)
     directory = converted_copy(local.path, progress) if local.is_gguf else local.path
@@ -75,7 +81,7 @@ def load(
                 folder, trust_remote_code=remote_code, local_files_only=True
             )
             refuse_other_library(config, local.path)
-            unpacked = needs_dequantising(config, where)
+            unpacked = adapter is not None or needs_dequantising(config, where)
             if any(directory.glob("*.safetensors")):
                 quantised = unpacked or getattr(config, "quantization_config", None) is not None
                 refuse_unsound_files(directory, quantised=quantised)
@@ -93,9 +99,11 @@ def load(
             }
             kind = None
             if unpacked:
-                model, report, kind = load_dequantised(
-                    open_checkpoint(directory), config, auto_class, **options
-                )
+                checkpoint = open_checkpoint(directory)
+                if adapter is not None:
+                    refuse_unapplied(checkpoint, adapter)
+                    checkpoint = adapted(checkpoint, adapter)
+                model, report, kind = load_dequantised(checkpoint, config, auto_class, **options)
             else:
                 model, report = auto_class.from_pretrained(
                     folder,
@@ -124,7 +132,7 @@ def load(
         model=model,
         tokenizer=tokenizer,
         architecture=architecture,
-        provenance=_provenance(entry, local, directory, model, tokenizer, kind),
+        provenance=_provenance(whole, local, directory, model, tokenizer, kind, adapter),
     )
 
 
@@ -198,13 +206,19 @@ def _provenance(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dequantised: str | None,
+    adapter: Adapter | None,
 ) -> Provenance:
     ids = tokenizer("a")["input_ids"]
+    # A path says more about the machine than about the model: only its last part is kept.
+    source = Path(entry.source).name if local_path(entry).exists() else entry.source
+    digest = original_sha256(directory) or _weights_sha256(directory)
+    if adapter is not None:
+        source = f"{adapter.folder.name} on {source}"
+        digest = _of_all([sha256(adapter.folder / ADAPTER_WEIGHTS), digest])
     return Provenance(
-        # A path says more about the machine than about the model: only its last part is kept.
-        source=Path(entry.source).name if local_path(entry).exists() else entry.source,
+        source=source,
         revision=local.revision,
-        weights_sha256=original_sha256(directory) or _weights_sha256(directory),
+        weights_sha256=digest,
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         device=execution_device(model.get_input_embeddings()).type,
@@ -228,9 +242,9 @@ def _hardware(model: PreTrainedModel) -> str | None:
 
 def _weights_sha256(directory: Path) -> str:
     """Return the SHA-256 of the weights file, or one over the digests of all shards."""
-    import hashlib
-
     digests = [sha256(path) for path in weight_files(directory)]
-    if len(digests) == 1:
-        return digests[0]
+    return digests[0] if len(digests) == 1 else _of_all(digests)
+
+
+def _of_all(digests: Sequence[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()

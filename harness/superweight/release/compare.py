@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.checkpoints.adapters import is_adapter
+from superweight.checkpoints.adapters import named_adapter
 from superweight.checkpoints.recognition import has_weights, names_in, pickled
 from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.scalars import known_entry, open_model
@@ -87,8 +87,7 @@ def compare(
     require_different_models(base_entry, release_entry)
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
     for spec in (request.base, request.release):
-        # What is read from files alone need be no model that runs.
-        if deeper or not is_adapter(local_path(resolve(spec))):
+        if named_adapter(resolve(spec)) is None:
             _refuse_no_model(spec, allow_pickle="pickle" in request.run_config.trust)
     known = known_super_weights(request.base, request.run_config.baselines)
     checks: list[Check] = []
