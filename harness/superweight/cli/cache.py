@@ -9,7 +9,7 @@ import click
 
 from superweight.checkpoints.cache import cache_directory
 from superweight.checkpoints.cache_entries import Entry, entries, limit, remove
-from superweight.cli.options import literal, write
+from superweight.cli.options import literal, write_output
 
 
 @click.command()
@@ -41,7 +41,7 @@ def cache(clear: bool, days: float | None, json_file: str | None) -> None:
             "bytes": sum(entry.size for entry in chosen),
             "entries": [_as_dict(entry, removed=entry in gone) for entry in chosen],
         }
-        write(json_file, json.dumps(document, indent=2) + "\n")
+        write_output(json_file, json.dumps(document, indent=2) + "\n")
     if json_file != "-":
         _print(chosen, gone if clear else None)
 

@@ -28,7 +28,7 @@ from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
 from superweight.model.main_memory import dtype_that_fits
-from superweight.model.placement import place, stored_bytes
+from superweight.model.placement import place_model, stored_bytes
 from superweight.model.projections import execution_device
 from superweight.model.subject import Provenance, Subject
 from superweight.model.tokenizer import load_tokenizer
@@ -56,13 +56,14 @@ def load(
 ) -> Subject:
     """Load the model of ``entry``.
 
-    ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
-    CUDA where there is one. An adapter that is named by itself is merged into its base; one that lies beside a whole model is left out, whether or not
-    peft is installed, and a warning says so. What does not fit on one GPU is spread over all, and
-    with ``offload`` the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
-    otherwise. ``progress`` is told of a download and of a conversion. Packed weights that nothing
-    installed computes with are dequantised, tensor by tensor. Raises `BadInput` in one line
-    when the files cannot be used, `TooLarge` when there is too little memory.
+    ``dtype`` "auto" is the checkpoint's own on CUDA; on a CPU it is float32, or 16 bits where float32
+    does not fit. ``device`` "auto" is CUDA where there is one. An adapter that is named by itself is
+    merged into its base; one that lies beside a whole model is left out, whether or not peft is
+    installed, and a warning says so. Packed weights that nothing installed computes with are
+    dequantised, tensor by tensor. What does not fit on one GPU is spread over all, and with
+    ``offload`` the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both
+    refused otherwise. ``progress`` is told of a download and of a conversion. Raises `BadInput` in
+    one line when the files cannot be used, `TooLarge` when there is too little memory.
     """
     where = _device(device)
     if where.type == "cuda":
@@ -151,7 +152,7 @@ def _layout(where: torch.device, weights: float, *, offload: bool) -> dict[str, 
     if where.type == "cpu":
         return {"device_map": None}
     main_memory = int(accelerate.utils.get_max_memory()["cpu"]) if offload else 0
-    placement = place(int(weights), [device.free for device in present()], beside=main_memory)
+    placement = place_model(int(weights), [device.free for device in present()], beside=main_memory)
     if placement.max_memory is None:
         return {"device_map": {"": where}}
     return {"device_map": "auto", "max_memory": dict(placement.max_memory)}
