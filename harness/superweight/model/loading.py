@@ -17,8 +17,9 @@ from superweight.checkpoints.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from superweight.checkpoints.adapters import Adapter, adapted, named_adapter, open_adapter, refuse_unapplied
 from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
+from superweight.checkpoints.local_model import LocalModel
 from superweight.checkpoints.registry import ModelEntry, resolve
-from superweight.checkpoints.sources import LocalModel, fetch, local_path
+from superweight.checkpoints.sources import fetch, local_path
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.checkpoints.weight_files import weight_files, without_adapter
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
