@@ -51,6 +51,8 @@ def rope(**changes):
         ({"sliding_window": 512}, predictions(SHORT, LONG), "changed"),
         # What first acts beyond the text that was read.
         ({"sliding_window": 4096}, predictions(SHORT, LONG), "damaged"),
+        ({"sliding_window": 1024}, predictions(SHORT, LONG), "damaged"),
+        ({"sliding_window": 1023}, predictions(SHORT, LONG), "changed"),
         (
             {"max_position_embeddings": 2048} | rope(rope_type="dynamic", factor=2.0),
             predictions(SHORT, LONG),
