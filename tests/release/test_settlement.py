@@ -9,8 +9,8 @@ from superweight.checkpoints.registry import resolve
 from superweight.core.coordinates import Coordinate
 from superweight.release.compare import CompareRequest, compare
 from superweight.release.config_checks import compare_settings
-from superweight.release.result import DEGRADED, KEPT, QUALITY, STATIC, Check, within
-from superweight.release.settlement import settled
+from superweight.release.result import DEGRADED, KEPT, QUALITY, STATIC, Check, broken, within
+from superweight.release.settlement import EMPTIED, settled
 
 from .releases import make, scaled
 from .symmetries import SYMMETRIES, channels_permuted, rotated
@@ -87,6 +87,22 @@ def test_a_setting_is_settled_by_text_that_shows_it(change, seen, status):
 def test_the_files_alone_call_positions_turned_otherwise_a_change(change, status):
     """A model that is tuned for longer text has another rope; nobody tunes another activation."""
     assert status == told(change, within(STATIC, "structure", "", 0.0))
+
+
+@pytest.mark.parametrize(
+    ("of_tokens", "seen", "status"),
+    [
+        (False, predictions(SHORT), "changed"),
+        (False, predictions(SHORT, status=DEGRADED), "changed"),
+        (False, predictions(SHORT, status="damaged"), "damaged"),
+        (False, [], "damaged"),
+        (True, predictions(SHORT), "damaged"),
+    ],
+)
+def test_an_emptied_row_is_settled_by_text_unless_it_is_a_token_s_own(of_tokens, seen, status):
+    """Every token passes through a projection; a token that was not read vouches for nothing."""
+    check, *_ = settled([broken(STATIC, EMPTIED, "emptied", of_tokens=of_tokens), *seen])
+    assert status == check.status
 
 
 def compared(change, folder, *depths):

@@ -11,6 +11,7 @@ from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.decoding import Floats
 from superweight.core.errors import BadInput
 from superweight.release.result import CHANGED, STATIC, Check, broken, joined, not_comparable, within
+from superweight.release.settlement import EMPTIED
 from superweight.release.tensor_names import Held, Pairing, vocabulary
 
 # Largest over median magnitude, release over base: 1.5 at most where the function is kept, 14 where
@@ -36,11 +37,14 @@ _SAMPLE = 2**18
 def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) -> Iterator[Check]:
     """Yield the checks of what every matrix holds, read once on each side.
 
+    ``of_tokens`` says that what was emptied are tokens' own numbers, which only text that has those
+    tokens shows.
+
     Nothing is yielded of remote files, whose tensors are not read whole.
     """
     if base.received is not None or release.received is not None:
         return
-    emptied, peaks, unread, other, count, highest = [], [], [], [], 0, 0.0
+    emptied, peaks, unread, other, count, highest, tokens = [], [], [], [], 0, 0.0, False
     for key, (was, now) in pairing.pairs.items():
         expert = _both_experts(was, now)
         if not ((was.plain and now.plain) or expert) or was.info.elements < _FEWEST:
@@ -57,7 +61,9 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
             continue  # told elsewhere
         count += 1
         name = f"{now.name}, expert {now.leading[0]}" if now.leading else now.name
-        emptied += [f"{what} of {name}" for what in _emptied(before, after)]
+        lost = [f"{what} of {name}" for what in _emptied(before, after)]
+        emptied += lost
+        tokens = tokens or (bool(lost) and vocabulary(key))
         comparable = base.is_gguf == release.is_gguf or not _REORDERED.search(key)
         if comparable and (share := _other(before, after)) > _OTHER:
             other.append(name if share > 0.5 else f"{share:.0%} of the rows of {name}")
@@ -69,9 +75,9 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         yield not_comparable(STATIC, "matrices", f"{joined(unread)} cannot be read")
         return
     if emptied:
-        yield broken(STATIC, "rows and columns", f"emptied: {joined(emptied)}")
+        yield broken(STATIC, EMPTIED, f"emptied: {joined(emptied)}", of_tokens=tokens)
     else:
-        yield within(STATIC, "rows and columns", f"no row or column of {count} tensors was emptied", 0.0)
+        yield within(STATIC, EMPTIED, f"no row or column of {count} tensors was emptied", 0.0)
     yield _numbers(other, count)
     words = f"the largest number of a tensor, over its median, is at most {highest:.3g} times the base's"
     if peaks:

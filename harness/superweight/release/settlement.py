@@ -10,6 +10,7 @@ from superweight.release.result import CHANGED, DAMAGED, KEPT, QUALITY, STATIC, 
 
 # Said of coordinates: a neuron or channel that has another number now fails all of these.
 _OF_COORDINATES = ("super activation on channel", "new super activations", "makers")
+EMPTIED = "rows and columns"
 _CARRIED = "what the super weights carry"
 # Its module needs torch, and the files alone do not.
 FUNCTION = "function of the super weights"
@@ -57,6 +58,9 @@ def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:
         positions, unseen = check.figures.get("positions"), check.figures.get("unseen")
         read = any("tokens" in item.name for item in given if item.depth == QUALITY)
         return sound and not unseen and (read or not positions)
+    if check.name == EMPTIED:
+        # Every token passes through a projection: whether a row of it mattered, any text shows.
+        return sound and check.figures.get("of_tokens") is False
     if check.name == _CARRIED:
         return kept or (sound and not function)
     return kept and check.name.startswith(_OF_COORDINATES)
