@@ -1,4 +1,4 @@
-"""Which files of a directory are the weights that are judged, and the directory without what is not."""
+"""Choose the weight files of a directory that are judged, and hide the others."""
 
 from __future__ import annotations
 
