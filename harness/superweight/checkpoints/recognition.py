@@ -1,4 +1,4 @@
-"""What a folder is that transformers does not load as it lies, and what to give instead.
+"""Name a folder that transformers does not load, and say what to give instead.
 
 Recognised by the names of its files and by its small documents, so that a repository on the hub is
 recognised before anything large is fetched.

@@ -1,4 +1,4 @@
-"""Where a model's files come from: a directory, a GGUF file, a wheel, or the hub."""
+"""Find a model's files: in a directory, a GGUF file, a wheel, or on the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a directory are the weights that are judged, and the directory as they are loaded from."""
+"""Choose the weight files of a directory that are judged, and lay it out as they are loaded from it."""
 
 from __future__ import annotations
 

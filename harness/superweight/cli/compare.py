@@ -1,4 +1,4 @@
-"""The command ``superweight compare``: thin, over `superweight.release.compare`."""
+"""Run the command ``superweight compare``, thin over `superweight.release.compare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one forward pass of each model shows of the super activations."""
+"""Compare the super activations of two models, from one forward pass of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base's own answers under its chat template, and whether the release would still give them."""
+"""Compare how likely a release finds the base's own answers under its chat template."""
 
 from __future__ import annotations
 

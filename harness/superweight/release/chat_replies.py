@@ -1,4 +1,4 @@
-"""What a model answers under its own chat template, and how likely another finds that answer."""
+"""Write what a model answers under its own chat template, and rate it by another model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole comparison: the base's super weights, the two models, and the depths that were asked for."""
+"""Compare a release with its base: super weights, models, and every depth of the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The largest number that a forward pass computes, wherever in the model it arises."""
+"""Find the largest number that a forward pass computes, wherever in the model it arises."""
 
 from __future__ import annotations
 

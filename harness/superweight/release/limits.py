@@ -1,4 +1,4 @@
-"""How much a release may differ from its base before it counts as damaged."""
+"""Define how much a release may differ from its base before it counts as damaged."""
 
 from __future__ import annotations
 

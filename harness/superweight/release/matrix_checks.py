@@ -1,4 +1,4 @@
-"""What lies inside each matrix of a release against the base's: emptied rows and columns, and peaks."""
+"""Compare each matrix of a release with the base's: emptied rows and columns, and peaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What base and release predict and write on the same text, and what their super weights carry."""
+"""Compare what base and release predict and write on the same text, and what their super weights carry."""
 
 from __future__ import annotations
 

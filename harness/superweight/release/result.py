@@ -1,4 +1,4 @@
-"""What a comparison of two models consists of, and how it reads."""
+"""Define the result of a comparison, and write it as text and Markdown."""
 
 from __future__ import annotations
 

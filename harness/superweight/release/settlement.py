@@ -1,4 +1,4 @@
-"""What a shallow check saw, settled by a deeper one: a kept function decides, coordinates do not."""
+"""Settle what a shallow check found by a deeper one: a kept function decides, coordinates do not."""
 
 from __future__ import annotations
 

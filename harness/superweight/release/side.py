@@ -1,4 +1,4 @@
-"""One model of a comparison, with what was measured of it: a base is measured once for many releases."""
+"""Measure one model of a comparison, each thing once: a base serves many releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two checkpoints' files say of the super weights, without a forward pass."""
+"""Compare the super weights in two checkpoints' files, without a forward pass."""
 
 from __future__ import annotations
 
