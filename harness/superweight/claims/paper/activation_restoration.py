@@ -8,7 +8,7 @@ from superweight.claims.evidence import Evidence
 from superweight.claims.sequential_verdict import settled
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import jackknife
-from superweight.measurement.conditions import INTACT, PRUNED, RESTORED_ACTIVATION
+from superweight.measurement.conditions import INTACT, PRUNED, RESTORED_ACTIVATION, restorable
 from superweight.measurement.sequential import Look
 
 CLAIM = Claim(
@@ -24,6 +24,10 @@ def judge(evidence: Evidence) -> Verdict:
     """Put the activation back at its one token, in the onset block, with the set still pruned."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
+    if not restorable(evidence.scan):
+        return not_applicable(
+            CLAIM, "the super activation is at a later token than the windows of text reach"
+        )
     return settled(evidence.sequential.at([PRUNED, RESTORED_ACTIVATION]), _judged)
 
 
