@@ -8,7 +8,7 @@ from superweight.claims.evidence import Evidence
 from superweight.claims.sequential_verdict import settled
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import jackknife
-from superweight.measurement.conditions import INTACT, PRUNED, RESTORED_ACTIVATION, restorable
+from superweight.measurement.conditions import INTACT, PRUNED, RESTORED_ACTIVATION
 from superweight.measurement.sequential import Look
 
 CLAIM = Claim(
@@ -24,14 +24,12 @@ def judge(evidence: Evidence) -> Verdict:
     """Put the activation back at its one token, in the onset block, with the set still pruned."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    if not restorable(evidence.scan):
-        return not_applicable(
-            CLAIM, "the super activation is at a later token than the windows of text reach"
-        )
     return settled(evidence.sequential.at([PRUNED, RESTORED_ACTIVATION]), _judged)
 
 
 def _judged(look: Look) -> Verdict:
+    if RESTORED_ACTIVATION not in look.measurements:
+        return not_applicable(CLAIM, "no window of text is as long as the place of the super activation")
     lost, still_lost = look.nll_increase(PRUNED), look.nll_increase(RESTORED_ACTIVATION)
     if jackknife(lost).low <= 0:
         return not_applicable(CLAIM, "pruning the set loses nothing that could be won back")
