@@ -173,16 +173,11 @@ def test_an_adapter_that_was_not_merged_is_named(copy, refusal):
     assert "belongs to an adapter that was not merged" in refusal(load, resolve(str(copy)), device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({"quantization": {"group_size": 64, "bits": 4}}, "an MLX model of 4 bits"),
-        ({"quantization_config": {"quant_method": "exl3", "bits": 4}}, "an EXL3 model"),
-    ],
-)
-def test_a_quantisation_of_another_library_is_named(copy, refusal, settings, name):
+@pytest.mark.parametrize(("method", "name"), [("exl2", "an EXL2 model"), ("exl3", "an EXL3 model")])
+def test_a_quantisation_of_another_library_is_named(copy, refusal, method, name):
     """transformers would speak of shapes, or of a method that it does not know."""
     config = json.loads((copy / "config.json").read_text())
+    settings = {"quantization_config": {"quant_method": method, "bits": 4}}
     (copy / "config.json").write_text(json.dumps({**config, **settings}))
     line = refusal(load, resolve(str(copy)), device="cpu")
     assert f"{copy} is {name}, which transformers does not compute with; give the" in line

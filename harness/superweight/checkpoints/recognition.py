@@ -120,7 +120,8 @@ def what_it_is(place: str, names: Collection[str], document: Document, join: str
     if files := gguf_files(names):
         return f"{place} holds only GGUF files; name the one that is meant: {_choices(place, files, join)}"
     if any(name.endswith(".safetensors") for name in names):
-        method = quantised_elsewhere(_object(document("config.json")))
+        config = _object(document("config.json"))
+        method = quantised_elsewhere(config) or mlx(config)
         if method is not None:
             return f"{place} is {method}, which is not read; {_BASE}"
     for form in FORMS:
@@ -141,14 +142,17 @@ def what_it_is(place: str, names: Collection[str], document: Document, join: str
 
 
 def quantised_elsewhere(config: Mapping[str, object]) -> str | None:
-    """Return what a model is that only its own library computes with, by its config; None for others."""
+    """Return what a model is that only its own library reads, by its config; None for others."""
     settings = config.get("quantization_config")
     settings = settings if isinstance(settings, dict) else {}
-    if (method := settings.get("quant_method")) in _METHODS:
-        return _METHODS[str(method)]
-    own = config.get("quantization", settings)
-    if isinstance(own, dict) and {"group_size", "bits"} <= own.keys() and "quant_method" not in own:
-        return f"an MLX model of {own['bits']} bits"
+    return _METHODS.get(str(settings.get("quant_method")))
+
+
+def mlx(config: Mapping[str, object]) -> str | None:
+    """Return what a model is that mlx-lm packed, by its config; None for others."""
+    settings = config.get("quantization", config.get("quantization_config"))
+    if isinstance(settings, dict) and {"group_size", "bits"} <= settings.keys():
+        return None if "quant_method" in settings else f"an MLX model of {settings['bits']} bits"
     return None
 
 

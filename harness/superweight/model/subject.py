@@ -17,7 +17,10 @@ from superweight.model.projections import execution_device
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was measured, on what: recorded beside every result, compared with none."""
+    """What was measured, on what: recorded beside every result, compared with none.
+
+    ``dequantised`` names the packing of weights that were unpacked into plain layers.
+    """
 
     source: str
     revision: str | None
@@ -32,9 +35,14 @@ class Provenance:
     transformers: str
     accelerate: str
     hardware: str | None = None
+    dequantised: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return all that is known; what was plain says nothing of packing."""
+        known = asdict(self)
+        if self.dequantised is None:
+            del known["dequantised"]
+        return known
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.checkpoints.adapters import is_adapter
+from superweight.checkpoints.adapters import named_adapter
 from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.recognition import has_weights, names_in, pickled
 from superweight.checkpoints.registry import ModelEntry
@@ -88,8 +88,7 @@ def compare(
     require_different_models(base_entry, release_entry)
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
     for entry in (base_entry, release_entry):
-        # What is read from files alone need be no model that runs.
-        if deeper or not is_adapter(local_path(entry)):
+        if named_adapter(entry) is None:
             _refuse_no_model(entry, allow_pickle="pickle" in request.run_config.trust)
     known = known_super_weights(base_entry, request.run_config.baselines)
     checks: list[Check] = []
@@ -256,12 +255,25 @@ def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -
 
 
 def _largest_number(subject: Subject) -> float:
-    """Return the largest number of the dtype that the release is published in."""
+    """Return the largest number of the dtype that the release is published to compute in.
+
+    That is the dtype of its matrices. Of packed ones config.json tells it, and where it does not, the
+    dtype that the model was loaded in.
+    """
     import torch
 
-    published = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+    published = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
     try:
-        stored = locations(open_model(subject.entry))[0].tensor.dtype
+        checkpoint = open_model(subject.entry)
+        stored = locations(checkpoint)[0].tensor.dtype
+        text = checkpoint.config.get("text_config")
+        told = [
+            part.get(key)
+            for part in (checkpoint.config, text)
+            for key in ("dtype", "torch_dtype")
+            if isinstance(part, Mapping)
+        ]
     except BadInput:
-        stored = ""  # packed: it computes in the dtype it was loaded in
-    return torch.finfo(published.get(stored, subject.model.dtype)).max
+        stored, told = "", []  # pickled
+    named = next((name for name in (published.get(stored), *told) if name in published.values()), None)
+    return torch.finfo(getattr(torch, named) if named else subject.model.dtype).max

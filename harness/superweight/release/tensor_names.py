@@ -20,7 +20,15 @@ _WRAPPERS = ("model.", "language_model.", "transformer.", "text_model.")
 _RECOMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|position_ids)")
 _MASK = re.compile(r"(.*\.)?(attn|attention)\.(bias|masked_bias)")
 # What lies beside packed or scaled numbers, by format; the longest endings first.
-_PACKED = (".qweight", ".weight_packed", "._weight_qdata", ".W_q", "_blocks")
+_PACKED = (
+    ".weight._data._data",
+    ".weight._data",
+    ".qweight",
+    ".weight_packed",
+    "._weight_qdata",
+    ".W_q",
+    "_blocks",
+)
 _COMPANION = re.compile(
     # MLX and HQQ first.
     r".*(\.biases|\.(scale|zero|nbits|axis|group_size|shape|view_as_float|unpack_view_dtype|packing)"
@@ -29,13 +37,13 @@ _COMPANION = re.compile(
     r"|\.weight_scale(_inv)?|\.weight_scale_2"
     r"|\.weight_zero_point|\.weight_shape|\.weight_g_idx|\.weight_global_scale|\.input_scale|\.output_scale"
     r"|\.k_scale|\.v_scale|\.input_global_scale|\._weight_(scale|zero_point)|_proj_scales"
-    r"|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+))"
+    r"|\.weight\._(scale|shift)|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+))"
 )
 _ONE_EXPERT = re.compile(
     r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\.(?P<expert>\d+)\.(?P<part>.+)\.weight"
 )
 _STACKED = re.compile(
-    r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\."
+    r"(?P<block>.*\.)(?:mlp|block_sparse_moe|feed_forward)\.(?:experts|switch_mlp)\."
     r"(?P<part>gate_up_proj|gate_proj|up_proj|down_proj)(\.weight)?"
 )
 _EXPERT_PARTS = {

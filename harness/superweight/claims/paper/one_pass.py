@@ -31,7 +31,7 @@ def judge(evidence: Evidence) -> Verdict:
     astray = {
         name: [str(coordinate) for coordinate in sorted(detection.coordinates)]
         for name, detection in detections.items()
-        if not _agree(expected, own, detection)
+        if not agree(expected, own, detection)
     }
     magnitudes = [
         abs(detection.super_activations[0].magnitude)
@@ -53,7 +53,7 @@ def judge(evidence: Evidence) -> Verdict:
     )
 
 
-def _agree(expected: Set[Coordinate], own: Mapping[Coordinate, float], detection: Detection) -> bool:
+def agree(expected: Set[Coordinate], own: Mapping[Coordinate, float], detection: Detection) -> bool:
     """Tell whether a prompt finds the core, give or take scalars at the border of it."""
     lost = expected - detection.coordinates
     more = detection.coordinates - expected
