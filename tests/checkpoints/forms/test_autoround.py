@@ -88,7 +88,9 @@ def test_zero_points_of_the_other_packing_are_noticed(same, made, made_as, read_
     """One more or less is another matrix."""
     expected, tensors = tensors_of(made, made_as, 4)
     with pytest.raises(AssertionError):
-        same(expected, tensors, config_of(read_as), rtol=1e-3, atol=float(tensors["scales"].float().max()) / 50)
+        same(
+            expected, tensors, config_of(read_as), rtol=1e-3, atol=float(tensors["scales"].float().max()) / 50
+        )
 
 
 def test_the_packings_are_of_one_shape(made):
