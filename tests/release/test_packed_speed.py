@@ -1,6 +1,5 @@
 """The real model in 4 bits: sound and ruined releases are told apart in less than two seconds."""
 
-import shutil
 import time
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import fetch
@@ -19,11 +19,13 @@ from superweight.release.result import DAMAGED, KEPT
 from superweight.release.static_checks import compare_static
 from tests.checkpoints.forms import layouts
 from tests.fault_injection.gguf_copies import rewrite_gguf
+from tests.release import packed_releases
 from tests.release.packed_models import pack
+from tests.release.packed_releases import FORMS
 
 NAME = "smollm2-135m-instruct-q4_1"
 PLACES = [Coordinate(11, 507, 1229), Coordinate(11, 507, 1487)]
-FORMS = ["GPTQ int4", "AWQ int4", "compressed-tensors int4", "bitsandbytes nf4", "HQQ int4", "MLX int4"]
+NAMES = ["GPTQ int4", "AWQ int4", "compressed-tensors int4", "bitsandbytes nf4", "HQQ int4", "MLX int4"]
 
 pytestmark = [pytest.mark.checkpoint, pytest.mark.slow]
 
@@ -38,20 +40,50 @@ def base(gguf):
     return converted_copy(gguf)
 
 
-def words(rows, bits, order=None):
-    """Do what `layouts.words` does for 4 bits, a row at a time."""
-    assert bits == 4
-    codes = np.array(rows, np.uint32)
-    codes = codes.reshape(len(codes), -1, 8)[..., list(order or range(8))]
-    packed = (codes << np.arange(0, 32, 4, dtype=np.uint32)).sum(-1, dtype=np.uint32)
+def words(rows, order=range(8)):
+    """Pack rows of 4-bit codes into 32-bit words as `layouts.words` does, all at once."""
+    eight = rows.numpy().astype(np.uint32).reshape(len(rows), -1, 8)[..., list(order)]
+    packed = (eight << np.arange(0, 32, 4, dtype=np.uint32)).sum(-1, dtype=np.uint32)
     return torch.from_numpy(packed.view(np.int32))
 
 
-@pytest.mark.parametrize("order", [None, [0, 2, 4, 6, 1, 3, 5, 7]])
-def test_rows_are_packed_as_value_by_value(order):
-    """The quick packing of this file is the slow one of the other tests."""
-    rows = np.random.default_rng(0).integers(0, 16, (3, 32)).tolist()
-    assert layouts.words(rows, 4, order).tolist() == words(rows, 4, order).tolist()
+def gptq(codes, zeros, scales, g_idx, bits, *, minus_one):
+    stored = zeros - minus_one & 15
+    return {"qweight": words(codes.T).T, "qzeros": words(stored), "scales": scales, "g_idx": g_idx}
+
+
+def awq(codes, zeros, scales):
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    return {"qweight": words(codes, order), "qzeros": words(zeros, order), "scales": scales}
+
+
+def test_the_quick_packing_is_that_of_the_other_tests():
+    """Value by value and all at once give the same words."""
+    source = torch.Generator().manual_seed(0)
+    codes, zeros = (torch.randint(16, shape, generator=source) for shape in ((64, 32), (2, 32)))
+    scales, g_idx = torch.ones(2, 32), torch.arange(64) // 32
+    slow, quick = (module(codes, zeros, scales, g_idx, 4, minus_one=True) for module in (layouts.gptq, gptq))
+    assert {name: part.tolist() for name, part in slow.items()} == {
+        name: part.tolist() for name, part in quick.items()
+    }
+    slow, quick = (module(codes, zeros, scales) for module in (layouts.awq, awq))
+    assert all(torch.equal(slow[name], quick[name]) for name in slow)
+
+
+def ruin(folder, base, name):
+    """Pack the one matrix anew with the factor of the first super weight's group divided by 100."""
+    place = PLACES[0]
+    stem = f"model.layers.{place.layer}.mlp.down_proj."
+    weight = load_file(base / "model.safetensors")[f"{stem}weight"].float()
+
+    def spoil(factors):
+        spoilt = factors.clone()
+        spoilt[place.row, place.col * factors.shape[1] // weight.shape[1]] /= 100
+        return spoilt
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {stem + end: part.contiguous() for end, part in FORMS[name](weight, spoil).items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def told(base, release):
@@ -63,18 +95,17 @@ def told(base, release):
     return [found[f"super weight {place}"].status for place in PLACES], seconds
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_packed_release_is_told_from_a_ruined_one(base, tmp_path, monkeypatch, record_property, name):
     """Both super weights are kept in the sound one; the one whose group is destroyed is damaged."""
-    monkeypatch.setattr(layouts, "words", words)
-    place = PLACES[0]
-    sound = pack(base, tmp_path / "sound", name)
-    statuses, seconds = told(base, sound)
-    assert [KEPT, KEPT] == statuses
-    shutil.rmtree(sound)
-    ruined = pack(base, tmp_path / "ruined", name, (place.layer, place.row, place.col))
-    spoilt, again = told(base, ruined)
-    assert spoilt == [DAMAGED, KEPT]
+    monkeypatch.setattr(packed_releases, "gptq", gptq)
+    monkeypatch.setattr(packed_releases, "awq", awq)
+    release = pack(base, tmp_path / "release", name)
+    sound, seconds = told(base, release)
+    assert [KEPT, KEPT] == sound
+    ruin(release, base, name)
+    ruined, again = told(base, release)
+    assert [DAMAGED, KEPT] == ruined
     record_property("seconds", [round(seconds, 2), round(again, 2)])
     assert max(seconds, again) < 2
 
