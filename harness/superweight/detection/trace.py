@@ -40,6 +40,14 @@ class Write:
 
 
 @dataclass(frozen=True)
+class NormGains:
+    """By what a norm, or layer scale, multiplies each channel of its block's write: ``gains``, (hidden,)."""
+
+    norm: str
+    gains: Array
+
+
+@dataclass(frozen=True)
 class Trace:
     """What one sequence left behind in one forward pass, in float32.
 
@@ -47,7 +55,8 @@ class Trace:
     ``arrived[l]``: (tokens, hidden), what their sum is where it reaches the residual stream, behind
     the norm of a post-norm block. ``residual``: (blocks + 1, tokens, hidden); 0 is the
     embedding, l + 1 the stream after block l. ``carry[l]``: by what block l multiplies the stream it is
-    given; empty where every block hands it on as it is.
+    given; empty where every block hands it on as it is. ``norms[l]``: the gains between the MLP of
+    block l and the stream, None where there are none; empty where no block has any.
     """
 
     writes: tuple[tuple[Write, ...], ...]
@@ -55,6 +64,7 @@ class Trace:
     residual: Array
     weights: Weights
     carry: tuple[float, ...] = ()
+    norms: tuple[NormGains | None, ...] = ()
 
     @cached_property
     def kept(self) -> NDArray[np.float64]:

@@ -65,13 +65,15 @@ class Record:
     """One batch; lists hold an entry for each block, ``residual`` one more for what is before the first.
 
     ``arrived`` and ``residual`` entries: (sequences, tokens, hidden). ``carry`` is by what each block
-    multiplies the stream that it is given: 1 but for the families that scale it as a whole.
+    multiplies the stream that it is given: 1 but for the families that scale it as a whole. ``norms``
+    are those that stand between a block's MLP and the stream.
     """
 
     residual: list[torch.Tensor] = field(default_factory=list)
     parts: list[list[Part]] = field(default_factory=list)
     arrived: list[torch.Tensor] = field(default_factory=list)
     carry: list[float] = field(default_factory=list)
+    norms: list[nn.Module | None] = field(default_factory=list)
 
 
 @dataclass
@@ -84,6 +86,8 @@ class _Seen:
     experts: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     whole: torch.Tensor | None = None
     normed: torch.Tensor | None = None
+    # The norm that returned it.
+    norm: nn.Module | None = None
     before: torch.Tensor | None = None
     # What the block's other parts returned, by path, and what the norms among them were given.
     others: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -128,6 +132,7 @@ def recorded(
         parts = _parts(block, seen)
         record.parts.append(parts)
         record.carry.append(seen.carry)
+        record.norms.append(seen.norm)
         record.arrived.append(_arrived(block, layer, seen, parts, after.shape))
 
 
@@ -145,11 +150,11 @@ def _watch(block: Block, layer: int, seen: _Seen, record: Record, hooks: ExitSta
     def after_mixture(_: nn.Module, arguments: Any, output: Any) -> None:
         seen.whole = stream(output).detach()
 
-    def after_child(_: nn.Module, arguments: Any, output: Any) -> None:
+    def after_child(norm: nn.Module, arguments: Any, output: Any) -> None:
         whole = seen.returned if block.mixture is None and seen.experts is None else _whole(block, seen)
         # A norm that reads what the MLP wrote stands between it and the residual stream.
         if whole is not None and arguments and _same_write(arguments[0], whole):
-            seen.normed = output.detach()
+            seen.normed, seen.norm = output.detach(), norm
 
     def before_block(_: nn.Module, arguments: Any, keywords: Any) -> None:
         seen.before = entering(arguments, keywords).detach().clone()

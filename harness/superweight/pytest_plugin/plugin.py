@@ -21,6 +21,7 @@ from superweight.pytest_plugin.terminal import ABOUT, PROPERTY, USED, Verdicts
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
+    from superweight.claims.properties.search import Budget
     from superweight.claims.verdict import Verdict
     from superweight.detection.scan import Scan
     from superweight.model.subject import Subject
@@ -228,6 +229,14 @@ def as_expected(
             pytest.fail(explain(evidence.subject.name, outcome), pytrace=False)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def sw_budget(pytestconfig: pytest.Config) -> Budget:
+    """How many examples each property is tried on, and where those that failed are kept."""
+    from superweight.pytest_plugin.examples import budget
+
+    return budget(pytestconfig)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from superweight.checkpoints.tensors.locations import Location, locate, location
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, BrokenModel
 from superweight.release.config_checks import compare_configs
+from superweight.release.gain_checks import compare_gains
 from superweight.release.limits import Limits
 from superweight.release.matrix_checks import compare_matrices
 from superweight.release.result import (
@@ -53,6 +54,7 @@ def compare_static(
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
     checks += [_scalar(base, release, coordinate, limits) for coordinate in sorted(coordinates)]
+    checks += compare_gains(base, release, limits)
     checks += compare_matrices(base, release, paired(base, release))
     if not coordinates:
         checks.append(not_comparable(STATIC, "super weights", "no super weight of the base is known"))
