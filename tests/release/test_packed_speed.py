@@ -48,7 +48,7 @@ def words(rows, order=range(8)):
 
 
 def gptq(codes, zeros, scales, g_idx, bits, *, minus_one):
-    stored = zeros - minus_one & 15
+    stored = zeros - int(minus_one) & 15
     return {"qweight": words(codes.T).T, "qzeros": words(stored), "scales": scales, "g_idx": g_idx}
 
 
