@@ -103,6 +103,14 @@ def test_the_step_of_a_small_float_is_the_gap_above_it(dtype):
         assert float8_step(float(number), dtype) == float8_step(-float(number), dtype)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "largest", "step"), [("F8_E4M3", 448.0, 32.0), ("F8_E5M2", 57344.0, 8192.0)]
+)
+def test_the_largest_8_bit_float_has_the_step_below_it(dtype, largest, step):
+    """A super weight is the largest number of its block, and there is none above."""
+    assert step == float8_step(largest, dtype) == float8_step(-largest, dtype)
+
+
 @pytest.mark.parametrize("dtype", EVEN)
 def test_every_position_of_every_even_type_has_a_step(dtype):
     """No number of a block is without bits of its own, and none has a step that is not above zero."""

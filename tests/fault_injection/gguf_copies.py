@@ -8,10 +8,11 @@ import numpy as np
 from tests.helpers.checkpoint_files import finish_gguf
 
 
-def rewrite_gguf(source, target, *, drop=(), change=None, metadata=None, keep=None):
+def rewrite_gguf(source, target, *, drop=(), change=None, metadata=None, keep=None, kind=None):
     """Copy a GGUF file without the tensors ``drop``, or with none but ``keep``.
 
     ``change`` maps a tensor's name to a function of its numbers, ``metadata`` a key to its new value.
+    ``kind`` is the type of what is changed, where that is another one.
     """
     change, metadata = change or {}, metadata or {}
     reader = gguf.GGUFReader(source)
@@ -19,14 +20,15 @@ def rewrite_gguf(source, target, *, drop=(), change=None, metadata=None, keep=No
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
-        kind = field.types[0]
-        items = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, metadata.get(field.name, field.contents()), kind, sub_type=items)
+        held = field.types[0]
+        items = field.types[-1] if held == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, metadata.get(field.name, field.contents()), held, sub_type=items)
     for tensor in reader.tensors:
         if tensor.name in drop or (keep is not None and tensor.name not in keep):
             continue
         numbers = np.ascontiguousarray(change.get(tensor.name, lambda data: data)(tensor.data))
-        writer.add_tensor(tensor.name, numbers, raw_dtype=tensor.tensor_type)
+        changed = kind is not None and tensor.name in change
+        writer.add_tensor(tensor.name, numbers, raw_dtype=kind if changed else tensor.tensor_type)
     finish_gguf(writer)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from superweight.checkpoints.cache import sha256
 from superweight.core.errors import BadInput
-from superweight.model.gguf_conversion import RECORD, converted_copy, original_sha256
+from superweight.model.gguf_conversion import RECORD, converted_copy, original_sha256, rounding
 from tests.helpers.checkpoint_files import finish_gguf, llama_writer
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
@@ -106,6 +106,22 @@ def test_the_copy_is_made_once(converted, monkeypatch):
         "superweight.model.gguf_conversion._convert", lambda *_: pytest.fail("converted again")
     )
     assert copy == converted_copy(moved)
+
+
+@pytest.mark.parametrize(("most", "stored"), [(4 * 10**9, torch.float32), (1000, torch.float16)])
+def test_a_large_model_is_kept_within_its_quantisers_step(tmp_path, monkeypatch, most, stored):
+    """Beyond 4 GB in float32 a number takes 16 bits, nearer to its own code than to any other; it is told."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("superweight.model.gguf_writing._EXACT_UP_TO", most)
+    exact = write_gguf(tmp_path / "tiny.gguf")[DOWN]
+    copy = converted_copy(tmp_path / "tiny.gguf")
+    held = load_file(copy / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    assert stored == held.dtype
+    # Q8_0: the largest of 32 numbers is 127 steps.
+    step = np.abs(exact.reshape(-1, 32)).max(1, keepdims=True) / 127
+    assert (np.abs(held.float().numpy() - exact).reshape(-1, 32) < step / 2).all()
+    told = None if stored == torch.float32 else "float16, within half a step of Q8_0"
+    assert told == rounding(copy)
 
 
 def test_an_ordinary_checkpoint_was_made_from_nothing(tmp_path):

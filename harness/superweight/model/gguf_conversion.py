@@ -15,6 +15,7 @@ from pathlib import Path
 from superweight.checkpoints.cache import Progress, cache_directory, get_or_build, sha256, silent
 from superweight.checkpoints.cache_entries import RECORD, keep_within_limit
 from superweight.checkpoints.gguf_parts import local_parts, unite
+from superweight.checkpoints.tensors.checkpoint import json_object
 from superweight.checkpoints.tensors.files import LocalFile
 from superweight.checkpoints.tensors.gguf import read_header
 from superweight.core.errors import BadInput
@@ -54,10 +55,20 @@ def converted_copy(gguf: Path, progress: Progress = silent) -> Path:
 
 def original_sha256(directory: Path) -> str | None:
     """Return the SHA-256 of the GGUF that a converted copy was made from, if it is one."""
-    record = directory / RECORD
-    if not record.is_file():
-        return None
-    return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
+    record = _record(directory)
+    return None if record is None else str(record["sha256"])
+
+
+def rounding(directory: Path) -> str | None:
+    """Return what a converted copy holds in 16 bits that are not exact; None where all numbers are."""
+    counts = (_record(directory) or {}).get("numbers")
+    kept = counts if isinstance(counts, dict) else {}
+    return "; ".join(how for how in kept if not how.endswith("exact")) or None
+
+
+def _record(directory: Path) -> dict[str, object] | None:
+    path = directory / RECORD
+    return json_object(path.read_bytes(), str(path)) if path.is_file() else None
 
 
 def _sha256_of_all(parts: list[Path]) -> str:

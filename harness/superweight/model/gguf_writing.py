@@ -57,6 +57,7 @@ def write_streamed(
             parts.add(name, held)
             written[name] = held.shape
             counts[how] = counts.get(how, 0) + held.size
+            del numbers, held  # before the next is read
     config.dtype = torch.float32 if small else _commonest(counts)
     config.architectures = [type(skeleton).__name__]
     config.save_pretrained(scratch)

@@ -27,7 +27,7 @@ from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import make_deterministic, present
-from superweight.model.gguf_conversion import converted_copy, original_sha256
+from superweight.model.gguf_conversion import converted_copy, original_sha256, rounding
 from superweight.model.main_memory import dtype_that_fits
 from superweight.model.placement import place_model, stored_bytes
 from superweight.model.projections import execution_device
@@ -89,7 +89,7 @@ def load(
                 refuse_unsound_files(directory, quantised=quantised)
             asked = _dtype(dtype, where, config, unpacked=unpacked)
             if asked is torch.float32 and dtype == "auto":
-                asked = dtype_that_fits(directory, config)
+                asked = dtype_that_fits(directory, config, local.path.name)
             auto_class = _model_class(config, remote_code=remote_code)
             options: dict[str, Any] = {
                 "dtype": asked,
@@ -99,7 +99,7 @@ def load(
                 "ignore_mismatched_sizes": True,
                 "output_loading_info": True,
             }
-            kind = None
+            kind = rounding(directory)
             if unpacked:
                 checkpoint = open_checkpoint(directory)
                 if adapter is not None:

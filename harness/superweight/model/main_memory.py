@@ -19,11 +19,11 @@ _SHARE = 0.85
 _log = logging.getLogger("superweight")
 
 
-def dtype_that_fits(directory: Path, config: PreTrainedConfig) -> torch.dtype:
+def dtype_that_fits(directory: Path, config: PreTrainedConfig, name: str) -> torch.dtype:
     """Return float32, or the 16-bit dtype of ``config`` where float32 takes more than is free.
 
-    A warning says so. Of pickled weights the size is not known from their header, and float32 is
-    returned.
+    A warning says so, and calls the model ``name``. Of pickled weights the size is not known from their
+    header, and float32 is returned.
     """
     try:
         numbers = sum(prod(tensor.shape) for tensor in plain_tensors(open_checkpoint(directory)).values())
@@ -36,7 +36,7 @@ def dtype_that_fits(directory: Path, config: PreTrainedConfig) -> torch.dtype:
     half = own if own in (torch.float16, torch.bfloat16) else torch.bfloat16
     _log.warning(
         "%s takes %.3g GB in float32 and %.3g GB are free; it is computed with in %s",
-        directory.name,
+        name,
         needed / 1e9,
         free / 1e9,
         str(half).removeprefix("torch."),

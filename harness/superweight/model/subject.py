@@ -19,7 +19,8 @@ from superweight.model.projections import execution_device
 class Provenance:
     """What was measured, on what: recorded beside every result, compared with none.
 
-    ``dequantised`` names the packing of weights that were unpacked into plain layers.
+    ``dequantised`` names the packing of weights that were unpacked into plain layers, or how numbers of
+    a GGUF file were rounded.
     """
 
     source: str

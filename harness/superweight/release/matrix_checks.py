@@ -32,7 +32,7 @@ _OTHER = 0.02
 # As many numbers of a row tell it from another.
 _COLUMNS = 64
 # As many numbers of a matrix give its median well enough.
-_SAMPLE = 2**18
+_SAMPLE = 2**15
 
 
 def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) -> Iterator[Check]:
@@ -58,17 +58,19 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         except BadInput:
             unread.append(now.name)
             continue
-        if before.shape != after.shape or not np.isfinite(after).all():
+        # Once: the magnitudes of a large tensor take as long as reading it.
+        sizes = np.abs(before), np.abs(after)
+        if before.shape != after.shape or not np.isfinite(sizes[1].max()):
             continue  # told elsewhere
         count += 1
         name = f"{now.name}, expert {now.leading[0]}" if now.leading else now.name
-        lost = [f"{what} of {name}" for what in _emptied(before, after)]
+        lost = [f"{what} of {name}" for what in _emptied(*sizes)]
         emptied += lost
         tokens = tokens or (bool(lost) and vocabulary(key))
         comparable = base.is_gguf == release.is_gguf or not _REORDERED.search(key)
         if comparable and (share := _other(before, after)) > _OTHER:
             other.append(name if share > 0.5 else f"{share:.0%} of the rows of {name}")
-        ratio = _peak(after) / _peak(before)
+        ratio = _peak(sizes[1]) / _peak(sizes[0])
         highest = max(highest, ratio)
         if ratio > PEAKS:
             peaks.append((ratio, name))
@@ -131,10 +133,11 @@ def _experts(base: Checkpoint, was: Held, release: Checkpoint, now: Held) -> tup
 
 
 def _emptied(before: Floats, after: Floats) -> Iterator[str]:
+    """Yield the rows and columns that are zero in one tensor's magnitudes and not in the other's."""
     if before.ndim != 2:
         return
     for axis, word in ((1, "row"), (0, "column")):
-        was, now = np.abs(before).max(axis=axis), np.abs(after).max(axis=axis)
+        was, now = before.max(axis=axis), after.max(axis=axis)
         # Counted, not only looked up: where channels were permuted an empty one lies elsewhere.
         if np.count_nonzero(now == 0) <= np.count_nonzero(was == 0):
             continue
@@ -146,8 +149,8 @@ def _emptied(before: Floats, after: Floats) -> Iterator[str]:
 
 
 def _peak(values: Floats) -> float:
-    """Return the largest magnitude over the median of those that are not zero; 1 for nothing but zeros."""
-    flat = np.abs(values).reshape(-1)
+    """Return the largest of some magnitudes over the median of those above zero; 1 where all are zero."""
+    flat = values.reshape(-1)
     largest = float(flat.max())
     sample = flat[:: max(1, len(flat) // _SAMPLE)]
     sample = sample[sample > 0]

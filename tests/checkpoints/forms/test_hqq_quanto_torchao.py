@@ -45,7 +45,7 @@ def test_hqq_is_read(same, seed, bits, axis):
     assert f"HQQ int{bits}" == location.tensor.dtype
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_hqq_itself_says_the_same(same, bits, axis):
     """Where hqq is installed, its own quantizer is the measure."""
@@ -71,11 +71,18 @@ def test_hqq_itself_says_the_same(same, bits, axis):
     same(expected, tensors | numbers, rtol=1e-5, atol=1e-7)
 
 
-def test_hqq_of_three_bits_is_named(packed):
-    """Three bits are packed into 32-bit words, which is not read."""
+def test_hqq_of_bits_that_it_does_not_make_is_named(packed):
+    """Five bits are none of its packings."""
     _, tensors = hqq(1, 4, 1)
-    with pytest.raises(BadInput, match="packed as HQQ of 3 bits, which is not read"):
-        packed(tensors | {"nbits": torch.tensor(3, dtype=torch.int32)})
+    with pytest.raises(BadInput, match="packed as HQQ of 5 bits, which is not read"):
+        packed(tensors | {"nbits": torch.tensor(5, dtype=torch.int32)})
+
+
+def test_a_row_of_hqq_too_few_is_refused(packed):
+    """Ten codes of 3 bits share a word, and the last word is padded; a word that lacks is damage."""
+    _, tensors = hqq(1, 4, 1)
+    with pytest.raises(BadInput, match="does not go with the tensors beside it as HQQ"):
+        packed(tensors | {"W_q": tensors["W_q"][:-1]})
 
 
 @pytest.mark.parametrize("name", ["W_q", "zero", "scale"])

@@ -106,20 +106,20 @@ def test_mlx_itself_says_the_same(same, bits, group):
     same(expected, tensors, {"quantization": {"bits": bits, "group_size": group}}, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("mode", "group"), [("mxfp4", 32), ("nvfp4", 16)])
-def test_mlx_floats_are_read(same, mode, group):
-    """The modes that keep 4-bit floats have scales and no biases."""
+@pytest.mark.parametrize(("mode", "group", "bits"), [("mxfp4", 32, 4), ("mxfp8", 32, 8), ("nvfp4", 16, 4)])
+def test_mlx_floats_are_read(same, mode, group, bits):
+    """The modes that keep floats of 4 and 8 bits have scales and no biases."""
     mx = pytest.importorskip("mlx.core")
     weight = mx.array(np.random.default_rng(group).normal(size=(32, 256)).astype(np.float32))
-    held = mx.quantize(weight, group_size=group, bits=4, mode=mode)
-    expected = mx.dequantize(*held, group_size=group, bits=4, mode=mode).astype(mx.float32)
+    held = mx.quantize(weight, group_size=group, bits=bits, mode=mode)
+    expected = mx.dequantize(*held, group_size=group, bits=bits, mode=mode).astype(mx.float32)
     tensors = {n: torch.from_numpy(np.array(p)) for n, p in zip(("weight", "scales"), held, strict=True)}
-    config = {"quantization": {"bits": 4, "group_size": group, "mode": mode}}
+    config = {"quantization": {"bits": bits, "group_size": group, "mode": mode}}
     same(torch.from_numpy(np.array(expected)), tensors, config)
 
 
 def test_a_mode_that_is_not_read_is_named(packed):
     """A new mode is refused by its name."""
     _, tensors = affine(1, 8, 32)
-    with pytest.raises(BadInput, match="packed as MLX mxfp8, which is not read; give its affine release"):
-        packed(tensors, {"quantization": {"bits": 8, "group_size": 32, "mode": "mxfp8"}})
+    with pytest.raises(BadInput, match="packed as MLX mxfp2, which is not read; give its affine release"):
+        packed(tensors, {"quantization": {"bits": 8, "group_size": 32, "mode": "mxfp2"}})

@@ -20,9 +20,11 @@ from superweight.checkpoints.forms.form import (
     unpacked,
     unread,
 )
-from superweight.checkpoints.tensors.decoding import decode, exponents
+from superweight.checkpoints.tensors.decoding import decode, exponents, float8_step
 
 _WORD = 32
+# By mode, how many inputs share a scale where config.json does not say.
+_GROUPS = {"affine": 64, "mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
 
 
 def _holds(source: Source, stem: str) -> bool:
@@ -43,11 +45,11 @@ def _unpack(source: Source, stem: str) -> Packed:
     name, scales, biases = f"{stem}.weight", f"{stem}.scales", f"{stem}.biases"
     settings = _settings(source, stem)
     mode = str(settings.get("mode", "affine"))
-    if mode not in ("affine", "mxfp4", "nvfp4"):
+    if mode not in _GROUPS:
         raise unread(name, f"MLX {mode}", "give its affine release, or the one it was made from")
     affine = mode == "affine"
     shape, groups = source.info(name).shape, source.info(scales).shape
-    group = setting(settings, "group_size", {"affine": 64, "mxfp4": 32, "nvfp4": 16}[mode])
+    group = setting(settings, "group_size", _GROUPS[mode])
     inputs = groups[-1] * group
     bits = shape[-1] * _WORD // inputs if inputs else 0
     fits = groups[:-1] == shape[:-1] and len(shape) in (2, 3) and bits * inputs == shape[-1] * _WORD
@@ -61,10 +63,13 @@ def _unpack(source: Source, stem: str) -> Packed:
             offsets = along(source.stored(biases, *leading, rows.start, upto=rows.stop), cols, group)
             codes = unpacked(words, bits)[:, cols].astype(np.float32)
             return Codes(codes, along(factors, cols, group), evenly, offsets)
-        if mode == "mxfp4":
+        if mode.startswith("mx"):
             factors = exponents(factors)
         elif factors.dtype == np.uint8:
             factors = decode(factors.tobytes(), "F8_E4M3").reshape(factors.shape)
+        if mode == "mxfp8":
+            numbers = decode(words.tobytes(), "F8_E4M3").reshape(len(words), -1)[:, cols]
+            return Codes(numbers, along(factors, cols, group), lambda code: float8_step(code, "F8_E4M3"))
         return Codes(e2m1(words)[:, cols], along(factors, cols, group), e2m1_gap)
 
     kind = f"MLX int{bits}" if affine else f"MLX {mode}"
@@ -73,11 +78,11 @@ def _unpack(source: Source, stem: str) -> Packed:
 
 FORM = Form(
     name="MLX",
-    made_by="mlx-lm: 2 to 8 bits, with the old config (quantization) and the new (quantization_config)",
-    layout="q scales + biases by group of inputs, q in a row of bits along the inputs",
+    made_by="mlx-lm: 2 to 8 bits, mxfp4, mxfp8 and nvfp4, with the old config (quantization) and the new "
+    "(quantization_config)",
+    layout="q scales + biases by group of inputs, q in a row of bits along the inputs; floats without biases",
     suffixes=(".weight",),
     holds=_holds,
     unpack=_unpack,
-    checked_against="mlx.core.quantize and mlx.core.dequantize on the CPU where mlx is installed; "
-    "else the layout written out",
+    checked_against="mlx.core.quantize and mlx.core.dequantize on the CPU; and the layout written out",
 )

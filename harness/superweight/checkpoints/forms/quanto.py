@@ -81,5 +81,5 @@ FORM = Form(
     suffixes=(".weight._data._data", ".weight._data"),
     holds=_holds,
     unpack=_unpack,
-    checked_against="optimum-quanto's own dequantize where it is installed; else the layout in torch",
+    checked_against="optimum-quanto's own dequantize on the CPU; and the layout in torch",
 )

@@ -40,6 +40,12 @@ SCALED: tuple[Description, ...] = (
         "(q - zero) weight_scale; SCB / 127 by row for LLM.int8",
         "compressed_tensors' own decompress by group; the layout written out for the others",
     ),
+    Description(
+        "LoRA and DoRA adapters",
+        "peft: adapter_config.json and adapter_model.safetensors, on a base in any form",
+        "W + scale B A; of DoRA each row of that times its own length over that row's",
+        "peft's own merge_and_unload (LoRA, rsLoRA, DoRA, inputs first, a trained head)",
+    ),
     Description("GGUF", "llama.cpp", "every type that the gguf package dequantises", "gguf's own dequantize"),
 )
 # The first that holds is the one. GPTQ and AWQ share their names.

@@ -131,5 +131,13 @@ def _flipped(block: bytes, dtype: str) -> Floats:
 
 
 def float8_step(value: float, dtype: str) -> float:
-    """Return the gap between numbers of an 8-bit float type around ``value``."""
-    return float(np.spacing(np.array(abs(value), _small_float(dtype))))
+    """Return the gap between numbers of an 8-bit float type around ``value``.
+
+    Beyond the largest there is none; there the gap is that to the number below.
+    """
+    kind = _small_float(dtype)
+    number = np.array(abs(value), kind)
+    gap = float(np.spacing(number))
+    if np.isfinite(gap):
+        return gap
+    return float(number) - float(np.nextafter(number, np.array(0, kind)))
