@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from superweight.detection.trace import Array, Trace, Write
 from superweight.model.architecture import Architecture
-from superweight.model.capture import Meanwhile, recorded
+from superweight.model.capture import Meanwhile, Record, recorded
 from superweight.model.edits import PatchActivation, active_edits
 from superweight.model.prefix_cache import Prefix, resumed
 from superweight.model.subject import Subject
@@ -47,6 +48,7 @@ def trace_again(subject: Subject, text: str, before: Trace, prefix: Prefix) -> T
         residual=np.concatenate([before.residual[:start], rest.residual]),
         weights=rest.weights,
         carry=before.carry[:start] + rest.carry,
+        lanes=_joined(before.lanes, rest.lanes, start),
     )
 
 
@@ -64,7 +66,9 @@ def trace_batch(
     """
     ids, mask = padded(subject, sequences)
     held = {edit.layer for edit in active_edits(subject) if isinstance(edit, PatchActivation)}
-    with torch.no_grad(), recorded(subject.architecture, start, meanwhile, held) as record:
+    with torch.no_grad(), recorded(
+        subject.architecture, start, meanwhile, held, (len(ids), ids.shape[1])
+    ) as record:
         # The decoder without its head: a trace needs no logits.
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     weights = ModelWeights(subject.architecture)
@@ -92,9 +96,21 @@ def trace_batch(
                 residual=np.stack([_array(stream[row, :own]) for stream in record.residual]),
                 weights=weights,
                 carry=tuple(record.carry),
+                lanes=_lanes(record, row, own),
             )
         )
     return traces
+
+
+def _lanes(record: Record, row: int, own: int) -> NDArray[np.uint8] | None:
+    kept = [lane[row, :own].cpu().numpy().astype(np.uint8) for lane in record.lanes if lane is not None]
+    return np.stack(kept) if kept else None
+
+
+def _joined(
+    before: NDArray[np.uint8] | None, rest: NDArray[np.uint8] | None, start: int
+) -> NDArray[np.uint8] | None:
+    return None if before is None or rest is None else np.concatenate([before[:start], rest])
 
 
 def padded(subject: Subject, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -321,6 +321,7 @@ def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
                 "onset": activation.onset,
                 "last": activation.last,
                 "magnitude": activation.magnitude,
+                **({} if activation.lane is None else {"lane": activation.lane}),
             }
             for activation in result.super_activations
         ],

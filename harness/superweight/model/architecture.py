@@ -10,9 +10,11 @@ tells is refused.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, UnknownArchitecture
-from superweight.model.experts import Experts
+from superweight.model.experts import Experts, WholeStack
 from superweight.model.projections import LinearProjection, Projection
 
 
@@ -33,6 +35,8 @@ class NamingRules(NamedTuple):
     output_projections: tuple[str, ...] = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2")
     # Parts of a block that mix tokens, by path or class, whatever linear maps they hold.
     mixers: tuple[str, ...] = ("attn", "attention", "mamba", "shortconv", "ssm", "recurrent", "deltanet")
+    # What a class of such a part is called where its path does not say so.
+    mixer_classes: tuple[str, ...] = (*mixers, "mixer")
     # A number of the block by which the MLP's write is multiplied before it is added (Granite).
     write_scale: str = "residual_multiplier"
 
@@ -45,15 +49,18 @@ class Block:
     """One decoder block and what its MLP writes with; nothing where it only mixes tokens.
 
     ``dense`` is its one projection, or that of its shared experts; ``experts`` are the routed
-    ones. ``mixture`` is the module that adds the two up, where there are both. ``scale`` multiplies
-    the write on its way to the residual stream.
+    ones. ``scale`` multiplies the write on its way to the residual stream, as far as the block says so.
     """
 
     module: nn.Module
     dense: LinearProjection | None
     experts: Experts | None = None
-    mixture: nn.Module | None = None
     scale: float = 1.0
+
+    @property
+    def sources(self) -> tuple[nn.Module, ...]:
+        """The modules by which the block's MLP writes."""
+        return tuple(item.module for item in (self.dense, self.experts) if item is not None)
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
@@ -136,11 +143,7 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
     blocks = _blocks(model, count)
     if blocks is None:
         raise UnknownArchitecture(f"{name}: looked for one list of {count} blocks near the token embedding")
-    if any(_is_cross_attention(path) for path, _ in blocks.named_modules()):
-        raise UnknownArchitecture(
-            f"{name} is a decoder with cross-attention: its blocks also read an encoder, which is not run"
-        )
-    if _sees_later_tokens(model, blocks):
+    if _sees_later_tokens(blocks):
         raise UnknownArchitecture(
             f"{name} is an encoder: its attention sees later tokens, and a causal decoder was looked for"
         )
@@ -161,8 +164,13 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
     return Architecture(tuple(layout), hidden)
 
 
-def _sees_later_tokens(model: PreTrainedModel, blocks: nn.ModuleList) -> bool:
-    return any(getattr(module, "is_causal", None) is False for module in blocks.modules())
+def _sees_later_tokens(blocks: nn.ModuleList) -> bool:
+    return any(
+        getattr(module, said, None) is False
+        for path, module in blocks.named_modules()
+        if not _is_cross_attention(path)  # that of a decoder reads an encoder, which is not run
+        for said in ("is_causal", "is_decoder")
+    )
 
 
 def _is_cross_attention(path: str) -> bool:
@@ -202,13 +210,8 @@ def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Bl
         return fault
     if dense is not None and experts is None and (fault := _mixer(module, path)):
         return fault
-    mixture = None
-    if dense is not None and experts is not None:
-        mixture = _common_parent(module, dense.module, experts.module)
-        if mixture is module:
-            return "found a dense network beside routed experts, which nothing but the block adds up"
     scale = getattr(module, NAMING_RULES.write_scale, 1.0)
-    return Block(module, dense, experts, mixture, float(scale))
+    return Block(module, dense, experts, float(scale))
 
 
 def _linear_projections(
@@ -216,7 +219,7 @@ def _linear_projections(
 ) -> dict[str, LinearProjection]:
     found = {}
     for path, module in block.named_modules():
-        shape = None if _is_mixer(block, path) else _linear_shape(module)
+        shape = None if _is_mixer(block, path) or _is_in_norm(path) else _linear_shape(module)
         if shape is not None and shape[0] == hidden:
             transposed = isinstance(module, Conv1D)
             found[path] = LinearProjection(module, layer, *shape, dtype, transposed)
@@ -228,12 +231,27 @@ def _linear_projections(
 
 def _is_mixer(block: nn.Module, path: str) -> bool:
     """Tell whether a part of a block mixes tokens, or lies in one that does."""
+    if any(name in path.lower() for name in NAMING_RULES.mixers):
+        return True
     names = path.split(".")
     parts = [block.get_submodule(".".join(names[: n + 1])) for n in range(len(names))] if path else []
-    classes = [type(part).__name__.lower() for part in parts]
+    return any(_is_mixer_class(block, part) for part in parts)
+
+
+def _is_mixer_class(block: nn.Module, part: nn.Module) -> bool:
+    """Tell whether a part's class is named after what mixes tokens, beside its family's name."""
+    own, outer = type(part).__name__, type(block).__name__
     # A block within the block holds more than the mixer it is named after.
-    said = " ".join([path.lower(), *(own for own in classes if "layer" not in own)])
-    return any(name in said for name in NAMING_RULES.mixers)
+    if "layer" in own.lower():
+        return False
+    said = own[len(commonprefix([own, outer])) :] if own != outer else own
+    words = [said[at.start() :].lower() for at in re.finditer("[A-Z][a-z0-9]*|[a-z0-9]+", said)]
+    return any(word.startswith(name) for word in words for name in NAMING_RULES.mixer_classes)
+
+
+def _is_in_norm(path: str) -> bool:
+    """Tell whether a part lies in a norm, whose gate may be a small network."""
+    return any("norm" in name.lower() for name in path.split(".")[:-1])
 
 
 def _only_mixes(block: nn.Module, hidden: int) -> bool:
@@ -256,22 +274,34 @@ def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _experts(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Iterator[Experts]:
-    transposed = bool(getattr(module, "is_transposed", False))
     for name, parameter in module.named_parameters(recurse=False):
         if parameter.ndim != 3 or name not in NAMING_RULES.output_projections:
             continue
         count, outputs, inputs = parameter.shape
+        whole = _positional(module) == 1
+        transposed = bool(getattr(module, "is_transposed", whole))
         if transposed:
             outputs, inputs = inputs, outputs
         if outputs == hidden:
-            yield Experts(module, name, layer, count, hidden, inputs, dtype, transposed)
+            kind = WholeStack if whole else Experts
+            yield kind(module, name, layer, count, hidden, inputs, dtype, transposed)
+    count = getattr(module, "num_experts", None)
+    for name, parameter in module.named_parameters():
+        # All experts' matrices one under another, in a part of the module that routes to them (DBRX).
+        flat = parameter.ndim == 2 and name.rpartition(".")[2] in NAMING_RULES.output_projections
+        if flat and isinstance(count, int) and _positional(module) == 3 and parameter.shape[1] == hidden:
+            inputs = parameter.shape[0] // count
+            yield Experts(module, name, layer, count, hidden, inputs, dtype, transposed=True)
+
+
+def _positional(module: nn.Module) -> int:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return len([item for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD])
 
 
 def _unlike(experts: nn.Module) -> str:
     """Return how a module of experts differs from those that can be read, or nothing."""
-    parameters = inspect.signature(experts.forward).parameters.values()
-    positional = [item for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
-    if len(positional) != 3 or getattr(experts, "has_post_expert_norm", False):
+    if _positional(experts) not in (1, 3) or getattr(experts, "has_post_expert_norm", False):
         return (
             f"found {type(experts).__name__}, which is not called with hidden states, top-k index and "
             "top-k weights, or does more to an expert's write than to weight it"
@@ -287,12 +317,6 @@ def _mixer(block: nn.Module, path: str) -> str:
     if strange:
         return f"found {path}, but {type(parent).__name__} mixes tokens (it has {strange[0]})"
     return ""
-
-
-def _common_parent(block: nn.Module, *parts: nn.Module) -> nn.Module:
-    """Return the smallest module of the block that holds all ``parts``."""
-    holding = [module for module in block.modules() if set(parts) <= set(module.modules())]
-    return min(holding, key=lambda module: len(list(module.modules())))
 
 
 def stream(output: Any) -> torch.Tensor:

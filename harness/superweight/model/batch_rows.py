@@ -10,16 +10,16 @@ from superweight.core.errors import UnknownArchitecture
 
 
 def entering(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
-    """Return the residual stream that a block is called with: (sequences, tokens, hidden).
+    """Return the residual stream that a block is called with: (sequences, tokens, hidden), or in lanes.
 
-    Raises `UnknownArchitecture` where a block is given something else, such as several lanes.
+    Raises `UnknownArchitecture` where a block is given something else.
     """
     hidden = arguments[0] if arguments else keywords.get("hidden_states")
-    if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:
+    if not isinstance(hidden, torch.Tensor) or hidden.ndim not in (3, 4):
         shape = f"of shape {tuple(hidden.shape)}" if isinstance(hidden, torch.Tensor) else "that is no tensor"
         raise UnknownArchitecture(
-            f"its blocks are given a stream {shape}, not one of (sequences, tokens, hidden): streams in "
-            "several lanes (hyper-connections, AltUp) are not supported"
+            f"its blocks are given a stream {shape}, not one of (sequences, tokens, hidden), or of several "
+            "lanes of it"
         )
     return hidden
 

@@ -24,8 +24,8 @@ class Prefix:
 
     def of_first_sequence(self) -> Prefix:
         """Return the prefix of a batch that holds nothing but the first sequence."""
-        if self.output is None:
-            return self
+        if self.output is None or stream(self.output).ndim == 4:
+            return self  # no other sequence joins a stream in lanes
         first = stream(self.output)[:1]
         rest = () if isinstance(self.output, torch.Tensor) else self.output[1:]
         return Prefix(self.block, first if isinstance(self.output, torch.Tensor) else (first, *rest))
