@@ -165,12 +165,12 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
 
 
 def _sees_later_tokens(blocks: nn.ModuleList) -> bool:
-    return any(
-        getattr(module, said, None) is False
+    said = [
+        (getattr(module, "is_decoder", None), getattr(module, "is_causal", None))
         for path, module in blocks.named_modules()
         if not _is_cross_attention(path)  # that of a decoder reads an encoder, which is not run
-        for said in ("is_causal", "is_decoder")
-    )
+    ]
+    return any(decoder is False or (causal is False and not decoder) for decoder, causal in said)
 
 
 def _is_cross_attention(path: str) -> bool:
@@ -182,16 +182,28 @@ def _is_cross_attention(path: str) -> bool:
 def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     """Return the one list of ``count`` modules in the smallest part that also holds the embedding.
 
-    A vision tower may be as deep as the decoder beside it, but has no token embedding.
+    A vision tower may be as deep as the decoder beside it, but has no token embedding. Where no list is
+    as long as the config says (it may count an encoder's blocks, or those of a block twice), the one list
+    that lies in no other is meant.
     """
     embedding = model.get_input_embeddings()
     holding = [part for part in model.modules() if any(inner is embedding for inner in part.modules())]
     for part in sorted(holding, key=lambda part: len(list(part.modules()))):
-        inner = part.modules()
-        lists = [item for item in inner if isinstance(item, nn.ModuleList) and len(item) == count]
-        if lists:
-            return lists[0] if len(lists) == 1 else None
+        lists = _outermost_lists(part)
+        matching = [item for item in lists if len(item) == count] or lists
+        if matching:
+            return matching[0] if len(matching) == 1 else None
     return None
+
+
+def _outermost_lists(part: nn.Module) -> list[nn.ModuleList]:
+    """Return the lists of several modules of one kind that lie in no other list."""
+    found: dict[str, nn.ModuleList] = {}
+    for path, item in part.named_modules():
+        inner = any(path.startswith(f"{other}.") for other in found)
+        if isinstance(item, nn.ModuleList) and len(item) > 1 and not inner:
+            found[path] = item
+    return list(found.values())
 
 
 def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Block | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -88,9 +89,11 @@ class _Seen:
     experts: ExpertsCall | None = None
     before: torch.Tensor | None = None  # (lanes, sequences, tokens, hidden), as after
     after: torch.Tensor | None = None
-    # What the block's other parts returned, by path, and what the norms among them were given.
+    # What the block's other parts returned, by path, and which of them are norms.
     others: dict[str, torch.Tensor] = field(default_factory=dict)
-    norm_inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    norms: set[str] = field(default_factory=set)
+    # What the last norm behind a write was given and returned, (tokens, hidden).
+    last_norm: tuple[torch.Tensor, torch.Tensor] | None = None
     carry: float = 1.0
     arrived: torch.Tensor | None = None
     factors: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -205,7 +208,8 @@ class _Watch:
             )
         self.seen.before = lanes_of(entering(arguments, keywords).detach().clone(), self.hidden, self.tokens)
         self.seen.others.clear()
-        self.seen.norm_inputs.clear()
+        self.seen.norms.clear()
+        self.seen.last_norm = None
         self.seen.writes.carriers.clear()
 
     def _dense_wrote(self, _: nn.Module, arguments: Any, output: torch.Tensor) -> None:
@@ -231,7 +235,9 @@ class _Watch:
         if not self.seen.writes.carriers or given is None or whole is None:
             return
         if given.shape == whole.shape and given.shape[-1] == self.hidden:
-            self.seen.writes.normed(*(item.detach().flatten(0, -2).clone() for item in (given, whole)))
+            rows = (given.detach().flatten(0, -2).clone(), whole.detach().flatten(0, -2).clone())
+            self.seen.writes.normed(*rows)
+            self.seen.last_norm = rows
 
     def _keeper(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
@@ -240,8 +246,8 @@ class _Watch:
                 return
             if first.shape[-1] == self.hidden and first.is_floating_point():
                 self.seen.others[path] = first.detach().clone()
-                if _is_norm(module) and arguments and isinstance(arguments[0], torch.Tensor):
-                    self.seen.norm_inputs[path] = arguments[0].detach().clone()
+                if _is_norm(module):
+                    self.seen.norms.add(path)
 
         return keep
 
@@ -259,40 +265,36 @@ class _Watch:
             self._settle(self._explained(given, after))
         seen.before = None
         seen.others.clear()
-        seen.norm_inputs.clear()
+        seen.norms.clear()
+        self.seen.last_norm = None
 
     def _explained(self, before: torch.Tensor, after: torch.Tensor) -> list[list[torch.Tensor]]:
         """Return the gains of the carried writes in every lane; refuse what does not add up."""
         writes = [carrier.value for carrier in self.seen.writes.carriers]
-        rows = [lane.flatten(0, 1) for lane in before]
+        # Lanes differ by little at first: told apart by how they differ from the first one.
+        rows = [(lane if at == 0 else lane.double() - before[0].double()).flatten(0, 1) for at, lane in enumerate(before)]
         if any(write.shape != rows[0].shape for write in writes):
             raise UnknownArchitecture(
                 f"{self.name} hands on a stream of {tuple(rows[0].shape)} numbers, and its MLP writes "
                 f"{tuple(writes[0].shape)}"
             )
-        gains = []
-        for lane in after:
-            target = lane.flatten(0, 1)
-            found = self._sum(rows, target, writes)
-            gains.append(list(found.gains))
-            self.seen.carry = found.carry
-        return gains
+        sums = [self._sum(rows, lane.flatten(0, 1), writes) for lane in after]
+        self.seen.carry = median(found.carry for found in sums)
+        return [list(found.gains) for found in sums]
 
     def _sum(
         self, before: list[torch.Tensor], after: torch.Tensor, writes: list[torch.Tensor]
     ) -> StreamSum:
         seen, target = self.seen, after
         others = {path: write.flatten(0, -2) for path, write in seen.others.items()}
-        for path, given in seen.norm_inputs.items():
-            # A norm at the block's end: what it was given is the sum.
-            if torch.equal(others[path], after):
-                target = given.flatten(0, -2)
+        if seen.last_norm is not None and torch.equal(seen.last_norm[1], after):
+            target = seen.last_norm[0]  # a norm at the block's end: what it was given is the sum
         known = [after, *writes]
         others = {
             path: write for path, write in others.items() if not any(torch.equal(write, item) for item in known)
         }
-        parts = [write for path, write in others.items() if "." not in path and path not in seen.norm_inputs]
-        norms = [write for path, write in others.items() if "." not in path and path in seen.norm_inputs]
+        parts = [write for path, write in others.items() if "." not in path and path not in seen.norms]
+        norms = [write for path, write in others.items() if "." not in path and path in seen.norms]
         inner = [write for path, write in others.items() if "." in path]
         found = stream_sum(self.name, target, before, writes, (parts, norms, inner), self.block.scale)
         return found if target is after else replace(found, carry=1.0)

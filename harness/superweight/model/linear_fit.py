@@ -10,6 +10,10 @@ import torch
 # Rounding steps by which one entry may lie beside the sum, relative to the magnitudes that are added.
 ROUNDINGS = 16.0
 
+# Terms that differ by less are one term, and numbers above the other are no gains.
+_SAME_TERM = 1e-10
+_LARGE = 16.0
+
 # Tokens that are fitted at once: each has its own small system of equations.
 _TOKENS = 256
 
@@ -51,12 +55,14 @@ def _fitted(target: torch.Tensor, terms: Sequence[torch.Tensor], eps: float) -> 
     weighed = stacked / size.clamp_min(1e-30)[:, None]
     lengths = weighed.norm(dim=2).clamp_min(1e-30)
     columns = weighed / lengths[..., None]
-    aims = columns @ (wanted / size.clamp_min(1e-30))[..., None]
-    inverse = torch.linalg.pinv(columns @ columns.transpose(1, 2), rtol=1e-12, hermitian=True)
-    factors = (inverse @ aims)[..., 0] / lengths  # (rows, terms)
-    products = factors[..., None] * stacked
-    beside = (wanted - products.sum(1)).abs()
-    allowed = ROUNDINGS * eps * (wanted.abs() + products.abs().sum(1))
+    # Lanes of a stream may differ by little: an orthogonal basis tells them apart where products do not.
+    basis, upper = torch.linalg.qr(columns.transpose(1, 2))
+    aims = basis.transpose(1, 2) @ (wanted / size.clamp_min(1e-30))[..., None]
+    factors = (torch.linalg.pinv(upper, rtol=_SAME_TERM) @ aims)[..., 0] / lengths  # (rows, terms)
+    beside = (wanted - (factors[..., None] * stacked).sum(1)).abs()
+    # Large numbers of opposite sign, for terms that are nearly the same, must not excuse anything.
+    share = factors.abs().clamp_max(_LARGE)[..., None] * stacked.abs()
+    allowed = ROUNDINGS * eps * (wanted.abs() + share.sum(1))
     return Fit(factors.T, bool((beside <= allowed).all()), float(beside.max()) if beside.numel() else 0.0)
 
 

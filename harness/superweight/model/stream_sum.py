@@ -44,7 +44,8 @@ def stream_sum(
 ) -> StreamSum:
     """Fit the stream after a block to its parts, and refuse the block where they do not add up.
 
-    All are (tokens, hidden); ``before`` holds every lane of the stream before the block. ``stages`` are
+    All are (tokens, hidden); ``before`` holds the stream before the block, and of a stream in lanes how the
+    others differ from the first, so that the number of the first is what is left of all. ``stages`` are
     the writes of the block's other parts, the likely ones first; a later stage is looked at where the
     earlier ones do not explain the stream. ``expected`` is the gain of the MLP's writes as far as it is
     known. Raises `UnknownArchitecture`, naming ``place``.
@@ -114,7 +115,7 @@ def _numbers(
         near = (numbers - expected).abs() <= _SAME * abs(expected)
         gains.append(torch.where(near, expected, numbers) if len(numbers) == 1 else numbers)
     # The stream may come by way of another part, such as an attention that adds it to its own write.
-    carry = float(fit.factors[0].median()) if lanes == 1 else 1.0
+    carry = float(fit.factors[0].median())
     carry = 1.0 if abs(carry) <= _SAME or abs(carry - 1) <= _SAME else carry
     return StreamSum(carry, tuple(gains))
 
