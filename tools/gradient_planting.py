@@ -113,15 +113,16 @@ def streams(
 def kept(model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor) -> dict[int, float]:
     """Return what the blocks leave of a one that is in the stream after the first: by block.
 
-    A few families multiply the whole stream. That is seen by adding a small vector to the stream after a
-    block, and asking how much of it is there after the next one; what is within a tenth of one is one.
+    A few families multiply the whole stream. That is seen by adding a vector to the stream after a block,
+    so large that all norms are saturated by it, and asking how much of it is there after the next one;
+    what is within a tenth of one is one.
     """
     after = streams(model, blocks, ids)
     layers = sorted(after)
     left = {layers[0]: 1.0}
     for earlier, later in zip(layers, layers[1:], strict=False):
         signs = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(5)).sign()
-        vector = 1e-2 * float(after[earlier].abs().median()) * signs
+        vector = 1e4 * float(after[earlier].abs().median()) * signs
         handle = blocks[earlier].register_forward_hook(_adder(vector))
         try:
             moved = streams(model, blocks, ids)[later] - after[later]
