@@ -34,6 +34,8 @@ class Fit:
 def fitted(target: torch.Tensor, terms: Sequence[torch.Tensor], *, by_token: bool = False) -> Fit:
     """Fit ``target`` to ``terms``, all (tokens, hidden); every entry is weighed by its own magnitude."""
     eps = torch.finfo(target.dtype).eps
+    if not all(bool(item.isfinite().all()) for item in (target, *terms)):
+        return Fit(torch.zeros(len(terms), 1), explained=False, gap=float("inf"))  # it overflowed
     if not by_token:
         return _fitted(target.reshape(1, -1), [term.reshape(1, -1) for term in terms], eps)
     chunks = [
@@ -63,7 +65,7 @@ def _fitted(target: torch.Tensor, terms: Sequence[torch.Tensor], eps: float) -> 
     # Large numbers of opposite sign, for terms that are nearly the same, must not excuse anything.
     share = factors.abs().clamp_max(_LARGE)[..., None] * stacked.abs()
     allowed = ROUNDINGS * eps * (wanted.abs() + share.sum(1))
-    return Fit(factors.T, bool((beside <= allowed).all()), float(beside.max()) if beside.numel() else 0.0)
+    return Fit(factors.T, bool((beside <= allowed).all()), float(beside.max()))
 
 
 def matters(part: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
