@@ -106,7 +106,9 @@ def sweep_one(key: str, classes: str = CAUSAL) -> Outcome:
     except Exception as error:
         return outcome(TRACEBACK, f"{type(error).__name__}: {one_line(error)[:120]}")
     if twin.coordinates:
-        return outcome(WRONG, f"the unplanted twin is said to have {[str(item) for item in twin.coordinates]}")
+        return outcome(
+            WRONG, f"the unplanted twin is said to have {[str(item) for item in twin.coordinates]}"
+        )
     return outcome(*_planted_everywhere(subject, ids))
 
 
@@ -187,7 +189,7 @@ def _asked(
 def _edit_fault(
     subject: Subject, ids: torch.Tensor, blocks: nn.ModuleList, writer: Writer, prune: Any
 ) -> str:
-    """Return what is wrong with pruning the scalar, by its weight or by a hook, and undoing it; or nothing."""
+    """Return what is wrong with pruning the scalar, by weight or by hook, and undoing it; or nothing."""
     before = [item.clone() for item in subject.model.state_dict().values()]
     course = streams(subject.model, blocks, ids)
     with edited(subject, [prune]):
@@ -217,7 +219,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
     totals = ", ".join(f"{result}: {count}" for result, count in sorted(counts.items()))
     lines = [f"transformers {transformers.__version__}; of {len(outcomes)}, {totals}.", ""]
     rows = [(item.key, item.name, item.result, item.line) for item in outcomes]
-    return "\n".join([*lines, *markdown.table(("model type", "class", "result", "where, or why not"), rows)]) + "\n"
+    return (
+        "\n".join([*lines, *markdown.table(("model type", "class", "result", "where, or why not"), rows)])
+        + "\n"
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

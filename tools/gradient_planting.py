@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from tools.tiny_configs import HIDDEN
 
 CHANNEL = 17
 
-# What writes to the stream and is no feed-forward network: mixers, projections of per-layer embeddings, LAuReL.
+# What writes to the stream and is no feed-forward network: mixers, projections of per-layer embeddings.
 _MIXERS = re.compile(
     r"attn|attention|mamba|ssm|conv|recurrent|temporal|time_mix|retention|delta|rwkv|mixer_block|mixer.out_proj|cca"
     r"|indexer|q_proj|o_proj|lightning|^per_layer_projection|^laurel|^ple\."
@@ -120,7 +121,7 @@ def kept(model: nn.Module, blocks: nn.ModuleList, ids: torch.Tensor) -> dict[int
     after = streams(model, blocks, ids)
     layers = sorted(after)
     left = {layers[0]: 1.0}
-    for earlier, later in zip(layers, layers[1:], strict=False):
+    for earlier, later in pairwise(layers):
         signs = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(5)).sign()
         vector = 1e4 * float(after[earlier].abs().median()) * signs
         handle = blocks[earlier].register_forward_hook(_adder(vector))
@@ -137,7 +138,10 @@ def _adder(vector: torch.Tensor) -> Any:
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         stream = output[0] if isinstance(output, (tuple, list)) else output
         moved = stream + vector.repeat(stream.shape[-1] // HIDDEN)
-        return (moved, *output[1:]) if isinstance(output, (tuple, list)) else moved
+        if not isinstance(output, (tuple, list)):
+            return moved
+        rest = (moved, *output[1:])
+        return type(output)(*rest) if hasattr(output, "_fields") else rest
 
     return add
 

@@ -414,7 +414,7 @@ OVERRIDES |= {
     },
 }
 
-# What families release, where it is built otherwise than the class's default: name -> (model type, overrides).
+# What families release, where it is not the class's default: name -> (model type, overrides).
 _NEMOTRON = ["mamba", "moe", "attention", "moe", "mamba", "moe"]
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma4_text#E2B-per-layer-embeddings": ("gemma4_text", {"hidden_size_per_layer_input": 12}),

@@ -278,7 +278,7 @@ def _writes(trace: Trace, activation: SuperActivation, row: RowReader) -> Iterat
 
 def _makers(trace: Trace, layer: int, token: int, channel: int, read: RowReader) -> Iterator[SuperWeight]:
     arrived = float(trace.arrived[layer][token, channel])
-    saw = [(write, at) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
+    saw = [(write, int(at)) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
     # What the projections write together, before a norm that may stand behind them.
     output = sum(write.factor(at, channel) * float(write.outputs[at, channel]) for write, at in saw)
     if not output:

@@ -66,9 +66,10 @@ def trace_batch(
     """
     ids, mask = padded(subject, sequences)
     held = {edit.layer for edit in active_edits(subject) if isinstance(edit, PatchActivation)}
-    with torch.no_grad(), recorded(
-        subject.architecture, start, meanwhile, held, (len(ids), ids.shape[1])
-    ) as record:
+    with (
+        torch.no_grad(),
+        recorded(subject.architecture, start, meanwhile, held, (len(ids), ids.shape[1])) as record,
+    ):
         # The decoder without its head: a trace needs no logits.
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     weights = ModelWeights(subject.architecture)

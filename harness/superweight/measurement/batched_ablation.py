@@ -17,8 +17,8 @@ from torch import nn
 
 from superweight.core.errors import EditFailed
 from superweight.measurement.conditions import INTACT, Condition
-from superweight.model.architecture import stream
-from superweight.model.batch_rows import entering, with_rows
+from superweight.model.architecture import plain_stream, with_stream
+from superweight.model.batch_rows import NoRowsJoin, entering, with_rows
 from superweight.model.edits import ROUNDINGS, Scale
 from superweight.model.projections import LinearProjection, Projection, execution_device
 from superweight.model.subject import Subject
@@ -71,14 +71,14 @@ def run_batched(
     edit does not take effect on its own rows, or takes effect on others.
     """
     order = tuple(sorted(conditions, key=lambda condition: condition.first_block))
-    seats = BatchLayout(order, sequences, from_start)
+    seats, hidden = BatchLayout(order, sequences, from_start), subject.architecture.hidden
     with ExitStack() as hooks:
         for layer, block in enumerate(subject.architecture.blocks):
             if seats.joined(layer) and not from_start:
                 handle = block.register_forward_pre_hook(_join(seats, layer), with_kwargs=True)
                 hooks.callback(handle.remove)
             if any(item.onset == layer for condition in order for item in condition.restored):
-                hooks.callback(block.register_forward_hook(_restore(seats, layer)).remove)
+                hooks.callback(block.register_forward_hook(_restore(seats, layer, hidden)).remove)
             for projection in _edited(subject, order, layer):
                 hooks.enter_context(_scaled(projection, seats, layer))
         yield seats.by_name()
@@ -90,6 +90,8 @@ def _join(seats: BatchLayout, layer: int) -> Any:
 
     def join(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         hidden = entering(arguments, keywords)
+        if hidden.ndim != 3:
+            raise NoRowsJoin
         new = copies - len(hidden) // seats.sequences
         hidden = torch.cat([hidden, *[hidden[: seats.sequences]] * new])
         return with_rows(hidden, seats.sequences, arguments, keywords)
@@ -97,17 +99,17 @@ def _join(seats: BatchLayout, layer: int) -> Any:
     return join
 
 
-def _restore(seats: BatchLayout, layer: int) -> Any:
+def _restore(seats: BatchLayout, layer: int, hidden: int) -> Any:
     """Return a hook that puts the intact rows' activation in the rows of those that restore it."""
 
     def restore(_: nn.Module, arguments: Any, output: Any) -> Any:
-        residual = stream(output).clone()
+        residual = plain_stream(output, hidden).clone()
         for seat, condition in enumerate(seats.conditions, start=1):
             for item in condition.restored:
                 if item.onset == layer:
                     intact = residual[seats.rows(0), item.token, item.channel]
                     residual[seats.rows(seat), item.token, item.channel] = intact
-        return residual if isinstance(output, torch.Tensor) else (residual, *output[1:])
+        return with_stream(output, residual)
 
     return restore
 

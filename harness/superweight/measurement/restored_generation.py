@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from superweight.core.errors import EditFailed
@@ -14,7 +13,7 @@ from superweight.detection.detect import SuperActivation, detect
 from superweight.detection.run_trace import trace_batch
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.generation import NEW_TOKENS, Continuation, continue_greedily
-from superweight.model.architecture import stream
+from superweight.model.architecture import plain_stream, with_stream
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject
 
@@ -52,11 +51,11 @@ def _put_back(subject: Subject, held: Sequence[tuple[SuperActivation, int, int, 
             if layer in done:
                 return output
             done.add(layer)
-            residual = stream(output).clone()
+            residual = plain_stream(output, subject.architecture.hidden).clone()
             for item, row, place, value in held:
                 if item.onset == layer:
                     residual[row, place, item.channel] = value
-            return residual if isinstance(output, torch.Tensor) else (residual, *output[1:])
+            return with_stream(output, residual)
 
         return put
 

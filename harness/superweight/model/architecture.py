@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import torch
@@ -256,9 +255,15 @@ def _is_mixer_class(block: nn.Module, part: nn.Module) -> bool:
     # A block within the block holds more than the mixer it is named after.
     if "layer" in own.lower():
         return False
-    said = own[len(commonprefix([own, outer])) :] if own != outer else own
+    said = own.removeprefix(_family(own, outer)) if own != outer else own
     words = [said[at.start() :].lower() for at in re.finditer("[A-Z][a-z0-9]*|[a-z0-9]+", said)]
     return any(word.startswith(name) for word in words for name in NAMING_RULES.mixer_classes)
+
+
+def _family(own: str, outer: str) -> str:
+    """Return with what two class names both begin."""
+    same = [one == other for one, other in zip(own, outer, strict=False)]
+    return own[: same.index(False)] if False in same else own[: len(same)]
 
 
 def _is_in_norm(path: str) -> bool:
@@ -297,13 +302,13 @@ def _experts(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> 
         if outputs == hidden:
             kind = WholeStack if whole else Experts
             yield kind(module, name, layer, count, hidden, inputs, dtype, transposed)
-    count = getattr(module, "num_experts", None)
+    said = getattr(module, "num_experts", None)
     for name, parameter in module.named_parameters():
         # All experts' matrices one under another, in a part of the module that routes to them (DBRX).
         flat = parameter.ndim == 2 and name.rpartition(".")[2] in NAMING_RULES.output_projections
-        if flat and isinstance(count, int) and _positional(module) == 3 and parameter.shape[1] == hidden:
-            inputs = parameter.shape[0] // count
-            yield Experts(module, name, layer, count, hidden, inputs, dtype, transposed=True)
+        if flat and isinstance(said, int) and _positional(module) == 3 and parameter.shape[1] == hidden:
+            inputs = parameter.shape[0] // said
+            yield Experts(module, name, layer, said, hidden, inputs, dtype, transposed=True)
 
 
 def _positional(module: nn.Module) -> int:
@@ -335,3 +340,22 @@ def stream(output: Any) -> torch.Tensor:
     """Return the residual stream from what a block returns: a tensor, or a tuple led by it."""
     tensor: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
     return tensor
+
+
+def plain_stream(output: Any, hidden: int) -> torch.Tensor:
+    """Return the residual stream from what a block returns; refuse one in several lanes."""
+    tensor = stream(output)
+    if tensor.ndim != 3 or tensor.shape[-1] != hidden:
+        raise UnknownArchitecture(
+            f"its residual stream runs in several lanes, {tuple(tensor.shape)}: a scan finds what they "
+            "carry, but an activation there cannot be held at a value"
+        )
+    return tensor
+
+
+def with_stream(output: Any, stream: torch.Tensor) -> Any:
+    """Return what a block returns with another residual stream in it."""
+    if isinstance(output, torch.Tensor):
+        return stream
+    parts = (stream, *output[1:])
+    return type(output)(*parts) if hasattr(output, "_fields") else parts

@@ -272,7 +272,10 @@ class _Watch:
         """Return the gains of the carried writes in every lane; refuse what does not add up."""
         writes = [carrier.value for carrier in self.seen.writes.carriers]
         # Lanes differ by little at first: told apart by how they differ from the first one.
-        rows = [(lane if at == 0 else lane.double() - before[0].double()).flatten(0, 1) for at, lane in enumerate(before)]
+        rows = [
+            (lane if at == 0 else lane.double() - before[0].double()).flatten(0, 1)
+            for at, lane in enumerate(before)
+        ]
         if any(write.shape != rows[0].shape for write in writes):
             raise UnknownArchitecture(
                 f"{self.name} hands on a stream of {tuple(rows[0].shape)} numbers, and its MLP writes "
@@ -282,16 +285,16 @@ class _Watch:
         self.seen.carry = median(found.carry for found in sums)
         return [list(found.gains) for found in sums]
 
-    def _sum(
-        self, before: list[torch.Tensor], after: torch.Tensor, writes: list[torch.Tensor]
-    ) -> StreamSum:
+    def _sum(self, before: list[torch.Tensor], after: torch.Tensor, writes: list[torch.Tensor]) -> StreamSum:
         seen, target = self.seen, after
         others = {path: write.flatten(0, -2) for path, write in seen.others.items()}
         if seen.last_norm is not None and torch.equal(seen.last_norm[1], after):
             target = seen.last_norm[0]  # a norm at the block's end: what it was given is the sum
         known = [after, *writes]
         others = {
-            path: write for path, write in others.items() if not any(torch.equal(write, item) for item in known)
+            path: write
+            for path, write in others.items()
+            if not any(torch.equal(write, item) for item in known)
         }
         parts = [write for path, write in others.items() if "." not in path and path not in seen.norms]
         norms = [write for path, write in others.items() if "." not in path and path in seen.norms]
@@ -306,15 +309,9 @@ class _Watch:
         if not carriers:
             return
         shape = seen.after.shape  # type: ignore[union-attr]  # the block has ended
-        seen.arrived = torch.stack(
-            [
-                sum(
-                    (item.value * gain.to(item.value)[:, None] for item, gain in zip(carriers, own, strict=True)),
-                    torch.zeros_like(carriers[0].value),
-                ).view(shape[1:])
-                for own in gains
-            ]
-        )
+        values = torch.stack([carrier.value for carrier in carriers])
+        each = [torch.stack([gain.to(values).expand(values.shape[1]) for gain in own]) for own in gains]
+        seen.arrived = torch.stack([(values * own[..., None]).sum(0) for own in each]).view(shape)
         for at, carrier in enumerate(carriers):
             for source, factor in carrier.factors.items():
                 if len(gains) > 1:
@@ -322,9 +319,9 @@ class _Watch:
                 elif len(carriers) > 1:
                     factor = times(factor, gains[0][at].to(factor))
                 seen.factors[source] = factor  # of one carrier the rest is told from what arrived
-        only = carriers[0]
-        if self.block.experts is None and len(gains) == 1 and len(gains[0][0]) == 1 and only.scale is not None:
-            seen.scale = only.scale * float(gains[0][0])
+        scale, gain = carriers[0].scale, gains[0][0]
+        if self.block.experts is None and len(gains) == len(gain) == 1 and scale is not None:
+            seen.scale = scale * float(gain)
 
 
 def _others(block: Block) -> Iterator[tuple[str, nn.Module]]:

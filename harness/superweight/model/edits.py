@@ -20,7 +20,7 @@ from torch import nn
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
-from superweight.model.architecture import stream
+from superweight.model.architecture import plain_stream, with_stream
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
 
@@ -185,11 +185,11 @@ def _held(subject: Subject, hold: PatchActivation) -> Iterator[None]:
         passes["begun"] += 1
 
     def put(_: nn.Module, arguments: Any, output: Any) -> Any:
-        residual = stream(output).clone()
+        residual = plain_stream(output, subject.architecture.hidden).clone()
         value = torch.as_tensor(hold.value, dtype=residual.dtype, device=residual.device)
         residual[:, hold.token, hold.channel] = value
         passes["held"] += 1
-        return residual if isinstance(output, torch.Tensor) else (residual, *output[1:])
+        return with_stream(output, residual)
 
     with ExitStack() as hooks:
         hooks.callback(subject.model.base_model.register_forward_pre_hook(begin).remove)

@@ -222,9 +222,9 @@ class _Tap(TorchFunctionMode):
             return _ALL if whole else None
         if operand.ndim != 2:
             return None
-        parameter = self.experts.stack()
-        step = parameter.stride(0) * parameter.itemsize
-        expert, within = divmod(operand.data_ptr() - parameter.data_ptr(), step)
+        stack = self.experts.stack()
+        step = stack.stride(0) * stack.itemsize
+        expert, within = divmod(operand.data_ptr() - stack.data_ptr(), step)
         return expert if within == 0 and 0 <= expert < self.experts.count else None
 
 

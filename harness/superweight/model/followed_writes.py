@@ -44,7 +44,7 @@ class FollowedWrites:
         self.carriers.append(Carrier(value, {source: ones}))
 
     def returned(self, inside: Collection[int], output: torch.Tensor) -> None:
-        """Follow the writes of the sources ``inside`` a module into what it returned, if that is their sum."""
+        """Follow the writes of the sources ``inside`` a module into what it returned, if it is their sum."""
         within = [item for item in self.carriers if set(item.factors) <= set(inside)]
         whole = self._sum(within, output)
         if whole is not None:

@@ -20,7 +20,8 @@ def lanes_of(stream: torch.Tensor, hidden: int, tokens: tuple[int, int]) -> torc
     if stream.ndim == 3 and shape[-1] == hidden:
         return stream[None]
     if stream.ndim == 3 and shape[-1] % hidden == 0:
-        return stream.unflatten(-1, (-1, hidden)).permute(2, 0, 1, 3)
+        side_by_side: torch.Tensor = stream.unflatten(-1, (-1, hidden))
+        return side_by_side.permute(2, 0, 1, 3)
     if stream.ndim == 4 and shape[-1] == hidden and shape[:2] == tokens:
         return stream.permute(2, 0, 1, 3)
     if stream.ndim == 4 and shape[-1] == hidden and shape[1:3] == tokens:

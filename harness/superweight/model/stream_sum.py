@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 
@@ -64,7 +63,7 @@ def stream_sum(
             if len(before) == 1 and not _plain(fit.factors[0]):
                 terms, fit = _fewest(after, terms, fit, 1 + len(writes), by_token=by_token)
             return _numbers(place, after, terms, fit, len(before), len(writes), expected)
-    _refuse_sum(place, bool(writes), gap)
+    raise _unlike_sum(place, bool(writes), gap)
 
 
 def _plain(carry: torch.Tensor) -> bool:
@@ -87,9 +86,7 @@ def _fewest(
 
 def _told(terms: Sequence[torch.Tensor], first: int, count: int) -> bool:
     """Tell whether no write is a sum of the other terms: its numbers would be anybody's."""
-    return all(
-        independent(terms[at], [*terms[:at], *terms[at + 1 :]]) for at in range(first, first + count)
-    )
+    return all(independent(terms[at], [*terms[:at], *terms[at + 1 :]]) for at in range(first, first + count))
 
 
 def _numbers(
@@ -102,7 +99,8 @@ def _numbers(
     expected: float,
 ) -> StreamSum:
     size = after.abs() + sum(
-        (numbers.to(term.dtype)[:, None] * term).abs() for numbers, term in zip(fit.factors, terms, strict=True)
+        (numbers.to(term.dtype)[:, None] * term).abs()
+        for numbers, term in zip(fit.factors, terms, strict=True)
     )
     gains = []
     for write, numbers in zip(terms[lanes : lanes + count], fit.factors[lanes : lanes + count], strict=True):
@@ -120,9 +118,9 @@ def _numbers(
     return StreamSum(carry, tuple(gains))
 
 
-def _refuse_sum(place: str, writes: bool, gap: float) -> NoReturn:
+def _unlike_sum(place: str, writes: bool, gap: float) -> UnknownArchitecture:
     what = "its MLP and its other parts" if writes else "the parts outside its MLP"
-    raise UnknownArchitecture(
+    return UnknownArchitecture(
         f"{place}: what {what} write does not add up to what the residual stream changes by (an entry "
         f"lies {gap:g} beside the sum), so something unknown writes there and nothing is measured"
     )
