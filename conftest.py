@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -19,6 +17,7 @@ from superweight.model.loading import load
 from superweight.pytest_plugin.xdist import share_cores
 from superweight.report import output
 from superweight.report.render import drawn
+from tests.helpers import checkpoint_files
 
 REPOSITORY = Path(__file__).parent
 
@@ -44,26 +43,7 @@ def plain():
 @pytest.fixture(scope="session")
 def write_safetensors():
     """Write a safetensors file, byte by byte: arrays, or (dtype, shape, bytes) where numpy has no type."""
-
-    def write(path, tensors, **metadata):
-        names = {"<f4": "F32", "<f2": "F16", "<f8": "F64", "|i1": "I8", "<i4": "I32", "|u1": "U8"}
-        header, body = {"__metadata__": metadata} if metadata else {}, b""
-        for name, tensor in tensors.items():
-            stored = tensor
-            if isinstance(tensor, np.ndarray):
-                stored = names[tensor.dtype.str], tensor.shape, tensor.tobytes()
-            dtype, shape, data = stored
-            header[name] = {
-                "dtype": dtype,
-                "shape": list(shape),
-                "data_offsets": [len(body), len(body) + len(data)],
-            }
-            body += data
-        text = json.dumps(header).encode()
-        path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-        return path
-
-    return write
+    return checkpoint_files.write_safetensors
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
 
+from superweight.checkpoints.model_ref import parse_model
 from superweight.claims.check import CheckRequest, run_check
 from superweight.claims.run_config import RunConfig
 
@@ -70,7 +71,7 @@ CLAIMS = REPOSITORY / "tests" / "claims"
 @pytest.fixture(scope="session")
 def _imported():
     """Import what a check imports, once: pytester forgets what is first imported inside a run."""
-    run_check(CheckRequest("tiny-planted", None, "paper", RunConfig(device="cpu")))
+    run_check(CheckRequest(parse_model("tiny-planted"), None, "paper", RunConfig(device="cpu")))
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from superweight.model.edits import Prune, edited
 from superweight.model.loading import load
 from superweight.model.placement import need
 from superweight.model.subject import Subject
-from tests.gpu.sizes import PRODUCT, SEVEN_B, SMALL, TEXT, Size, activity, planted_at
+from tests.gpu.sizes import PRODUCT, SEVEN_B, SMALL, TEXT, Size
+from tests.helpers.live_models import activity, set_scalars
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
@@ -57,7 +58,7 @@ def measured(size: Size, template: Subject) -> dict[str, str]:
         with edited(subject, [Prune(size.place)]):
             pass
 
-    with planted_at(subject, size.place, PRODUCT / activity(subject, size.place)):
+    with set_scalars(subject, {size.place: PRODUCT / activity(subject, size.place, TEXT)}):
         found = scan(subject, TEXT).coordinates
         bare = seconds(forward, size)
         scanning, pruning = seconds(lambda: scan(subject, TEXT), size), seconds(prune, size)

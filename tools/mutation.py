@@ -142,10 +142,11 @@ def preload() -> None:
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
 
+    from superweight.checkpoints.model_ref import parse_model
     from superweight.claims.check import CheckRequest, run_check
     from superweight.claims.run_config import RunConfig
 
-    run_check(CheckRequest("tiny-planted", None, "paper", RunConfig(device="cpu")))
+    run_check(CheckRequest(parse_model("tiny-planted"), None, "paper", RunConfig(device="cpu")))
     for name in [name for name in sys.modules if name.partition(".")[0] in ("superweight", "tests")]:
         del sys.modules[name]
     gc.collect()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
+from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.claims.check import Checked, CheckRequest, run_check
 from superweight.claims.run_config import RunConfig
 from superweight.claims.verdict import Verdict
@@ -46,7 +46,7 @@ def load(model: str, *, device: str = "auto", dtype: str = "auto", trust: Collec
     >>> load("tiny-planted").name
     'tiny-planted'
     """
-    return loading.load(resolve(model), device=device, dtype=dtype, trust=trust)
+    return loading.load(parse_model(model).entry, device=device, dtype=dtype, trust=trust)
 
 
 def scan(model: Subject, text: str | None = None) -> Scan:
@@ -163,17 +163,17 @@ def check(
     with ``expect="paper"`` what the paper says.
     """
     config = RunConfig(corpus=corpus, baselines=Path(baselines))
-    config, spec = _with_model(config, model)
-    base_spec = None
+    config, model_ref = _with_model(config, model)
+    base_ref = None
     if base is not None:
-        config, base_spec = _with_model(config, base)
+        config, base_ref = _with_model(config, base)
     stages = Stages()
     with noted() as notes:
-        checked = run_check(CheckRequest(spec, base_spec, expect, config), stages)
+        checked = run_check(CheckRequest(model_ref, base_ref, expect, config), stages)
     # Takes the versions of packages, matplotlib's among them.
     from superweight.report.run_info import run_of
 
-    command = ["superweight", "check", spec, *(["--base", base_spec] if base_spec else [])]
+    command = ["superweight", "check", str(model_ref), *(["--base", str(base_ref)] if base_ref else [])]
     run = run_of(command, corpus, stages.seconds(), notes)
     return CheckedModel(checked.outcomes, checked.evidence, checked.base, run)
 
@@ -194,22 +194,13 @@ def compare(
     if unknown := [depth for depth in depths if depth not in DEPTHS]:
         raise BadInput(f"depth {unknown[0]!r} is none of {', '.join(DEPTHS)}")
     config = RunConfig(corpus=corpus, baselines=Path(baselines))
-    config, base_spec = _with_model(config, base)
-    config, release_spec = _with_model(config, release)
-    return compare_models(CompareRequest(base_spec, release_spec, tuple(depths), limits or Limits(), config))
+    config, base_ref = _with_model(config, base)
+    config, release_ref = _with_model(config, release)
+    return compare_models(CompareRequest(base_ref, release_ref, tuple(depths), limits or Limits(), config))
 
 
-def _with_model(config: RunConfig, model: Subject | str) -> tuple[RunConfig, str]:
-    """Return how the model is called, and a configuration that finds it in memory where it is there."""
+def _with_model(config: RunConfig, model: Subject | str) -> tuple[RunConfig, ModelRef]:
+    """Return the reference to a model, and a configuration that finds it in memory where it is there."""
     if isinstance(model, str):
-        return config, model
-    spec = _spec(model.entry)
-    return replace(config, loaded={**config.loaded, spec: model}), spec
-
-
-def _spec(entry: ModelEntry) -> str:
-    """Return what a person types for an entry."""
-    registry = load_registry()
-    if entry.name not in registry:
-        return entry.source
-    return entry.name if registry[entry.name] == entry else f"{entry.name}={entry.source}"
+        return config, parse_model(model)
+    return replace(config, loaded=(*config.loaded, model)), ModelRef.of(model.entry, named_by_user=True)

@@ -108,6 +108,18 @@ def test_a_patched_activation_changes_perplexity_and_is_undone(planted):
     assert before == sw.perplexity(planted)
 
 
+def test_a_batched_measurement_goes_on_under_a_patched_activation(planted):
+    """Both the intact model and the pruned one are measured with the activation held at zero."""
+    found = sw.scan(planted)
+    (activation,) = found.super_activations[:1]
+    patch = sw.PatchActivation(activation.onset, activation.token, activation.channel, 0.0)
+    with sw.edit(planted, [patch]):
+        measured = sw.measure(planted, {"pruned": found.prune()})
+        assert sw.perplexity(planted) == pytest.approx(measured["intact"].perplexity, rel=1e-4)
+    with sw.edit(planted, [patch, *found.prune()]):
+        assert sw.perplexity(planted) == pytest.approx(measured["pruned"].perplexity, rel=1e-4)
+
+
 def test_what_cannot_be_batched_is_refused(planted, refusal):
     """A patched activation and a set named as the intact model are bad input, in one line."""
     patch = {"patched": [sw.PatchActivation(1, 0, 2, 0.0)]}

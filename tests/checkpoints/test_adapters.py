@@ -115,7 +115,7 @@ def test_an_adapter_that_ruins_a_super_weight_is_damaged(adapter, base):
 def test_read_gives_the_merged_number(adapter, weight, factors):
     """`superweight read` takes an adapter's folder as it takes a model's."""
     down, up = factors
-    found = read(str(adapter()), [Coordinate(0, 2, 3)])
+    found = read(resolve(str(adapter())), [Coordinate(0, 2, 3)])
     assert float((weight + 2 * up @ down)[2, 3]) == pytest.approx(found.readings[0].scalar.value, rel=1e-4)
 
 

@@ -12,6 +12,7 @@ from superweight.checkpoints.tensors.locations import locate, locations
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
+from tests.helpers.checkpoint_files import finish_gguf
 
 NAME = "blk.1.ffn_down.weight"
 
@@ -27,10 +28,7 @@ def write(path, tensors, *, vocabulary=1000, alignment=None):
     writer.add_array("flags", [True, False])
     for name, (array, kind) in tensors.items():
         writer.add_tensor(name, quantize(array, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     return path
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from superweight.core.resources import fixtures_directory
 from tests.fault_injection.gguf_copies import split_gguf
-from tests.fault_injection.small import write_gguf
+from tests.helpers.checkpoint_files import copy_checkpoint, write_small_gguf
 
 REPOSITORY = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -93,7 +93,7 @@ def mirror(tmp_path_factory):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     server.asked = []
     folder = tmp_path_factory.mktemp("mirror")
-    write_gguf(folder)
+    write_small_gguf(folder / "tiny.gguf")
     ggufs = folder / "ggufs"
     (ggufs / "Q8_0").mkdir(parents=True)
     (folder / "tiny.gguf").rename(ggufs / "tiny-Q4_K_M.gguf")
@@ -106,7 +106,7 @@ def mirror(tmp_path_factory):
     )
     (adapter / "adapter_model.safetensors").write_bytes(b"")
     plain = folder / "plain"
-    shutil.copytree(PLANTED, plain)
+    copy_checkpoint("tiny-planted", plain)
     (plain / "README.md").write_text("what nobody fetches")
     server.folders = {"org/plain": plain, "org/ggufs": ggufs, "org/adapter": adapter}
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -25,6 +25,7 @@ from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.cli.main import main
 from superweight.core.coordinates import Coordinate
 from superweight.core.resources import fixtures_directory
+from tests.helpers.checkpoint_files import finish_gguf
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
@@ -284,10 +285,7 @@ def test_gguf_is_read_without_loading_torch(tmp_path):
 
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_tensor("blk.0.ffn_down.weight", np.full((2, 2), 7, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     script = (
         "import sys; from superweight.cli.main import main\n"
         f"main(['read', {str(tmp_path / 'm.gguf')!r}, '--at', '0,1,1'], standalone_mode=False)\n"
@@ -365,10 +363,7 @@ def test_a_remote_gguf_is_read_by_ranges_too(serve, superweight, tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     matrix = np.random.default_rng(0).normal(size=(2048, 1024)).astype(np.float32)
     writer.add_tensor("blk.0.ffn_down.weight", matrix)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     server = serve(tmp_path)
     (scalar,) = scalars(superweight(f"{server.address}/m.gguf", "--at", "0,2047,1023", "--json", "-"))
     assert float(matrix[2047, 1023]) == scalar["value"]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +11,8 @@ from superweight.core.errors import HarnessError
 from superweight.detection.detect import detect
 from superweight.detection.run_trace import trace, trace_batch
 from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
-from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import Prune, edited
+from tests.helpers.live_models import activity, random_llama, set_scalars
 
 BLOCKS, HIDDEN, INTERMEDIATE = 5, 32, 48
 TEXT = "A short prompt."
@@ -25,16 +21,15 @@ TEXT = "A short prompt."
 @pytest.fixture(scope="module")
 def random_subject(planted):
     """A randomly initialised Llama in the tokenizer of the tiny models."""
-    torch.manual_seed(3)
-    config = transformers.LlamaConfig(
+    return random_llama(
+        planted,
+        seed=3,
         vocab_size=257,
         hidden_size=HIDDEN,
         intermediate_size=INTERMEDIATE,
         num_hidden_layers=BLOCKS,
         num_attention_heads=4,
     )
-    model = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
-    return replace(planted, name="random", model=model, architecture=inspect_architecture(model))
 
 
 @st.composite
@@ -46,9 +41,7 @@ def places(draw):
 
 def plant(subject, place):
     """Return the scalar whose product is 1000 at the token where its neuron is most active."""
-    activity = trace(subject, TEXT).writes[place.layer][0].inputs[:, place.col]
-    strongest = float(activity[abs(activity).argmax()])
-    return 1000.0 / strongest
+    return 1000.0 / activity(subject, place, TEXT)
 
 
 @settings(max_examples=40, deadline=None)
@@ -56,13 +49,8 @@ def plant(subject, place):
 def test_a_planted_super_weight_is_found_and_nothing_else(random_subject, place):
     """Any row and column of any block that has a later one; the scan prunes it and stops."""
     value = plant(random_subject, place)
-    weight = random_subject.architecture.projections[place.layer].weight()
-    stored = weight[place.row, place.col].clone()
-    weight[place.row, place.col] = value
-    try:
+    with set_scalars(random_subject, {place: value}):
         found = scan(random_subject, TEXT)
-    finally:
-        weight[place.row, place.col] = stored
     assert (place,) == found.coordinates
     assert SUPPRESSED == found.stop_reason
     assert 1 == found.passes
@@ -71,16 +59,11 @@ def test_a_planted_super_weight_is_found_and_nothing_else(random_subject, place)
 def test_a_spike_of_the_last_block_costs_no_second_pass(random_subject):
     """It stands out as far, and could never span enough blocks to be guessed at."""
     place, late = Coordinate(1, 3, 5), Coordinate(BLOCKS - 1, 7, 9)
-    weights = {each: random_subject.architecture.projections[each.layer].weight() for each in (place, late)}
-    stored = {each: weight[each.row, each.col].clone() for each, weight in weights.items()}
-    try:
-        for each, weight in weights.items():  # the late one is planted for the stream that the other makes
-            weight[each.row, each.col] = plant(random_subject, each)
-        spike = abs(trace(random_subject, TEXT).arrived[late.layer][:, late.row]).max()
-        found = scan(random_subject, TEXT)
-    finally:
-        for each, value in stored.items():
-            weights[each][each.row, each.col] = value
+    with set_scalars(random_subject, {place: plant(random_subject, place)}):
+        value = plant(random_subject, late)  # for the stream that the other makes
+        with set_scalars(random_subject, {late: value}):
+            spike = abs(trace(random_subject, TEXT).arrived[late.layer][:, late.row]).max()
+            found = scan(random_subject, TEXT)
     assert 1000 == pytest.approx(spike, rel=0.01)
     assert ((place,), SUPPRESSED, 1) == (found.coordinates, found.stop_reason, found.passes)
 
@@ -116,10 +99,5 @@ def test_detection_does_not_depend_on_edits_made_before(planted):
 def test_a_spike_of_the_last_block_is_no_super_activation(random_subject):
     """Nothing carries what the last block writes: it is no super weight, however large."""
     place = Coordinate(BLOCKS - 1, 3, 4)
-    weight = random_subject.architecture.projections[place.layer].weight()
-    stored = weight[place.row, place.col].clone()
-    weight[place.row, place.col] = plant(random_subject, place)
-    try:
+    with set_scalars(random_subject, {place: plant(random_subject, place)}):
         assert () == scan(random_subject, TEXT).coordinates
-    finally:
-        weight[place.row, place.col] = stored

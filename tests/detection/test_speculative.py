@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import accelerate
@@ -20,6 +19,7 @@ from superweight.detection.speculative import SpeculativePruning
 from superweight.model.edits import Prune, edited
 from superweight.model.loading import load
 from superweight.model.projections import LinearProjection
+from tests.helpers.live_models import set_scalars
 
 TEXT = "The bridge was closed."
 PLACE = Coordinate(1, 41, 23)
@@ -40,20 +40,6 @@ def passes(subject):
     finally:
         handle.remove()
     return len(seen), found
-
-
-@contextmanager
-def written(subject, scalars):
-    """Set some scalars for the length of a ``with`` block."""
-    weights = {place: subject.architecture.projection(place).weight() for place in scalars}
-    stored = {place: weights[place][place.row, place.col].clone() for place in scalars}
-    try:
-        for place, value in scalars.items():
-            weights[place][place.row, place.col] = value
-        yield
-    finally:
-        for place, value in stored.items():
-            weights[place][place.row, place.col] = value
 
 
 def scalar_for(subject, layer, channel, write):
@@ -89,7 +75,7 @@ def test_a_set_that_spans_two_blocks_is_taken_out_block_by_block(planted):
     """What the second block writes is computed from what the pruned copy brings it."""
     activation = detect(trace(planted, TEXT)).super_activations[0]
     later = scalar_for(planted, 2, activation.channel, activation.magnitude / 2)
-    with written(planted, later):
+    with set_scalars(planted, later):
         intact, foreseen = foreseen_in(planted)
         places = detect(intact).coordinates
         with edited(planted, [Prune(place) for place in places]):
@@ -103,10 +89,10 @@ def test_what_a_larger_write_dwarfs_is_forgotten(planted):
     """A first block makes an outlier, and the second one twenty times as large: the copy begins anew."""
     typical = float(trace(planted, TEXT).typical[1])
     first = scalar_for(planted, 0, PLACE.row, 1000 * typical)
-    with written(planted, first):
+    with set_scalars(planted, first):
         second = scalar_for(planted, 1, PLACE.row, 20_000 * typical)
     guessed = []
-    with written(planted, first | second), speculative.speculative_pruning(planted) as foresight:
+    with set_scalars(planted, first | second), speculative.speculative_pruning(planted) as foresight:
         look = lambda write: (foresight.look(write), guessed.append(foresight.guesses))  # noqa: E731
         found = detect(trace(planted, TEXT, look)).coordinates
     assert set(first) == {place for guess in guessed[0] for place, _ in guess.scalars}
@@ -136,7 +122,7 @@ def test_a_second_pass_is_over_the_one_sequence(planted, monkeypatch):
     """A copy that joined before the set's first block, by a guess that was dwarfed, is left behind."""
     typical = float(trace(planted, TEXT).typical[1])
     first = scalar_for(planted, 0, PLACE.row, 1000 * typical)
-    with written(planted, first | {PLACE: 0.0}):
+    with set_scalars(planted, first | {PLACE: 0.0}):
         later = scalar_for(planted, 2, PLACE.row, 20_000 * typical)
     monkeypatch.setattr(SpeculativePruning, "foreseen", None)
     rows = []
@@ -144,7 +130,7 @@ def test_a_second_pass_is_over_the_one_sequence(planted, monkeypatch):
         lambda _, given, output: rows.append(len(output))
     )
     try:
-        with written(planted, first | later | {PLACE: 0.0}):
+        with set_scalars(planted, first | later | {PLACE: 0.0}):
             found = scan(planted, TEXT)
     finally:
         handle.remove()
@@ -174,7 +160,7 @@ def test_a_scalar_of_a_small_input_is_foreseen_too(planted):
     inputs = trace(planted, TEXT).writes[1][0].inputs[0]
     col = int(abs(inputs).argsort()[-41])
     small = {Coordinate(1, PLACE.row, col): 9 * activation.magnitude / float(inputs[col])}
-    with written(planted, small):
+    with set_scalars(planted, small):
         count, found = passes(planted)
     assert (1, SUPPRESSED) == (count, found.stop_reason)
     assert set(small) <= set(found.coordinates)
@@ -222,14 +208,14 @@ def test_more_is_looked_for_where_the_copy_still_shows_it(planted, monkeypatch):
         return replace(found, super_weights=rest, companions=tuple(seen_less))
 
     monkeypatch.setattr(scan_module, "detect", blind)
-    with written(planted, other):
+    with set_scalars(planted, other):
         found = scan(planted, TEXT)
     assert {PLACE, *other} == set(found.coordinates)
     assert SUPPRESSED == found.stop_reason
     # One that made next to nothing of it in the intact model takes over: it is no part of the core.
     detected.clear()
     part = 0.01
-    with written(planted, other):
+    with set_scalars(planted, other):
         found = scan(planted, TEXT)
     assert (set(other), MADE_AGAIN) == (set(found.coordinates), found.stop_reason)
     assert (PLACE,) == tuple(weight.coordinate for weight in found.successors)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from superweight.checkpoints.registry import load_registry
 from superweight.cli.main import main
-from superweight.core.resources import fixtures_directory
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 from .commands import PAGES, REPOSITORY, shown
 
@@ -86,7 +86,7 @@ def project(pytester, monkeypatch):
     """A directory with what a reader has: the claims, and models under the names of the pages."""
     monkeypatch.delenv("CI", raising=False)
     for name, stored in AT_HAND.items():
-        shutil.copytree(fixtures_directory() / "checkpoints" / stored, pytester.path / name)
+        copy_checkpoint(stored, pytester.path / name)
     claims = pytester.path / "tests" / "claims"
     claims.mkdir(parents=True)
     shutil.copy(REPOSITORY / "tests" / "claims" / "test_paper.py", claims)

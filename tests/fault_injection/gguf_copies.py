@@ -5,6 +5,8 @@ from __future__ import annotations
 import gguf
 import numpy as np
 
+from tests.helpers.checkpoint_files import finish_gguf
+
 
 def rewrite_gguf(source, target, *, drop=(), change=None, metadata=None, keep=None):
     """Copy a GGUF file without the tensors ``drop``, or with none but ``keep``.
@@ -25,7 +27,7 @@ def rewrite_gguf(source, target, *, drop=(), change=None, metadata=None, keep=No
             continue
         numbers = np.ascontiguousarray(change.get(tensor.name, lambda data: data)(tensor.data))
         writer.add_tensor(tensor.name, numbers, raw_dtype=tensor.tensor_type)
-    _write(writer)
+    finish_gguf(writer)
 
 
 def split_gguf(source, folder, count):
@@ -45,13 +47,6 @@ def split_gguf(source, folder, count):
         writer.add_int32("split.tensors.count", len(reader.tensors))
         for tensor in reader.tensors[place::count]:
             writer.add_tensor(tensor.name, np.ascontiguousarray(tensor.data), raw_dtype=tensor.tensor_type)
-        _write(writer)
+        finish_gguf(writer)
         paths.append(path)
     return paths
-
-
-def _write(writer):
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from superweight.core.resources import fixtures_directory
-from tests.fault_injection.small import write_gguf
+from tests.helpers.checkpoint_files import copy_checkpoint, write_small_gguf
 
 SOUND = fixtures_directory() / "checkpoints" / "tiny-planted"
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"
@@ -21,7 +19,7 @@ SETTINGS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 @pytest.fixture
 def copy(tmp_path):
     """A sound checkpoint to be spoiled."""
-    return Path(shutil.copytree(SOUND, tmp_path / "spoiled"))
+    return copy_checkpoint("tiny-planted", tmp_path / "spoiled")
 
 
 @pytest.fixture
@@ -216,7 +214,7 @@ def test_an_index_without_a_map_is_refused(sharded, refused, text):
 def gguf_file(tmp_path, monkeypatch):
     """A sound GGUF file to be spoiled, and a cache of its own in which nothing may be left."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_gguf(tmp_path)
+    write_small_gguf(tmp_path / "tiny.gguf")
     return tmp_path / "tiny.gguf"
 
 

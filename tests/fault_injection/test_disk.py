@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_injection.small import write_gguf
+from tests.helpers.checkpoint_files import write_small_gguf
 
 CLAIMS = Path(__file__).parents[1] / "claims"
 
@@ -49,7 +49,7 @@ def refused(result, *said):
 
 def test_a_copy_that_does_not_fit_leaves_nothing(superweight, disk, tmp_path, monkeypatch):
     """A GGUF file of 0.8 MB becomes a copy that a disk of 1 MiB has no room for any more."""
-    write_gguf(tmp_path)
+    write_small_gguf(tmp_path / "tiny.gguf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
     fill(disk, leave=2**17)
     refused(superweight("scan", str(tmp_path / "tiny.gguf")), str(disk))
@@ -110,7 +110,7 @@ def test_a_baseline_that_does_not_fit_leaves_the_old_one(run, disk, project):
 
 def test_a_cache_that_may_only_be_read_is_refused(superweight, disk, tmp_path, monkeypatch):
     """What is in it is used; what is not cannot be put there, and the line says what to do."""
-    write_gguf(tmp_path)
+    write_small_gguf(tmp_path / "tiny.gguf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607  # as above
     refused(superweight("scan", str(tmp_path / "tiny.gguf")), "XDG_CACHE_HOME")

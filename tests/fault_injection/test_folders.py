@@ -17,6 +17,7 @@ from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.run_notes import noted
 from superweight.model.loading import load
+from tests.helpers.checkpoint_files import copy_checkpoint, rewrite
 
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -26,8 +27,7 @@ ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/base"
 
 @pytest.fixture
 def copy(tmp_path):
-    entry = resolve("tiny-planted")
-    shutil.copytree(entry.root / entry.source, tmp_path / "copy")
+    copy_checkpoint("tiny-planted", tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -40,11 +40,6 @@ def loaded(path, **options):
 
 def weight(subject):
     return subject.model.get_parameter(DOWN_PROJ)
-
-
-def rewrite(path, change):
-    file = path / "model.safetensors"
-    save_file(change(load_file(file)), file, {"format": "pt"})
 
 
 def add_shards(path, scale=1.0):

@@ -17,7 +17,7 @@ from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.model.gguf_conversion import converted_copy
 from superweight.model.loading import load
 from tests.fault_injection.gguf_copies import rewrite_gguf, split_gguf
-from tests.fault_injection.small import write_gguf
+from tests.helpers.checkpoint_files import finish_gguf, write_small_gguf
 
 UP = "blk.2.ffn_up.weight"
 UP_PROJ = "model.layers.2.mlp.up_proj.weight"
@@ -26,7 +26,7 @@ UP_PROJ = "model.layers.2.mlp.up_proj.weight"
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
-    write_gguf(folder)
+    write_small_gguf(folder / "tiny.gguf")
     return folder / "tiny.gguf"
 
 
@@ -151,10 +151,7 @@ def test_uniting_keeps_every_stored_byte(tmp_path, sound):
     for tensor in gguf.GGUFReader(sound).tensors:
         kind = kinds.get(tensor.name, tensor.tensor_type)
         writer.add_tensor(tensor.name, quantize(tensor.data, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     unite(split_gguf(tmp_path / "mixed.gguf", tmp_path, 2), tmp_path / "united.gguf")
     before = {t.name: t for t in gguf.GGUFReader(tmp_path / "mixed.gguf").tensors}
     after = {t.name: t for t in gguf.GGUFReader(tmp_path / "united.gguf").tensors}

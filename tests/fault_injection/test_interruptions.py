@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.fault_injection import index
-from tests.fault_injection.small import write_gguf
+from tests.helpers.checkpoint_files import write_small_gguf
 
 CLAIMS = Path(__file__).parents[1] / "claims"
 ROUNDS = 20
@@ -106,7 +106,7 @@ ACTIONS = {
     ),
     "check": Action(checking, read_report),
     "snapshot update": Action(updating, read_baselines, copy_claims),
-    "conversion": Action(converting, read_copy, write_gguf),
+    "conversion": Action(converting, read_copy, lambda root: write_small_gguf(root / "tiny.gguf")),
     "download": Action(downloading, read_download),
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from superweight.core.errors import BadInput, HarnessError
 from superweight.core.resources import fixtures_directory
 from superweight.model import loading
 from superweight.pytest_plugin import snapshots
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 MODEL = ("--sw-model", "tiny-planted")
 PLANTED = Coordinate(1, 41, 23)
@@ -154,7 +154,7 @@ def test_a_model_silently_on_another_device_is_refused(run, monkeypatch):
 def test_the_tokenizer_of_another_model_of_the_same_size_is_found(run, tmp_path):
     """Every id is one that the model knows, and none is the right one: the text is no text to it."""
     target = tmp_path / "muddled"
-    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", target)
+    copy_checkpoint("tiny-planted", target)
     tokenizer = json.loads((target / "tokenizer.json").read_text())
     letters = {token: number for token, number in tokenizer["model"]["vocab"].items() if number < 256}
     tokenizer["model"]["vocab"] |= dict(zip(letters, reversed(letters.values()), strict=True))
@@ -232,7 +232,7 @@ def test_a_scale_that_does_nothing_is_found(run, monkeypatch):
 def test_a_checkpoint_that_lacks_a_file_is_refused(run, tmp_path, files):
     """One line, exit code 4, with the place."""
     target = tmp_path / "lacking"
-    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", target)
+    copy_checkpoint("tiny-planted", target)
     (target / files).unlink()
     result = run("--sw-model", f"tiny-planted={target}", claims="known_place")
     assert pytest.ExitCode.USAGE_ERROR == result.ret

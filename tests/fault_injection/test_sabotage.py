@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,11 @@ import pytest
 from superweight.checkpoints import registry
 from superweight.checkpoints.registry import PublishedScalar
 from superweight.core.coordinates import Coordinate
-from superweight.core.resources import fixtures_directory
 from superweight.detection import scan as scan_module
 from superweight.measurement import batched_ablation
 from superweight.model import edits
 from superweight.model.architecture import Architecture
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 MODEL = ("--sw-model", "tiny-planted")
 DOWN_PROJ = "model.layers.1.mlp.down_proj.weight"
@@ -29,7 +28,7 @@ def altered(tmp_path):
 
     def copy(change):
         target = tmp_path / "altered"
-        shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", target)
+        copy_checkpoint("tiny-planted", target)
         file = target / "model.safetensors"
         raw = bytearray(file.read_bytes())
         header_length = int.from_bytes(raw[:8], "little")
@@ -252,7 +251,7 @@ def test_a_widened_tolerance_is_found(run, project, within):
 def test_a_checkpoint_with_broken_numbers_is_refused(run, tmp_path, value):
     """NaN or infinity in one tensor is damage that was seen: named, before anything is measured."""
     target = tmp_path / "broken"
-    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", target)
+    copy_checkpoint("tiny-planted", target)
     from safetensors.torch import load_file as load_torch
     from safetensors.torch import save_file as save_torch
 

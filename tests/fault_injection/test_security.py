@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
 from superweight.core.resources import fixtures_directory
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 SOUND = fixtures_directory() / "checkpoints" / "tiny-planted"
 
@@ -62,7 +62,7 @@ class _Bomb:
 def test_a_pickle_is_never_opened(superweight, tmp_path, name, beside):
     """A file that runs code when unpickled lies in the checkpoint; it does not run."""
     copy, fuse = tmp_path / "copy", tmp_path / "lit"
-    shutil.copytree(SOUND, copy)
+    copy_checkpoint("tiny-planted", copy)
     (copy / name).write_bytes(pickle.dumps(_Bomb(fuse)))
     if not beside:
         (copy / "model.safetensors").unlink()
@@ -74,7 +74,7 @@ def test_a_pickle_is_never_opened(superweight, tmp_path, name, beside):
 def test_code_that_a_checkpoint_brings_is_not_run(superweight, tmp_path):
     """config.json asks for it; the harness's own reading of the model is used, or it is refused."""
     copy, fuse = tmp_path / "copy", tmp_path / "lit"
-    shutil.copytree(SOUND, copy)
+    copy_checkpoint("tiny-planted", copy)
     settings = json.loads((copy / "config.json").read_text())
     settings |= {"auto_map": {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}}
     (copy / "config.json").write_text(json.dumps({**settings, "model_type": "evil"}))
@@ -91,7 +91,7 @@ def test_a_report_tells_nothing_of_its_user(superweight, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("SECRET_TOKEN", "hunter2-hunter2")
     monkeypatch.setenv("USER", "somebody-unlikely")
-    shutil.copytree(SOUND, home / "model")
+    copy_checkpoint("tiny-planted", home / "model")
     out = tmp_path / "out"
     assert superweight("check", str(home / "model"), "--report", str(out)).exit_code in (0, 1)
     files = [path for path in out.rglob("*") if path.is_file()]

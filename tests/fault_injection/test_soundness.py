@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
 from superweight.model.loading import load
+from tests.helpers.checkpoint_files import configure, copy_checkpoint, rewrite
 
 
 @pytest.fixture
 def copy(tmp_path):
-    entry = resolve("tiny-planted")
-    shutil.copytree(entry.root / entry.source, tmp_path / "copy")
+    copy_checkpoint("tiny-planted", tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def rewrite(path, change):
-    tensors = load_file(path / "model.safetensors")
-    change(tensors)
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-
-
-def configure(path, **settings):
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, **settings}))
 
 
 UP_PROJ = "model.layers.2.mlp.up_proj.weight"

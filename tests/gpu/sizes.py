@@ -5,9 +5,8 @@ Both are initialised so that a block writes about as much to the residual stream
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,10 +14,9 @@ import torch
 import transformers
 
 from superweight.core.coordinates import Coordinate
-from superweight.detection.run_trace import trace
-from superweight.model.architecture import inspect_architecture
 from superweight.model.devices import make_deterministic
 from superweight.model.subject import Subject
+from tests.helpers.live_models import random_model
 
 TEXT = "A short prompt."
 # Far over the largest of a random model, and far under what float16 holds.
@@ -38,13 +36,10 @@ class Size:
         """Return a seeded random model, generated on the device, in ``template``'s tokenizer."""
         if self.device == "cuda":
             make_deterministic()
-        torch.manual_seed(11)
         wide = {"initializer_range": 0.02 * (4096 / self.shape["hidden_size"]) ** 0.5}
         config = transformers.LlamaConfig(**self.shape, **wide)
-        with torch.device(self.device):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=self.dtype)
-        model.eval().requires_grad_(False)
-        return replace(template, name=str(self.place), model=model, architecture=inspect_architecture(model))
+        name = str(self.place)
+        return random_model(template, config, seed=11, name=name, device=self.device, dtype=self.dtype)
 
 
 SMALL = Size(
@@ -76,22 +71,3 @@ SIZES = [
     pytest.param(SMALL, id="small-cpu"),
     pytest.param(SEVEN_B, id="7B-cuda", marks=[pytest.mark.gpu, pytest.mark.slow]),
 ]
-
-
-def activity(subject: Subject, place: Coordinate) -> float:
-    """Return the input of a neuron at the token where it is most active."""
-    (write,) = trace(subject, TEXT).writes[place.layer]
-    inputs = write.inputs[:, place.col]
-    return float(inputs[abs(inputs).argmax()])
-
-
-@contextmanager
-def planted_at(subject: Subject, place: Coordinate, value: float) -> Iterator[None]:
-    """Put ``value`` at a coordinate and take it out again."""
-    weight = subject.architecture.projection(place).weight()
-    stored = weight[place.row, place.col].clone()
-    weight[place.row, place.col] = value
-    try:
-        yield
-    finally:
-        weight[place.row, place.col] = stored

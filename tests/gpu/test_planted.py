@@ -17,8 +17,9 @@ from superweight.measurement.evaluate import INTACT, Condition, measure, predict
 from superweight.model.edits import Prune, Scale, edited
 from superweight.model.placement import need
 from superweight.model.subject import free
+from tests.helpers.live_models import activity, logits, set_scalars
 
-from .sizes import PRODUCT, SEVEN_B, SIZES, TEXT, activity, planted_at
+from .sizes import PRODUCT, SEVEN_B, SIZES, TEXT
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -36,20 +37,14 @@ def random_model(size, planted):
 @pytest.fixture
 def subject(random_model, size):
     """The model with its super weight."""
-    value = PRODUCT / activity(random_model, size.place)
-    with planted_at(random_model, size.place, value):
+    value = PRODUCT / activity(random_model, size.place, TEXT)
+    with set_scalars(random_model, {size.place: value}):
         yield random_model
 
 
 @pytest.fixture
 def windows(subject):
     return cut(subject, documents("builtin"), "builtin", count=8)
-
-
-def logits(subject):
-    ids = torch.tensor([subject.encode(TEXT)], device=subject.device)
-    with torch.no_grad():
-        return subject.model(input_ids=ids, use_cache=False).logits
 
 
 def test_a_random_model_has_none(random_model):
@@ -69,11 +64,11 @@ def test_it_is_found_at_its_place_and_nowhere_else(subject, size):
 def test_it_is_pruned_and_restored_bit_for_bit(subject, size):
     """Pruning changes the logits; afterwards every logit, and the matrix, is as it was."""
     matrix = subject.architecture.projection(size.place).weight()
-    before, stored = logits(subject), matrix.clone()
+    before, stored = logits(subject, TEXT), matrix.clone()
     with edited(subject, [Prune(size.place)]):
         assert 0.0 == subject.architecture.value(size.place)
-        assert not torch.equal(before, logits(subject))
-    assert torch.equal(before, logits(subject))
+        assert not torch.equal(before, logits(subject, TEXT))
+    assert torch.equal(before, logits(subject, TEXT))
     assert torch.equal(stored, matrix)
 
 
@@ -112,7 +107,7 @@ def test_conditions_measured_together_are_those_measured_alone(subject, size, wi
 
 def test_the_same_pass_twice_is_the_same_bits(subject):
     """With the deterministic settings nothing depends on the order of threads."""
-    assert torch.equal(logits(subject), logits(subject))
+    assert torch.equal(logits(subject, TEXT), logits(subject, TEXT))
 
 
 @pytest.fixture
@@ -123,7 +118,7 @@ def half(random_model, size, planted):
 
 def test_the_head_room_of_float16_is_told(half, size):
     """An activation of 5,000 takes 8 % of what float16 holds."""
-    with planted_at(half, size.place, PRODUCT / activity(half, size.place)):
+    with set_scalars(half, {size.place: PRODUCT / activity(half, size.place, TEXT)}):
         share = head_room(half, scan(half, TEXT))["share"]["float16"]
     assert PRODUCT / torch.finfo(torch.float16).max == pytest.approx(share, rel=0.05)
 
@@ -134,7 +129,7 @@ def test_an_overflow_is_refused_and_named(half, size):
     token, col = np.unravel_index(abs(write.inputs).argmax(), write.inputs.shape)
     assert 65_504 < 60_000 * abs(write.inputs[token, col])
     place = replace(size.place, col=int(col))
-    with planted_at(half, place, 60_000.0), pytest.raises(NotFinite) as caught:
+    with set_scalars(half, {place: 60_000.0}), pytest.raises(NotFinite) as caught:
         scan(half, TEXT)
     assert place.layer == caught.value.layer
     assert "float16" in str(caught.value)

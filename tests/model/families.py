@@ -12,9 +12,9 @@ import transformers
 
 from superweight.core.coordinates import Coordinate
 from superweight.detection.run_trace import trace
-from superweight.model.architecture import inspect_architecture
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
+from tests.helpers.live_models import random_model
 
 TEXT = "A short prompt."
 BLOCKS, HIDDEN, INTERMEDIATE, EXPERTS = 4, 32, 48, 4
@@ -59,12 +59,9 @@ class Tiny:
 
     def build(self, template: Subject) -> Subject:
         """Return a seeded random model in ``template``'s tokenizer."""
-        torch.manual_seed(11)
         config = getattr(transformers, self.config)(**{**_SHAPE, **self.settings})
-        model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-        return replace(
-            template, name=type(model).__name__, model=model, architecture=inspect_architecture(model)
-        )
+        built = random_model(template, config, seed=11)
+        return replace(built, name=type(built.model).__name__)
 
 
 GATED, FUSED, PLAIN = "separate gate and up", "fused gate and up", "no gate"
@@ -142,8 +139,3 @@ def planted_in(subject: Subject, layer: int = 1) -> Iterator[Coordinate]:
 def norm_behind(subject: Subject, layer: int) -> torch.nn.Module | None:
     """Return the norm that the class names as standing behind the MLP."""
     return getattr(subject.architecture.blocks[layer], "post_feedforward_layernorm", None)
-
-
-def logits(subject: Subject) -> torch.Tensor:
-    with torch.no_grad():
-        return subject.model(input_ids=torch.tensor([subject.encode(TEXT)]), use_cache=False).logits

@@ -21,6 +21,7 @@ from superweight.detection.scan import SUPPRESSED, head_room, scan
 from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import Prune, Scale, edited
 from superweight.model.loading import load
+from tests.helpers.checkpoint_files import finish_gguf
 
 from .families import GATED, TEXT, Tiny, planted_in
 
@@ -240,10 +241,7 @@ def write_gguf(path, model, kind):
             writer.add_tensor(target, gguf.quants.quantize(array, kind), raw_dtype=kind)
         else:
             writer.add_tensor(target, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])

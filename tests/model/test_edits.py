@@ -18,28 +18,15 @@ from superweight.detection.run_trace import trace
 from superweight.model import edits as edits_module
 from superweight.model.edits import PatchActivation, Prune, Scale, active_edits, edited
 from superweight.model.loading import load
-
-TEXT = "The bridge was closed."
+from tests.helpers.live_models import TEXT, logits, same_bits
 
 coordinates = st.builds(Coordinate, st.integers(0, 3), st.integers(0, 63), st.integers(0, 159))
 sets = st.sets(coordinates, min_size=1, max_size=6).map(sorted)
 factors = st.floats(-4, 4, allow_nan=False)
 
 
-def logits(subject):
-    ids = torch.tensor([subject.encode(TEXT)])
-    with torch.no_grad():
-        return subject.model(input_ids=ids, use_cache=False).logits
-
-
 def bits(subject):
     return [projection.weight().clone() for projection in subject.architecture.projections]
-
-
-def same_bits(before, after):
-    return all(
-        torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(before, after, strict=True)
-    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -168,10 +155,10 @@ def test_an_offloaded_weight_is_edited_through_its_output(where, tmp_path):
 
 @pytest.mark.parametrize(("layer", "channel"), [(-1, 0), (4, 0), (5, 0), (0, -1), (0, 64), (0, 65)])
 def test_an_activation_outside_the_model_is_refused(planted, layer, channel):
-    """Python would count a negative one from the end and hold another."""
+    """Python would count a negative one from the end and patch another."""
     assert (4, 64) == (len(planted.architecture.blocks), planted.architecture.hidden)
-    hold = PatchActivation(layer=layer, token=0, channel=channel, value=1.0)
-    with pytest.raises(BadInput, match="to hold"), edited(planted, [hold]):
+    patch = PatchActivation(layer=layer, token=0, channel=channel, value=1.0)
+    with pytest.raises(BadInput, match="to patch"), edited(planted, [patch]):
         pass
 
 
@@ -201,7 +188,7 @@ def test_a_block_that_gives_more_than_the_stream_keeps_the_rest(planted, monkeyp
         return output[0]
 
     with edited(planted, [PatchActivation(2, 1, 7, 123.0)]):
-        handle = block.register_forward_hook(unpack)  # after the hold's own
+        handle = block.register_forward_hook(unpack)  # after the patch's own
         try:
             held = trace(planted, TEXT).residual
         finally:
@@ -235,15 +222,15 @@ def test_an_edit_without_effect_names_the_first_scalar(planted, monkeypatch):
 
 def test_a_hold_that_missed_a_pass_is_refused(planted, monkeypatch):
     """A block that was skipped in one pass of two held nothing there."""
-    model = planted.model.base_model
+    first = planted.architecture.blocks[0]
 
     def one_pass_and_one_cut_short():
         trace(planted, TEXT)
-        for hook in list(model._forward_pre_hooks.values()):
-            hook(model, ())
+        for hook in list(first._forward_pre_hooks.values()):
+            hook(first, ())
 
-    hold = PatchActivation(2, 1, 7, 123.0)
-    with pytest.raises(EditFailed, match="held in 1 of 2 forward passes"), edited(planted, [hold]):
+    patch = PatchActivation(2, 1, 7, 123.0)
+    with pytest.raises(EditFailed, match="patched in 1 of 2 forward passes"), edited(planted, [patch]):
         one_pass_and_one_cut_short()
 
 

@@ -15,8 +15,9 @@ from superweight.measurement.evaluate import decode_batched, decode_one_by_one
 from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import EditFailed, Prune, Scale, edited
 from superweight.model.prefix_cache import keeping_prefixes, resumed
+from tests.helpers.live_models import logits, same_bits
 
-from .families import FAMILIES, INTERMEDIATE, MIXTURE, POST_NORM, TEXT, logits, planted_in
+from .families import FAMILIES, INTERMEDIATE, MIXTURE, POST_NORM, TEXT, planted_in
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -32,10 +33,6 @@ def tiny(family, planted):
 
 def weights(subject):
     return [tensor.clone() for tensor in subject.model.state_dict().values()]
-
-
-def same_bits(before, after):
-    return all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_a_planted_super_weight_is_found_and_its_twin_has_none(tiny, family, request, record_property):

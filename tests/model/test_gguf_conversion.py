@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from superweight.checkpoints.cache import sha256
 from superweight.core.errors import BadInput
 from superweight.model.gguf_conversion import RECORD, converted_copy, original_sha256
+from tests.helpers.checkpoint_files import finish_gguf, llama_writer
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
 DOWN = "blk.0.ffn_down.weight"
@@ -22,21 +23,8 @@ def write_gguf(path):
     shapes = {"token_embd.weight": (6, 32), DOWN: (32, 64)}
     shapes |= {f"blk.0.ffn_{name}.weight": (64, 32) for name in ("gate", "up")}
     shapes |= {f"blk.0.attn_{name}.weight": (32, 32) for name in ("q", "k", "v", "output")}
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(32)
-    writer.add_embedding_length(32)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(6)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(["<s>", "</s>", "a", "b", "ab", "Ġ"])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
+    tokens = ["<s>", "</s>", "a", "b", "ab", "Ġ"]
+    writer = llama_writer(path, tokens, blocks=1, context=32, hidden=32, wide=64, heads=2)
     tensors = {}
     for name, shape in shapes.items():
         tensor = generator.standard_normal(shape).astype(np.float32)
@@ -49,10 +37,7 @@ def write_gguf(path):
             tensors[name] = tensor
     for name in ("output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"):
         writer.add_tensor(name, np.ones(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     return tensors
 
 

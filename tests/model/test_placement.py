@@ -14,7 +14,7 @@ from superweight.core.errors import TooLarge
 from superweight.core.resources import fixtures_directory
 from superweight.model import loading
 from superweight.model.devices import Device
-from superweight.model.placement import SLACK, WORKING, need, place, stored_bytes
+from superweight.model.placement import SLACK, WORKING, need, place_model, stored_bytes
 
 GIB = 2**30
 
@@ -23,37 +23,37 @@ def test_what_fits_one_device_goes_there_whole():
     """The need is the weights, a tenth, and room to work in; a byte less free is too little."""
     weights = 10 * GIB
     assert int(weights * SLACK) + WORKING == need(weights)
-    assert place(weights, [need(weights)]).max_memory is None
+    assert place_model(weights, [need(weights)]).max_memory is None
     with pytest.raises(TooLarge):
-        place(weights, [need(weights) - 1])
+        place_model(weights, [need(weights) - 1])
 
 
 def test_what_fits_several_is_spread_over_them():
     """Each device keeps its room to work in; main memory is not among them."""
-    layout = place(20 * GIB, [14 * GIB, 16 * GIB])
+    layout = place_model(20 * GIB, [14 * GIB, 16 * GIB])
     assert {0: int(12 * GIB / SLACK), 1: int(14 * GIB / SLACK)} == layout.max_memory
 
 
 def test_what_fits_nowhere_is_refused_with_the_numbers():
     """The line says what the weights take, what is needed and what is free."""
     with pytest.raises(TooLarge) as caught:
-        place(60 * GIB, [40 * GIB, 8 * GIB])
+        place_model(60 * GIB, [40 * GIB, 8 * GIB])
     said = "its weights take 60.0 GiB, so 68.0 GiB are needed to measure it, and free are 40.0 GiB, 8.0 GiB"
     assert said == str(caught.value)
 
 
 def test_the_rest_may_stay_in_main_memory():
     """Where that is allowed, it takes what the devices do not; where it is too small, that is said."""
-    layout = place(60 * GIB, [40 * GIB], beside=100 * GIB)
+    layout = place_model(60 * GIB, [40 * GIB], beside=100 * GIB)
     assert {0: int(38 * GIB / SLACK), "cpu": 100 * GIB} == layout.max_memory
     with pytest.raises(TooLarge, match=r"1\.0 GiB of main memory"):
-        place(60 * GIB, [40 * GIB], beside=GIB)
+        place_model(60 * GIB, [40 * GIB], beside=GIB)
 
 
 def test_accelerate_lays_llama_30b_out_over_two_devices_of_40_gib():
     """The layout that is handed to accelerate leaves nothing in main memory or on disk."""
     weights = load_registry()["huggyllama/llama-30b"].weight_bytes()
-    layout = place(weights, [40 * GIB, 40 * GIB])
+    layout = place_model(weights, [40 * GIB, 40 * GIB])
     config = transformers.LlamaConfig(
         vocab_size=32000,
         hidden_size=6656,

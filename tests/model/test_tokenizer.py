@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -14,6 +13,7 @@ from superweight.checkpoints.registry import resolve
 from superweight.core.errors import Unavailable
 from superweight.model.loading import load
 from superweight.model.tokenizer import EXTRA, missing_package
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -21,8 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A model without a tokenizer, where the packages that read old ones are not installed."""
-    entry = resolve("tiny-planted")
-    shutil.copytree(entry.root / entry.source, tmp_path / "copy")
+    copy_checkpoint("tiny-planted", tmp_path / "copy")
     (tmp_path / "copy" / "tokenizer.json").unlink()
     for name in ("sentencepiece", "tiktoken"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -100,8 +99,7 @@ def test_a_sentencepiece_model_is_read_where_the_package_is(tmp_path):
     """The twin: a vocabulary trained by the package itself, told by its first byte, loads."""
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
-    entry = resolve("tiny-planted")
-    shutil.copytree(entry.root / entry.source, tmp_path / "copy")
+    copy_checkpoint("tiny-planted", tmp_path / "copy")
     (tmp_path / "copy" / "tokenizer.json").unlink()
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     sentencepiece.SentencePieceTrainer.train(

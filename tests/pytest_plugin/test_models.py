@@ -6,17 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.model_ref import parse_model
 from superweight.pytest_plugin import models
 from superweight.pytest_plugin.models import acquire, release
 
-ENTRY = resolve("tiny-plain")
+PLAIN = parse_model("tiny-plain")
 
 
 @pytest.fixture
 def config():
     option = SimpleNamespace(
-        sw_model=[ENTRY.name], sw_base=None, sw_device="cpu", sw_dtype="auto", sw_trust=[]
+        sw_model=[PLAIN.spec], sw_base=None, sw_device="cpu", sw_dtype="auto", sw_trust=[]
     )
     return SimpleNamespace(stash=pytest.Stash(), option=option)
 
@@ -27,28 +27,28 @@ def weights(subject):
 
 def test_a_small_model_is_loaded_once(config):
     """Whoever asks for it again gets the one that was given back; meanwhile it is nobody else's."""
-    first = acquire(config, ENTRY)
-    assert acquire(config, ENTRY) is not first
+    first = acquire(config, PLAIN)
+    assert acquire(config, PLAIN) is not first
     release(config, first)
-    assert acquire(config, ENTRY) is first
+    assert acquire(config, PLAIN) is first
     assert weights(first) > 0
 
 
 def test_a_large_model_is_freed(config, monkeypatch):
     """Its memory is given back at once, and the next who asks loads it."""
     monkeypatch.setattr(models, "KEPT_BYTES", 1000)
-    first = acquire(config, ENTRY)
+    first = acquire(config, PLAIN)
     release(config, first)
     assert 0 == weights(first)
-    assert weights(acquire(config, ENTRY)) > 0
+    assert weights(acquire(config, PLAIN)) > 0
 
 
 def test_models_are_kept_while_they_fit_together(config, monkeypatch):
     """The second does not fit beside the first, and is freed; the first is still there."""
-    first, second = acquire(config, ENTRY), acquire(config, resolve("tiny-planted"))
+    first, second = acquire(config, PLAIN), acquire(config, parse_model("tiny-planted"))
     size = sum(tensor.nbytes for tensor in first.model.parameters())
     monkeypatch.setattr(models, "KEPT_BYTES", int(1.5 * size))
     release(config, first)
     release(config, second)
     assert 0 == weights(second)
-    assert acquire(config, ENTRY) is first
+    assert acquire(config, PLAIN) is first

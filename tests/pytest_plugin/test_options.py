@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from superweight.checkpoints.registry import load_registry
-from superweight.core.resources import fixtures_directory
 from superweight.model import loading
 from superweight.report.document import schema
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 PLACE = "known_place"
 
@@ -35,7 +35,7 @@ def test_sw_model_may_be_repeated(run):
 def test_sw_model_takes_a_registry_name_with_files_elsewhere(run, tmp_path):
     """NAME=PATH is held to the name's baseline."""
     copy = tmp_path / "copy"
-    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", copy)
+    copy_checkpoint("tiny-planted", copy)
     run("--sw-model", f"tiny-planted={copy}", claims=PLACE).assert_outcomes(passed=1)
 
 
@@ -58,7 +58,7 @@ def test_a_model_that_is_not_there_is_a_usage_error(run, spec, said):
 def test_a_model_met_for_the_first_time_is_characterised(run, tmp_path, monkeypatch):
     """Without base, baseline and registry the run passes and says that it compared nothing."""
     copy = tmp_path / "new"
-    shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", copy)
+    copy_checkpoint("tiny-planted", copy)
     result = run("--sw-model", str(copy), claims=PLACE)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*met for the first time: nothing was compared*"])
@@ -222,6 +222,7 @@ import json
 import logging
 from pathlib import Path
 from superweight.pytest_plugin.terminal import OBSERVED, PROPERTY
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 def test_says_it_again(request):
     found = json.loads(Path({report!r}).read_text())

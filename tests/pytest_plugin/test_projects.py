@@ -11,6 +11,7 @@ import pytest
 
 from superweight.checkpoints.cache import cache_directory, get_or_build
 from superweight.core.resources import fixtures_directory
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 ONE = ("-p", "no:cacheprovider", "-k", "known_place")
 
@@ -20,7 +21,7 @@ def folder(pytester, monkeypatch, _imported):
     """A project without tests of the claims, and two models in it."""
     monkeypatch.delenv("CI", raising=False)
     for name, stored in (("base", "tiny-planted"), ("same", "tiny-planted")):
-        shutil.copytree(fixtures_directory() / "checkpoints" / stored, pytester.path / name)
+        copy_checkpoint(stored, pytester.path / name)
     return pytester
 
 
@@ -112,7 +113,7 @@ def test_another_user_without_a_home_can_scan(tmp_path):
     tmp_path.chmod(0o777)
     if as_another_user(tmp_path, "import __future__, decimal, torch").returncode != 0:
         pytest.skip("what root installed here is not readable by another user")
-    model = shutil.copytree(fixtures_directory() / "checkpoints" / "tiny-planted", tmp_path / "model")
+    model = copy_checkpoint("tiny-planted", tmp_path / "model")
     script = "import sys; from superweight.cli.main import main; main(['scan', sys.argv[1]])"
     finished = as_another_user(tmp_path, script, str(model))
     assert 0 == finished.returncode, finished.stderr

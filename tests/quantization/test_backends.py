@@ -16,6 +16,7 @@ from superweight.measurement.corpus import cut, default_prompt, documents
 from superweight.quantization.backend_sweep import Refused, by_block_size, real_sweep
 from superweight.quantization.backends import QUANTISERS, really_quantised
 from superweight.quantization.losses import nll, split
+from tests.helpers.live_models import logits
 
 PLACE, BESIDE = Coordinate(1, 41, 23), Coordinate(1, 41, 24)
 INT4_32, INT4_ROWS = (QUANTISERS[f"torchao int4 weight-only, {what}"] for what in ("blocks of 32", "rows"))
@@ -23,11 +24,6 @@ RUNNING = ["torchao int8 weight-only, rows", str(INT4_32), str(INT4_ROWS), "bits
 
 # torchao and bitsandbytes greet with warnings of their own.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def logits(subject):
-    with torch.no_grad():
-        return subject.model(input_ids=torch.tensor([subject.encode("The bridge.")]), use_cache=False).logits
 
 
 @pytest.mark.parametrize("name", RUNNING)

@@ -24,15 +24,10 @@ from superweight.quantization.linear_layers import matrices_of, readings_of
 from superweight.quantization.losses import nll, split
 from superweight.quantization.smoothquant import smoothing_factors
 from superweight.quantization.weights import WeightRounding, fake_quantised
+from tests.helpers.live_models import logits
 
-TEXT = "The bridge was closed."
 PLACE = Coordinate(1, 41, 23)
 COARSE = WeightRounding(INT4, PerTensor())
-
-
-def logits(subject):
-    with torch.no_grad():
-        return subject.model(input_ids=torch.tensor([subject.encode(TEXT)]), use_cache=False).logits
 
 
 def bits(subject):

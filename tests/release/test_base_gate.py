@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from superweight.core.resources import fixtures_directory
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 from .releases import DAMAGED, make
 from .test_compare import PLACE
@@ -20,10 +20,9 @@ TESTS = 15
 @pytest.fixture
 def folder(tmp_path):
     """A base, and three releases of it."""
-    checkpoints = fixtures_directory() / "checkpoints"
-    base = shutil.copytree(checkpoints / "tiny-planted", tmp_path / "base")
+    base = copy_checkpoint("tiny-planted", tmp_path / "base")
     shutil.copytree(base, tmp_path / "same")
-    shutil.copytree(checkpoints / "tiny-tuned", tmp_path / "tuned")
+    copy_checkpoint("tiny-tuned", tmp_path / "tuned")
     make(base, tmp_path / "pruned", DAMAGED["super weight pruned"][0], [PLACE])
     return tmp_path
 

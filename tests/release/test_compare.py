@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
@@ -32,7 +33,12 @@ def base():
 
 def compared(release, *, base="tiny-planted", **options):
     return compare(
-        CompareRequest(str(base), str(release), run_config=RunConfig(baselines=BASELINES), **options)
+        CompareRequest(
+            parse_model(str(base)),
+            parse_model(str(release)),
+            run_config=RunConfig(baselines=BASELINES),
+            **options,
+        )
     )
 
 
@@ -228,9 +234,9 @@ def test_another_architecture_is_no_pass(base, planted, tmp_path):
 
 def test_super_weights_come_from_the_baseline_else_the_registry(tmp_path):
     """A committed baseline is what the base was found to have; the registry is what is published."""
-    assert {PLACE} == known_super_weights("tiny-planted", BASELINES)
-    assert {PLACE} == known_super_weights("tiny-planted", tmp_path)
-    assert set() == known_super_weights("tiny-plain", BASELINES)
+    assert {PLACE} == known_super_weights(resolve("tiny-planted"), BASELINES)
+    assert {PLACE} == known_super_weights(resolve("tiny-planted"), tmp_path)
+    assert set() == known_super_weights(resolve("tiny-plain"), BASELINES)
 
 
 def test_where_none_is_known_the_base_is_scanned(base, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import fetch
 from superweight.core.coordinates import Coordinate
@@ -34,7 +35,7 @@ def copy():
 
 def test_the_safetensors_copy_holds_what_the_gguf_holds(copy):
     """Both super weights are the dequantised ones exactly, and rank first and second in their matrix."""
-    result = compare(CompareRequest(NAME, str(copy), depths=(STATIC,)))
+    result = compare(CompareRequest(parse_model(NAME), parse_model(str(copy)), depths=(STATIC,)))
     assert ("kept", ()) == (result.verdict, result.reasons)
     figures = [check.figures for check in result.checks if check.name.startswith("super weight")]
     assert [0.0, 0.0] == [item["relative_error"] for item in figures]
@@ -45,7 +46,9 @@ def test_int4_with_one_block_a_tensor_is_damage_outside_of_the_super_weights(cop
     """They stay within their limit; rows are emptied, and the activation that they made is gone."""
     change, _ = DAMAGED["int4, one block a tensor"]
     release = make(copy, tmp_path / "int4", change, PLACES)
-    result = compare(CompareRequest(str(copy), str(release), depths=(STATIC, ACTIVATIONS)))
+    result = compare(
+        CompareRequest(parse_model(str(copy)), parse_model(str(release)), depths=(STATIC, ACTIVATIONS))
+    )
     assert "damaged" == result.verdict
     assert result.reasons[0].startswith("emptied: ")
     assert any(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
@@ -32,7 +33,10 @@ def base():
 
 def compared(release, *, depths=DEPTHS):
     request = CompareRequest(
-        "tiny-planted", str(release), depths=depths, run_config=RunConfig(baselines=BASELINES)
+        parse_model("tiny-planted"),
+        parse_model(str(release)),
+        depths=depths,
+        run_config=RunConfig(baselines=BASELINES),
     )
     return compare(request)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from superweight.checkpoints.registry import resolve
 from superweight.core.resources import fixtures_directory
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 CHECKPOINTS = fixtures_directory() / "checkpoints"
 
@@ -18,7 +19,7 @@ CHECKPOINTS = fixtures_directory() / "checkpoints"
 def pickled(tmp_path_factory):
     """The planted model, its weights pickled as they were before safetensors."""
     folder = tmp_path_factory.mktemp("pickled") / "release"
-    shutil.copytree(CHECKPOINTS / "tiny-planted", folder)
+    copy_checkpoint("tiny-planted", folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     return folder
@@ -56,7 +57,7 @@ def test_compare_takes_the_trust_that_it_recommends(ran, pickled):
 
 def test_a_pickled_base_is_no_hindrance(ran, pickled, tmp_path):
     """Which of the two is pickled makes no difference."""
-    shutil.copytree(CHECKPOINTS / "tiny-planted", tmp_path / "release")
+    copy_checkpoint("tiny-planted", tmp_path / "release")
     code, said = ran("compare", pickled, tmp_path / "release", "--trust", "pickle", "--depth", "activations")
     assert 0 == code, said
 

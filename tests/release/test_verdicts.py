@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.model_ref import parse_model
 from superweight.claims.run_config import RunConfig
 from superweight.core.errors import BadInput, TooLarge, Unavailable
 from superweight.release import quality_checks
@@ -27,6 +26,7 @@ from superweight.release.result import (
     Check,
     Comparison,
 )
+from tests.helpers.checkpoint_files import copy_checkpoint
 
 DEEPER = {ACTIVATIONS: CANNOT_JUDGE, QUALITY: CANNOT_JUDGE}
 
@@ -34,12 +34,11 @@ DEEPER = {ACTIVATIONS: CANNOT_JUDGE, QUALITY: CANNOT_JUDGE}
 @pytest.fixture
 def release(tmp_path):
     """A byte-identical copy of the base, to be changed."""
-    entry = resolve("tiny-planted")
-    return shutil.copytree(entry.root / entry.source, tmp_path / "release")
+    return copy_checkpoint("tiny-planted", tmp_path / "release")
 
 
 def compared(release, **options):
-    return compare(CompareRequest("tiny-planted", str(release), **options))
+    return compare(CompareRequest(parse_model("tiny-planted"), parse_model(str(release)), **options))
 
 
 def statuses(result):
@@ -144,7 +143,9 @@ def test_a_hub_that_is_not_there_is_bad_input(release, monkeypatch):
         ),
     )
     with pytest.raises(BadInput, match="the hub has no org/misspelt"):
-        compare(CompareRequest("tiny-planted", "org/misspelt", depths=(ACTIVATIONS,)))
+        compare(
+            CompareRequest(parse_model("tiny-planted"), parse_model("org/misspelt"), depths=(ACTIVATIONS,))
+        )
 
 
 def test_numbers_that_are_not_finite_are_damage(release):

@@ -36,6 +36,7 @@ from superweight.measurement.corpus import Windows
 from superweight.measurement.evaluate import Measurement
 from superweight.measurement.sequential import Look
 from superweight.quantization.sweep import HELD_OUT, NAIVE, BlockSize
+from tests.helpers.evidence import evidence
 
 WINDOWS = 8
 PLACE, OTHER = Coordinate(1, 5, 3), Coordinate(2, 5, 4)
@@ -50,8 +51,7 @@ def looked(claim, damages, *, found=(PLACE,)):
         name: Measurement((3.0 + damage)[:, None], nothing, nothing, nothing[:, None])
         for name, damage in {INTACT: nothing, **damages}.items()
     }
-    looking = SimpleNamespace(at=lambda names: iter([Look(WINDOWS, measurements)]))
-    return claim.judge(SimpleNamespace(scan=SimpleNamespace(coordinates=found), sequential=looking))
+    return claim.judge(evidence(Look(WINDOWS, measurements), found=found))
 
 
 @pytest.mark.parametrize(
@@ -125,22 +125,22 @@ def test_every_prompt_must_find_the_same_set():
     }
     astray = {"more": detection(PLACE, OTHER), "other": detection(OTHER), "none": Detection((), (), ())}
     scan = SimpleNamespace(coordinates=(PLACE,), parts={PLACE: 1.0})
-    agreed = one_pass.judge(SimpleNamespace(scan=scan, detections=found))
+    agreed = one_pass.judge(evidence(scan=scan, detections=found))
     assert (SUPPORTED, 1.0) == (agreed.status, agreed.criteria[0].statistic.value)
     assert {} == agreed.evidence["astray"]
     assert (900.0, 1200.0) == tuple(
         agreed.evidence[name].value for name in ("least_magnitude", "greatest_magnitude")
     )
-    apart = one_pass.judge(SimpleNamespace(scan=scan, detections=found | astray))
+    apart = one_pass.judge(evidence(scan=scan, detections=found | astray))
     assert (REFUTED, 0.4) == (apart.status, pytest.approx(apart.criteria[0].statistic.value))
     assert {"more": [str(PLACE), str(OTHER)], "other": [str(OTHER)], "none": []} == apart.evidence["astray"]
     border = replace(detection(PLACE).super_weights[0], coordinate=OTHER, part=0.06)
     nearly = SimpleNamespace(coordinates=(PLACE, OTHER), parts={PLACE: 0.8, OTHER: 0.12})
     less = replace(detection(PLACE), companions=(border,))
-    assert SUPPORTED == one_pass.judge(SimpleNamespace(scan=nearly, detections={"less": less})).status
+    assert SUPPORTED == one_pass.judge(evidence(scan=nearly, detections={"less": less})).status
     hardly = replace(detection(PLACE), companions=(replace(border, part=0.04),))
-    assert REFUTED == one_pass.judge(SimpleNamespace(scan=nearly, detections={"hardly": hardly})).status
-    nobody = one_pass.judge(SimpleNamespace(scan=scan, detections={"none": Detection((), (), ())}))
+    assert REFUTED == one_pass.judge(evidence(scan=nearly, detections={"hardly": hardly})).status
+    nobody = one_pass.judge(evidence(scan=scan, detections={"none": Detection((), (), ())}))
     assert 0.0 == nobody.criteria[0].statistic.value
     assert 0.0 == nobody.evidence["least_magnitude"].value == nobody.evidence["greatest_magnitude"].value
 
@@ -156,10 +156,9 @@ def prompts(found, intact, pruned=None, *, blocks=8, strongest=None):
     """Evidence of as many prompts as there are intact courses, each with the same detection."""
     names = [f"prompt {number}" for number in range(len(intact))]
     architecture = SimpleNamespace(blocks=range(blocks))
-    return SimpleNamespace(
-        scan=SimpleNamespace(
-            coordinates=(PLACE,), strongest=strongest or found.super_activations[0], cancellers=()
-        ),
+    strongest = strongest or found.super_activations[0]
+    return evidence(
+        scan=SimpleNamespace(coordinates=(PLACE,), strongest=strongest, cancellers=()),
         detections=dict.fromkeys(names, found),
         intact_traces=dict(zip(names, intact, strict=True)),
         pruned_traces=dict(zip(names, pruned or intact, strict=True)),
@@ -213,17 +212,13 @@ def test_both_ends_of_the_plateau_count(begin, end, left):
 
 def test_logits_must_come_back_to_the_last_bit(planted, monkeypatch):
     """A change that is left behind is refuted, and a prune that changed nothing as well."""
-    evidence = SimpleNamespace(
-        scan=SimpleNamespace(coordinates=(PLACE,)),
-        subject=planted,
-        pruned_set=(),
-        windows=SimpleNamespace(ids=np.zeros((2, 4), dtype=np.int64)),
-    )
+    windows = SimpleNamespace(ids=np.zeros((2, 4), dtype=np.int64))
+    held = evidence(found=(PLACE,), subject=planted, pruned_set=(), windows=windows)
 
     def verdict_of(before, during, after):
         answers = iter([torch.tensor(before), torch.tensor(during), torch.tensor(after)])
         monkeypatch.setattr(weight_restoration, "_logits", lambda _: next(answers))
-        return weight_restoration.judge(evidence)
+        return weight_restoration.judge(held)
 
     restored = verdict_of([1.0, 2.0], [1.0, 5.0], [1.0, 2.0])
     assert (SUPPORTED, 0.0) == (restored.status, restored.criteria[0].statistic.value)
@@ -250,20 +245,20 @@ def test_continuations_that_collapse_anyway_do_not_count(intact, pruned, more, s
     """What the intact model spoils by itself is subtracted."""
     nothing = np.zeros(WINDOWS)
     human = Measurement(np.full((WINDOWS, 1), 3.0), nothing, nothing, nothing[:, None])
-    evidence = SimpleNamespace(
-        scan=SimpleNamespace(coordinates=(PLACE,)),
-        sequential=SimpleNamespace(first=lambda: Look(WINDOWS, {INTACT: human})),
+    held = evidence(
+        Look(WINDOWS, {INTACT: human}),
+        found=(PLACE,),
         intact_writing=writing(*intact),
         pruned_writing=writing(*pruned),
         judged_by_intact=lambda texts: [3.0] * len(texts),
     )
-    verdict = generation.judge(evidence)
+    verdict = generation.judge(held)
     assert (status, more) == (verdict.status, verdict.criteria[0].statistic.value)
     assert 3.0 == verdict.evidence["human_nll"].value
     row = {name: number.value for name, number in verdict.evidence["intact"].items()}
     expected = {"loop_rate": sum(intact) / 8, "repeated_4grams": 0.25, "distinct_2": 0.75}
     assert expected | {"nll_by_intact": 3.0} == row
-    gibberish = SimpleNamespace(**{**vars(evidence), "judged_by_intact": lambda texts: [3.5] * len(texts)})
+    gibberish = SimpleNamespace(**{**vars(held), "judged_by_intact": lambda texts: [3.5] * len(texts)})
     assert 0.0 == generation.judge(gibberish).criteria[0].statistic.value
 
 
@@ -283,7 +278,7 @@ def rounded(monkeypatch):
         scan = SimpleNamespace(super_activations=found)
         intact = np.full(WINDOWS, 3.0)
         return activation_quantization.judge(
-            SimpleNamespace(scan=scan, windows=windows, subject=None, intact_losses=intact)
+            evidence(scan=scan, windows=windows, subject=None, intact_losses=intact)
         )
 
     return judge
@@ -360,5 +355,5 @@ def test_a_model_that_cannot_be_rounded_says_why():
 
     verdict = weight_quantization.judge(Evidence())
     assert (NOT_APPLICABLE, "nothing to round here") == (verdict.status, verdict.reason)
-    nobody = SimpleNamespace(scan=SimpleNamespace(coordinates=()))
+    nobody = evidence()
     assert NOT_APPLICABLE == weight_quantization.judge(nobody).status

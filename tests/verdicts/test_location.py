@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from superweight.checkpoints.agreement import hold, nearest
+from superweight.checkpoints.agreement import compare_sets, nearest
 from superweight.checkpoints.published import PublishedActivation, PublishedScalar, PublishedSet
 from superweight.checkpoints.registry import ModelEntry
 from superweight.claims.evidence import Evidence
@@ -115,8 +115,8 @@ def test_a_published_activation_that_is_not_there_is_a_difference(plain, channel
 
 
 def test_values_tell_sets_apart_that_share_their_places():
-    """Held to the digits: of two sets at one place, the one with the value that was found is nearest."""
+    """Compared to the digits: of two sets at one place, the one with the value that was found is nearest."""
     sets = [PublishedSet(name, (PublishedScalar(RIGHT, Decimal(name)),)) for name in ("4.50", "4.00")]
-    held = hold(sets, {RIGHT: 4.0}, 0.0)
+    held = compare_sets(sets, {RIGHT: 4.0}, 0.0)
     assert (False, True) == tuple(each.supported for each in held)
     assert sets[1] is nearest(held).reading

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from superweight.measurement.conditions import INTACT, PRUNED, alone
 from superweight.measurement.evaluate import Measurement
 from superweight.measurement.sequential import Look
 from superweight.measurement.token_groups import STOPWORDS, Vocabulary
+from tests.helpers.evidence import evidence
 
 # Each stopword has two spellings, which count together; the ids stand in no order.
 WORDS = Vocabulary(
@@ -35,17 +34,15 @@ def measurement(**factors):
     return Measurement(nothing[:, None], nothing, nothing, tracked * np.concatenate(each))
 
 
-def evidence(pruned, *, found=("super weight",), vocabulary=WORDS, others=None):
+def pruned_by(pruned, *, found=("super weight",), vocabulary=WORDS, others=None):
     look = Look(WINDOWS, {INTACT: measurement(), PRUNED: pruned, **(others or {})})
-    looking = SimpleNamespace(at=lambda names: iter([look]))
-    scan = SimpleNamespace(coordinates=found)
-    return SimpleNamespace(scan=scan, vocabulary=vocabulary, sequential=looking)
+    return evidence(look, found=found, vocabulary=vocabulary)
 
 
 @pytest.mark.parametrize(("factor", "status"), [(2.0, SUPPORTED), (1.0, SUPPORTED), (0.5, REFUTED)])
 def test_the_ratio_decides(factor, status):
     """Twice as likely, as likely, half as likely; the same in every window, so without a spread."""
-    verdict = stopwords.judge(evidence(measurement(stopwords=factor)))
+    verdict = stopwords.judge(pruned_by(measurement(stopwords=factor)))
     (criterion,) = verdict.criteria
     assert status == verdict.status
     assert factor == pytest.approx(criterion.statistic.value)
@@ -55,7 +52,7 @@ def test_the_ratio_decides(factor, status):
 def test_the_mean_over_words_is_geometric():
     """Half of them eight times likelier, half of them half as likely: twice, not four times and a bit."""
     factors = np.repeat([8.0, 0.5], len(STOPWORDS))
-    verdict = stopwords.judge(evidence(measurement(stopwords=factors)))
+    verdict = stopwords.judge(pruned_by(measurement(stopwords=factors)))
     assert 2.0 == pytest.approx(verdict.criteria[0].statistic.value)
 
 
@@ -64,7 +61,7 @@ def test_windows_that_disagree_leave_it_open():
     mixed = measurement()
     mixed.tracked[::2] *= 2
     mixed.tracked[1::2] /= 2
-    verdict = stopwords.judge(evidence(mixed))
+    verdict = stopwords.judge(pruned_by(mixed))
     interval = verdict.criteria[0].interval
     assert INCONCLUSIVE == verdict.status
     assert interval.low < 1 < interval.high
@@ -77,7 +74,7 @@ def test_words_and_marks_are_told_one_by_one():
         punctuation=(7.0, 8.0),
         content=(0.1, 0.3, 0.2),
     )
-    verdict = stopwords.judge(evidence(pruned, others={alone(0): measurement(stopwords=2.0)}))
+    verdict = stopwords.judge(pruned_by(pruned, others={alone(0): measurement(stopwords=2.0)}))
     ratios = {
         name: {word: number.value for word, number in table.items()}
         for name, table in verdict.evidence["ratios"].items()
@@ -97,5 +94,5 @@ def test_words_and_marks_are_told_one_by_one():
 )
 def test_a_model_of_which_it_says_nothing(changes, reason):
     """Without super weights, or without words, the claim says nothing."""
-    verdict = stopwords.judge(evidence(measurement(stopwords=2.0), **changes))
+    verdict = stopwords.judge(pruned_by(measurement(stopwords=2.0), **changes))
     assert (NOT_APPLICABLE, reason) == (verdict.status, verdict.reason)

@@ -10,7 +10,7 @@ from superweight.core.coordinates import Coordinate
 
 
 @dataclass(frozen=True)
-class Held:
+class SetAgreement:
     """One published set, and how what was found differs from it; no differences: it is supported."""
 
     reading: PublishedSet
@@ -26,14 +26,16 @@ class Held:
         return f"{self.reading.cited} ({places}): {verdict}"
 
 
-def hold(
+def compare_sets(
     readings: Sequence[PublishedSet], found: Mapping[Coordinate, float], relative_step: float
-) -> tuple[Held, ...]:
-    """Hold every published set to the super weights that a scan found, values by coordinate.
+) -> tuple[SetAgreement, ...]:
+    """Compare every published set with the super weights that a scan found, values by coordinate.
 
     ``relative_step`` is the spacing of the loaded dtype, as `PublishedScalar.agrees_with` takes it.
     """
-    return tuple(Held(reading, tuple(_differences(reading, found, relative_step))) for reading in readings)
+    return tuple(
+        SetAgreement(reading, tuple(_differences(reading, found, relative_step))) for reading in readings
+    )
 
 
 def _differences(reading: PublishedSet, found: Mapping[Coordinate, float], relative_step: float) -> list[str]:
@@ -48,6 +50,6 @@ def _differences(reading: PublishedSet, found: Mapping[Coordinate, float], relat
     return missing + extra + values
 
 
-def nearest(held: Sequence[Held]) -> Held:
+def nearest(held: Sequence[SetAgreement]) -> SetAgreement:
     """Return the set with the fewest differences, the first of them where several have as few."""
     return min(held, key=lambda each: len(each.differences))

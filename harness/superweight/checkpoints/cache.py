@@ -25,16 +25,15 @@ def silent(step: str) -> None:
 
 
 def cache_directory() -> Path:
-    """Return ``$XDG_CACHE_HOME/superweight-harness``, or the same under ``~/.cache``.
+    """Return where the system keeps caches of a user: on Linux ``~/.cache/superweight-harness``.
 
-    A user without a home directory gets a folder of their own under ``$TMPDIR``.
+    ``XDG_CACHE_HOME`` moves it, also where the system has a place of its own. A user without a home
+    directory gets a folder of their own under ``$TMPDIR``.
     """
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification asks that a relative path be ignored.
-    if configured.is_absolute():
-        return configured / DIRECTORY_NAME
+    from platformdirs import user_cache_path
+
     try:
-        return Path.home() / ".cache" / DIRECTORY_NAME
+        return user_cache_path(DIRECTORY_NAME, appauthor=False)
     # Neither HOME nor an entry in the password file: a container under a random user id.
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"{DIRECTORY_NAME}-{os.getuid()}"

@@ -8,13 +8,20 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from superweight.checkpoints.published import (
     PublishedActivation,
     PublishedEffect,
     PublishedScalar,
     PublishedSet,
+)
+from superweight.checkpoints.registry_table import (
+    ActivationTable,
+    EffectTable,
+    ModelTable,
+    ReadingTable,
+    one_of,
+    read_table,
 )
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
@@ -27,6 +34,11 @@ TIERS = ("hermetic", "checkpoint", "gpu")
 # Bytes of one parameter in each dtype that a checkpoint of the registry is stored in.
 STORED = {"float32": 4, "bfloat16": 2, "float16": 2}
 PRUNED = ("all", "each", "first")
+# The fields of an entry that stand in its table as they are.
+_TAKEN_OVER = (
+    *("tier", "revision", "gated", "parameters", "stored_as", "member", "wheel_sha256", "member_sha256"),
+    *("cited", "caveat", "tuned_from", "expect"),
+)
 
 
 @dataclass(frozen=True)
@@ -106,11 +118,12 @@ def _read(path: Path) -> Registry:
         document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"cannot read the model registry {path}: {error}") from error
+    tables = document.get("models", {})
     entries = {}
-    for name, table in document.get("models", {}).items():
+    for name, table in tables.items() if isinstance(tables, dict) else ():
         try:
-            entries[name] = _entry(name, dict(table), path.parent)
-        except (BadInput, KeyError, TypeError, ValueError) as error:
+            entries[name] = _entry(name, read_table(table), path.parent)
+        except (BadInput, ValueError) as error:
             raise BadInput(f"{path}: model {name!r}: {error}") from error
     if not entries:
         raise BadInput(f"{path} lists no models; each is a table [models.NAME]")
@@ -120,54 +133,30 @@ def _read(path: Path) -> Registry:
     return entries
 
 
-def _entry(name: str, table: dict[str, Any], root: Path) -> ModelEntry:
-    known = set(ModelEntry.__dataclass_fields__) - {"name", "root"} | {"values", "values_read_as"}
-    if unknown := set(table) - known:
-        raise BadInput(f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
-    scalars = _scalars(table)
-    effects = tuple(_effect(dict(effect)) for effect in table.pop("effects", ()))
-    others = tuple(_reading(dict(reading)) for reading in table.pop("other_readings", ()))
-    activation = table.pop("super_activation", None)
-    if activation is not None:
-        magnitude = activation.pop("magnitude", None)
-        if not {"channel", "onset"} & activation.keys():
-            raise BadInput("a super_activation names neither channel nor onset")
-        activation = PublishedActivation(
-            **activation, magnitude=None if magnitude is None else float(magnitude)
-        )
-    entry = ModelEntry(
-        name=name,
-        source=table.pop("source", name),
-        super_weights=scalars,
-        super_activation=activation,
-        effects=effects,
-        other_readings=others,
-        root=root,
-        **table,
-    )
-    if entry.tier not in TIERS:
-        raise BadInput(f"tier {entry.tier!r} is none of {', '.join(TIERS)}")
-    if entry.stored_as not in (None, *STORED):
-        raise BadInput(f"stored_as {entry.stored_as!r} is none of {', '.join(STORED)}")
-    if entry.parameters is not None and (type(entry.parameters) is not int or entry.parameters < 1):
-        raise BadInput(f"parameters {entry.parameters!r} is no number of parameters")
-    if type(entry.gated) is not bool:
-        raise BadInput(f"gated {entry.gated!r} is neither true nor false")
-    if entry.revision is not None and "@" in entry.source:
+def _entry(name: str, table: ModelTable, root: Path) -> ModelEntry:
+    one_of("tier", table.tier, TIERS)
+    one_of("stored_as", table.stored_as, STORED)
+    for claim, status in table.expect.items():
+        one_of(f"expect.{claim}", status, STATUSES)
+    source = table.source or name
+    if table.revision is not None and "@" in source:
         raise BadInput("a revision is given twice, in revision and in source")
-    for claim, status in entry.expect.items():
-        if status not in STATUSES:
-            raise BadInput(f"expect.{claim} = {status!r} is none of {', '.join(STATUSES)}")
-    return entry
+    same = {item: getattr(table, item) for item in _TAKEN_OVER}
+    return ModelEntry(
+        name=name,
+        source=source,
+        super_weights=_scalars(table),
+        super_activation=_activation(table.super_activation),
+        effects=tuple(map(_effect, table.effects)),
+        other_readings=tuple(map(_reading, table.other_readings)),
+        root=root,
+        **same,
+    )
 
 
-def _scalars(table: dict[str, Any]) -> tuple[PublishedScalar, ...]:
-    """Take super weights and values out of a table."""
-    values: list[Decimal] = table.pop("values", [])
-    rows: list[list[int]] = table.pop("super_weights", [])
-    read_as: str | None = table.pop("values_read_as", None)
-    if read_as not in (None, *STORED):
-        raise BadInput(f"values_read_as {read_as!r} is none of {', '.join(STORED)}")
+def _scalars(table: ModelTable | ReadingTable) -> tuple[PublishedScalar, ...]:
+    one_of("values_read_as", table.values_read_as, STORED)
+    rows, values = table.super_weights, table.values
     if values and len(values) != len(rows):
         raise BadInput(f"{len(rows)} super_weights but {len(values)} values")
     scalars = []
@@ -176,38 +165,43 @@ def _scalars(table: dict[str, Any]) -> tuple[PublishedScalar, ...]:
         value = Decimal(values[index]) if values else None
         if value is not None and not value.is_finite():
             raise BadInput(f"value {value} of {coordinate} is not a finite number")
-        scalars.append(PublishedScalar(coordinate, value, read_as))
+        scalars.append(PublishedScalar(coordinate, value, table.values_read_as))
     if len({scalar.coordinate for scalar in scalars}) != len(scalars):
         raise BadInput("a super weight is listed twice")
     return tuple(scalars)
 
 
-def _reading(table: dict[str, Any]) -> PublishedSet:
+def _activation(table: ActivationTable | None) -> PublishedActivation | None:
+    if table is None:
+        return None
+    if table.channel is None and table.onset is None:
+        raise BadInput("a super_activation names neither channel nor onset")
+    magnitude = None if table.magnitude is None else float(table.magnitude)
+    return PublishedActivation(table.channel, table.onset, table.token, magnitude)
+
+
+def _reading(table: ReadingTable) -> PublishedSet:
     scalars = _scalars(table)
     if not scalars:
         raise BadInput("one of other_readings lists no super_weights")
-    return PublishedSet(super_weights=scalars, cited=str(table.pop("cited")), **table)
+    return PublishedSet(table.cited, scalars, table.note)
 
 
-def _effect(table: dict[str, Any]) -> PublishedEffect:
-    ratios = [float(ratio) for ratio in table.pop("ratio")]
+def _effect(table: EffectTable) -> PublishedEffect:
+    ratios = [float(ratio) for ratio in table.ratio]
     # A ratio may be infinite where the pruned model overflows; NaN is no finding.
     if not ratios or not all(ratio > 0 for ratio in ratios):
         raise BadInput(f"ratio {ratios} is no list of perplexities after over before")
-    effect = PublishedEffect(low=min(ratios), high=max(ratios), **table)
-    if effect.pruned not in PRUNED:
-        raise BadInput(f"pruned {effect.pruned!r} is none of {', '.join(PRUNED)}")
-    return effect
+    one_of("pruned", table.pruned, PRUNED)
+    return PublishedEffect(table.pruned, min(ratios), max(ratios), table.text, table.by)
 
 
-def resolve(spec: str | ModelEntry, registry: Registry | None = None) -> ModelEntry:
-    """Turn what a person typed into an entry; an entry is returned as it is.
+def resolve(spec: str, registry: Registry | None = None) -> ModelEntry:
+    """Return the entry that a name, as a person types it, stands for.
 
     ``spec`` is a registry name, ``NAME=SOURCE`` (a registry entry whose weights lie elsewhere),
     or a source itself, about which nothing is published.
     """
-    if isinstance(spec, ModelEntry):
-        return spec
     registry = load_registry() if registry is None else registry
     if spec in registry:
         return registry[spec]
@@ -220,11 +214,3 @@ def resolve(spec: str | ModelEntry, registry: Registry | None = None) -> ModelEn
             registry[name], source=source, revision=None, member=None, member_sha256=None, root=Path()
         )
     return ModelEntry(name=spec, source=spec)
-
-
-def resolve_from(folder: Path, spec: str) -> ModelEntry:
-    """Do the same as `resolve`, and keep where a relative path leads from ``folder``."""
-    entry = resolve(spec)
-    if not entry.root.is_absolute() and (folder / entry.source).exists():
-        return replace(entry, root=folder)
-    return entry

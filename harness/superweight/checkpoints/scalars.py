@@ -22,7 +22,7 @@ from superweight.core.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Reading:
+class StoredScalar:
     """One scalar as a file holds it, and what is published of it."""
 
     coordinate: Coordinate
@@ -42,18 +42,17 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Readings:
+class ReadResult:
     """What was read of one model, and how many bytes came over the network for it, if any did."""
 
     model: str
     address: str
     received: int | None
-    readings: tuple[Reading, ...]
+    readings: tuple[StoredScalar, ...]
 
 
-def known_entry(spec: str | ModelEntry) -> ModelEntry:
-    """Turn what a person typed into an entry, with what is published of the repository it names."""
-    entry = resolve(spec)
+def known_entry(entry: ModelEntry) -> ModelEntry:
+    """Return an entry with what is published of the repository that its source names."""
     if entry.readings:
         return entry
     source = entry.source
@@ -101,36 +100,36 @@ def _open_remote(address: str) -> Checkpoint:
         raise
 
 
-def read(spec: str, coordinates: Sequence[Coordinate], *, directory: bool = False) -> Readings:
+def read(model: ModelEntry, coordinates: Sequence[Coordinate], *, directory: bool = False) -> ReadResult:
     """Read scalars of a model; with ``directory``, all that are published of it as well.
 
     Where published sets conflict, those are the scalars of every set.
 
     Raises `BadInput` when there is nothing to read, and as `open_model` and `locate` do.
     """
-    entry = known_entry(spec)
+    entry = known_entry(model)
     # Of a scalar in several sets, what the first says: the one that is held to be right.
     every = [scalar for reading in entry.readings for scalar in reading.super_weights]
     published = {scalar.coordinate: scalar for scalar in reversed(every)}
     if directory and not published:
-        raise BadInput(f"no coordinates of {spec} are published in the registry; name some with --at")
+        raise BadInput(f"no coordinates of {model.name} are published in the registry; name some with --at")
     wanted = list(dict.fromkeys([*coordinates, *(item.coordinate for item in every if directory)]))
     if not wanted:
         raise BadInput("nothing to read: give --at LAYER,ROW,COL, or --directory for all that is published")
     checkpoint = open_model(entry)
     places = zip(wanted, locate(checkpoint, *wanted), strict=True)
     readings = tuple(_reading(checkpoint, *place, published.get(place[0])) for place in places)
-    return Readings(entry.name, checkpoint.name, checkpoint.received, readings)
+    return ReadResult(entry.name, checkpoint.name, checkpoint.received, readings)
 
 
 def _reading(
     checkpoint: Checkpoint, coordinate: Coordinate, location: Location, published: PublishedScalar | None
-) -> Reading:
+) -> StoredScalar:
     scalar = location.scalar(checkpoint, coordinate.row, coordinate.col)
-    return Reading(coordinate, location.tensor, scalar, published)
+    return StoredScalar(coordinate, location.tensor, scalar, published)
 
 
-def as_dict(result: Readings) -> dict[str, Any]:
+def as_dict(result: ReadResult) -> dict[str, Any]:
     """Return the contract of ``superweight read --json``; a value that is no finite number is null."""
     return {
         "model": result.model,

@@ -10,7 +10,7 @@ import numpy as np
 
 from superweight.checkpoints.published import PublishedSet
 from superweight.checkpoints.registry import ModelEntry
-from superweight.checkpoints.scalars import Reading, open_model
+from superweight.checkpoints.scalars import StoredScalar, open_model
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.locations import Location, locate
 from superweight.core.coordinates import Coordinate
@@ -26,14 +26,14 @@ _MEDIAN = 0.6745
 
 
 @dataclass(frozen=True)
-class Place:
+class CheckedScalar:
     """A published scalar as the files hold it; ``deviations`` is its size against its row's spread."""
 
-    reading: Reading
+    reading: StoredScalar
     deviations: float
 
     @property
-    def holds(self) -> bool:
+    def confirmed(self) -> bool:
         """Whether this may be a super weight: the published value, or at least an outlier."""
         return self.reading.agrees is not False and self.deviations >= STANDS_OUT
 
@@ -54,13 +54,13 @@ class Verification:
 
     model: str
     status: str
-    readings: tuple[tuple[PublishedSet, tuple[Place, ...]], ...] = ()
+    readings: tuple[tuple[PublishedSet, tuple[CheckedScalar, ...]], ...] = ()
     reason: str | None = None
 
     @property
     def supported(self) -> tuple[PublishedSet, ...]:
         """The published sets of which every scalar holds."""
-        return tuple(reading for reading, places in self.readings if all(place.holds for place in places))
+        return tuple(reading for reading, places in self.readings if all(place.confirmed for place in places))
 
     def lines(self) -> list[str]:
         """Return what a person reads: one line for the model, more where readings conflict."""
@@ -90,11 +90,11 @@ class Verification:
         }
 
 
-def _listed(places: tuple[Place, ...]) -> str:
+def _listed(places: tuple[CheckedScalar, ...]) -> str:
     return ", ".join(map(str, places))
 
 
-def _scalar(place: Place) -> dict[str, Any]:
+def _scalar(place: CheckedScalar) -> dict[str, Any]:
     reading = place.reading
     published = None if reading.published is None else reading.published.value
     return {
@@ -127,7 +127,7 @@ def verify(entry: ModelEntry) -> Verification:
 
 def _places(
     checkpoint: Checkpoint, reading: PublishedSet, found: Mapping[Coordinate, Location]
-) -> tuple[Place, ...]:
+) -> tuple[CheckedScalar, ...]:
     places = []
     for published in reading.super_weights:
         coordinate = published.coordinate
@@ -137,5 +137,5 @@ def _places(
         scalar = location.scalar(checkpoint, coordinate.row, coordinate.col)
         # A row of zeros has no spread: whatever is not zero stands out of it.
         deviations = abs(scalar.value) / spread if spread else (0.0 if scalar.value == 0 else float("inf"))
-        places.append(Place(Reading(coordinate, location.tensor, scalar, published), deviations))
+        places.append(CheckedScalar(StoredScalar(coordinate, location.tensor, scalar, published), deviations))
     return tuple(places)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from superweight.checkpoints.registry import ModelEntry, resolve
+from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.checkpoints.sources import require_different_models
 from superweight.claims.baselines import read
 from superweight.claims.catalogue import CLAIMS
 from superweight.claims.evidence import Evidence
-from superweight.claims.expectations import Outcome, baseline_of, hold
+from superweight.claims.expectations import Outcome, baseline_of, compare_with_expectation
 from superweight.claims.record import record
 from superweight.claims.run_config import RunConfig
 from superweight.claims.verdict import Claim, Verdict
@@ -23,8 +23,8 @@ from superweight.model.subject import Subject, free
 class CheckRequest:
     """The options of a check, as on the command line."""
 
-    model: str
-    base: str | None
+    model: ModelRef
+    base: ModelRef | None
     expect: str
     run_config: RunConfig = field(default_factory=RunConfig)
     tasks: tuple[str, ...] = ()
@@ -46,16 +46,16 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
     Raises `BadInput` for a model, base or corpus that cannot be used, and for a base that is the model.
     """
     if request.base is not None:
-        require_different_models(resolve(request.base), resolve(request.model))
+        require_different_models(request.base.entry, request.model.entry)
     judges = CLAIMS | _zero_shot(request)
     base_scan = None
     if request.base is None:
 
-        def acquire(origin: str) -> Subject:
+        def acquire(origin: ModelRef) -> Subject:
             progress(f"scanning {origin}, from which it is tuned")
             return request.run_config.load(origin, progress)
 
-        base_scan = scan_of_origin(resolve(request.model), acquire, free)
+        base_scan = scan_of_origin(request.model, acquire, free)
     progress(f"loading {request.model}")
     subject = request.run_config.load(request.model, progress)
     base = request.run_config.evidence(request.base, progress) if request.base else None
@@ -66,20 +66,20 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
     for claim, judge in judges.items():
         progress(f"{claim.id}: {claim.sentence}")
         verdict = judge(evidence)
-        outcomes.append(_hold(request, evidence, verdict, judge(base) if base else None))
+        outcomes.append(_outcome(request, evidence, verdict, judge(base) if base else None))
     return Checked(tuple(outcomes), evidence, base)
 
 
 def scan_of_origin(
-    entry: ModelEntry, acquire: Callable[[str], Subject], release: Callable[[Subject], None]
+    model: ModelRef, acquire: Callable[[ModelRef], Subject], release: Callable[[Subject], None]
 ) -> Scan | None:
     """Scan the model that a model was tuned from, if the registry names it, and release it again.
 
     To be called before the model itself is loaded: there may be room for one only.
     """
-    if entry.tuned_from is None:
+    if model.entry.tuned_from is None:
         return None
-    origin = acquire(entry.tuned_from)
+    origin = acquire(replace(parse_model(model.entry.tuned_from), named_by_user=model.named_by_user))
     try:
         return scan(origin, default_prompt())
     finally:
@@ -107,10 +107,10 @@ def _zero_shot(request: CheckRequest) -> dict[Claim, Callable[[Evidence], Verdic
     return {zero_shot.CLAIM: lambda evidence: zero_shot.judge(evidence, tasks)}
 
 
-def _hold(request: CheckRequest, evidence: Evidence, verdict: Verdict, base: Verdict | None) -> Outcome:
+def _outcome(request: CheckRequest, evidence: Evidence, verdict: Verdict, base: Verdict | None) -> Outcome:
     subject = evidence.subject
     path = baseline_of(request.run_config.baselines, subject, verdict)
     recorded = record(subject.name, verdict, subject.provenance.as_dict())
-    return hold(
+    return compare_with_expectation(
         verdict, recorded, read(path), base=base, expect=request.expect, entry=subject.entry, path=path
     )

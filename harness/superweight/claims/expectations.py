@@ -39,7 +39,7 @@ class Outcome:
         return not self.gaps
 
 
-def hold(
+def compare_with_expectation(
     verdict: Verdict,
     recorded: Mapping[str, Any],
     stored: Mapping[str, Any] | None,
@@ -49,7 +49,7 @@ def hold(
     entry: ModelEntry,
     path: Path,
 ) -> Outcome:
-    """Hold a verdict to what is expected of it: the paper if that was asked for, else the base, else
+    """Compare a verdict with what is expected of it: the paper if that was asked for, else the base, else
     the committed baseline, else the registry.
 
     ``recorded`` is the verdict's own record, ``stored`` the baseline that lies at

@@ -21,14 +21,14 @@ def record(model: str, verdict: Verdict, provenance: Mapping[str, Any]) -> dict[
         "criteria": [
             {
                 "name": criterion.name,
-                "statistic": plain(criterion.statistic),
+                "statistic": to_json(criterion.statistic),
                 "interval": [_end(criterion.statistic, end) for end in _ends(criterion.interval)],
                 "threshold": criterion.threshold,
                 "direction": criterion.direction,
             }
             for criterion in verdict.criteria
         ],
-        "evidence": plain(dict(verdict.evidence)),
+        "evidence": to_json(dict(verdict.evidence)),
         "provenance": dict(provenance),
     }
 
@@ -39,19 +39,19 @@ def _ends(interval: Any) -> tuple[float, float]:
 
 def _end(statistic: Measured, end: float) -> Any:
     # The ends move with what the statistic moves with.
-    return plain(Measured(end, 0.0) if statistic.within == 0 else measured(end, absolute=statistic.within))
+    return to_json(Measured(end, 0.0) if statistic.within == 0 else measured(end, absolute=statistic.within))
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Return JSON values; what was measured becomes a number with its tolerance."""
     if isinstance(value, Measured):
         if value.within == 0:
             return {"value": value.value, "within": 0.0}
         return {"value": _digits(value.value, 6), "within": _digits(value.within, 3)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     return value
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from superweight.checkpoints.cache import Progress, silent
-from superweight.checkpoints.registry import ModelEntry, resolve
+from superweight.checkpoints.model_ref import ModelRef
 from superweight.core.resources import DEFAULT_BASELINES
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 class RunConfig:
     """The options that every model of a run shares, as on the command line.
 
-    ``loaded`` holds the models that are in memory already, by what a person would type for them.
+    ``loaded`` holds the models that are in memory already.
     """
 
     corpus: str = "builtin"
@@ -28,19 +27,20 @@ class RunConfig:
     device: str = "auto"
     dtype: str = "auto"
     trust: tuple[str, ...] = ()
-    loaded: Mapping[str, Subject] = field(default_factory=dict)
+    loaded: tuple[Subject, ...] = ()
 
-    def load(self, spec: str | ModelEntry, progress: Progress = silent) -> Subject:
-        """Load a MODEL that is not in memory yet; raises `BadInput` where that cannot be done."""
-        if isinstance(spec, str) and spec in self.loaded:
-            return self.loaded[spec]
-        # Comparing files needs a setting and no torch.
+    def load(self, model: ModelRef, progress: Progress = silent) -> Subject:
+        """Load a model that is not in memory yet; raises `BadInput` where that cannot be done."""
+        for subject in self.loaded:
+            if subject.entry == model.entry:
+                return subject
+        # Comparing files needs these options and no torch.
         from superweight.model.loading import load
 
-        return load(resolve(spec), device=self.device, dtype=self.dtype, trust=self.trust, progress=progress)
+        return load(model.entry, device=self.device, dtype=self.dtype, trust=self.trust, progress=progress)
 
-    def evidence(self, spec: str | ModelEntry, progress: Progress = silent) -> Evidence:
-        """Load a MODEL to be measured."""
+    def evidence(self, model: ModelRef, progress: Progress = silent) -> Evidence:
+        """Load a model to be measured."""
         from superweight.claims.evidence import Evidence
 
-        return Evidence(self.load(spec, progress), self.corpus)
+        return Evidence(self.load(model, progress), self.corpus)

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from superweight.claims.run_config import RunConfig
-from superweight.cli.completion import complete_model
-from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write
+from superweight.cli.model_argument import MODEL
+from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write_output
 from superweight.cli.progress import CHECK, progressing
 
 if TYPE_CHECKING:
+    from superweight.checkpoints.model_ref import ModelRef
     from superweight.claims.check import Checked
     from superweight.report.document import Document
     from superweight.report.run_info import Stages
 
 
 @click.command()
-@click.argument("model", shell_complete=complete_model)
-@click.option(
-    "--base", metavar="MODEL", shell_complete=complete_model, help="Expect the verdicts of this model."
-)
+@click.argument("model", type=MODEL)
+@click.option("--base", metavar="MODEL", type=MODEL, help="Expect the verdicts of this model.")
 @click.option(
     "--report", type=click.Path(path_type=Path), help="Write report.json, report.html and figures there."
 )
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
 @click.option("--tasks", default="", help="Zero-shot tasks of lm-evaluation-harness, separated by commas.")
 @click.option("--limit", type=int, help="Ask only the first so many items of each task.")
 def check(
-    model: str,
-    base: str | None,
+    model: ModelRef,
+    base: ModelRef | None,
     report: Path | None,
     json_file: str | None,
     expect: str,
@@ -77,7 +76,7 @@ def check(
             _write_document(document, report, json_file)
     outcomes = list(checked.outcomes)
     if json_file != "-":
-        _print_check(model, outcomes)
+        _print_check(model.spec, outcomes)
         for outcome in outcomes:
             for line in accuracy_lines(outcome.verdict):
                 click.echo(line)
@@ -102,7 +101,7 @@ def _write_document(document: Document, directory: Path | None, json_file: str |
     if json_file is not None:
         from superweight.report.document import dumped
 
-        write(json_file, dumped(document))
+        write_output(json_file, dumped(document))
     if directory is not None:
         # Draws with matplotlib, which JSON alone does without.
         from superweight.report.output import write_report

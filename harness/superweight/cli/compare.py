@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING
 import click
 
 from superweight.claims.run_config import RunConfig
-from superweight.cli.completion import complete_model
+from superweight.cli.model_argument import MODEL
 from superweight.cli.options import (
     EXIT_CANNOT_JUDGE,
     EXIT_NOT_AS_EXPECTED,
     judging_options,
     run_part,
-    write,
+    write_output,
 )
 from superweight.cli.progress import COMPARE, progressing
 from superweight.core.errors import BadInput
 
 if TYPE_CHECKING:
+    from superweight.checkpoints.model_ref import ModelRef
     from superweight.claims.evidence import Evidence
     from superweight.release.result import Comparison
     from superweight.report.run_info import Stages
 
 
 @click.command()
-@click.argument("base", shell_complete=complete_model)
-@click.argument("release", shell_complete=complete_model)
+@click.argument("base", type=MODEL)
+@click.argument("release", type=MODEL)
 @click.option(
     "--depth",
     type=click.Choice(["static", "activations", "quality", "all"]),
@@ -70,8 +71,8 @@ if TYPE_CHECKING:
 )
 @judging_options
 def compare(
-    base: str,
-    release: str,
+    base: ModelRef,
+    release: ModelRef,
     depth: str,
     limits_file: Path | None,
     layout: str,
@@ -111,7 +112,7 @@ def compare(
         if report is not None:
             _report_comparison(report, result, models, stages, run_config.corpus)
     if json_file is not None:
-        write(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
+        write_output(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
     if json_file != "-":
         click.echo(as_markdown(result) if layout == "markdown" else as_text(result), nl=False)
     if report is not None:

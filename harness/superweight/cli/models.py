@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
-from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
-from superweight.cli.completion import complete_model
-from superweight.cli.options import EXIT_BAD_INPUT, EXIT_NOT_AS_EXPECTED, literal, write
+from superweight.checkpoints.registry import ModelEntry, load_registry
+from superweight.cli.model_argument import MODEL
+from superweight.cli.options import EXIT_BAD_INPUT, EXIT_NOT_AS_EXPECTED, literal, write_output
 from superweight.core.environment import in_ci
 from superweight.core.errors import BadInput
 
+if TYPE_CHECKING:
+    from superweight.checkpoints.model_ref import ModelRef
+
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model)
+@click.argument("names", nargs=-1, metavar="[MODEL]...", type=MODEL)
 @click.option("--verify", is_flag=True, help="Hold what is published to the files of each model.")
 @click.option(
     "--json",
@@ -22,7 +26,7 @@ from superweight.core.errors import BadInput
     type=click.Path(allow_dash=True),
     help="Write what was verified there; - is stdout. With --verify.",
 )
-def models(names: tuple[str, ...], verify: bool, json_file: str | None) -> None:
+def models(names: tuple[ModelRef, ...], verify: bool, json_file: str | None) -> None:
     """List the registry, or the MODELs named: source, memory need, super weights.
 
     With --verify their scalars are read from the files, here or on the hub, range by range: no
@@ -31,7 +35,7 @@ def models(names: tuple[str, ...], verify: bool, json_file: str | None) -> None:
 
     Example: superweight models --verify
     """
-    entries = [resolve(name) for name in names] or list(load_registry().values())
+    entries = [name.entry for name in names] or list(load_registry().values())
     if verify:
         _verify(entries, json_file)
     elif json_file is not None:
@@ -71,7 +75,7 @@ def _verify(entries: list[ModelEntry], json_file: str | None) -> None:
         for line in done[-1].lines():
             click.echo(line, err=json_file == "-")
     if json_file is not None:
-        write(json_file, json.dumps([item.as_dict() for item in done], indent=2) + "\n")
+        write_output(json_file, json.dumps([item.as_dict() for item in done], indent=2) + "\n")
     counts = {name: sum(item.status == name for item in done) for name in (AGREES, DISAGREES, NOTHING)}
     missed = sum(item.status == UNREACHABLE for item in done)
     summary = ", ".join(f"{name}: {count}" for name, count in [*counts.items(), (UNREACHABLE, missed)])

@@ -81,7 +81,7 @@ def _with(command: _Command, choices: Sequence[Callable[[Any], Any]]) -> _Comman
     return cast(_Command, gathered)
 
 
-def write(target: str, text: str) -> None:
+def write_output(target: str, text: str) -> None:
     """Write a text whole or not at all; - is stdout. Raises `BadInput` where that cannot be done."""
     try:
         if target == "-":

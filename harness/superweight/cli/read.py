@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from superweight.cli.completion import complete_model
-from superweight.cli.options import write
+from superweight.cli.model_argument import MODEL
+from superweight.cli.options import write_output
 from superweight.core.coordinates import Coordinate
 
 if TYPE_CHECKING:
-    from superweight.checkpoints.scalars import Readings
+    from superweight.checkpoints.model_ref import ModelRef
+    from superweight.checkpoints.scalars import ReadResult
 
 
 @click.command()
-@click.argument("model", shell_complete=complete_model)
+@click.argument("model", type=MODEL)
 @click.option(
     "--at",
     "places",
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
-def read(model: str, places: tuple[str, ...], directory: bool, json_file: str | None) -> None:
+def read(model: ModelRef, places: tuple[str, ...], directory: bool, json_file: str | None) -> None:
     """Read scalars of MODEL straight from its files, without loading it.
 
     MODEL may also be a .safetensors file, hf://org/name[@revision], or the https address of a
@@ -40,14 +41,14 @@ def read(model: str, places: tuple[str, ...], directory: bool, json_file: str | 
     from superweight.checkpoints.scalars import as_dict
     from superweight.checkpoints.scalars import read as read_model
 
-    result = read_model(model, [Coordinate.parse(place) for place in places], directory=directory)
+    result = read_model(model.entry, [Coordinate.parse(place) for place in places], directory=directory)
     if json_file is not None:
-        write(json_file, json.dumps(as_dict(result), indent=2) + "\n")
+        write_output(json_file, json.dumps(as_dict(result), indent=2) + "\n")
     if json_file != "-":
         _print_readings(result)
 
 
-def _print_readings(result: Readings) -> None:
+def _print_readings(result: ReadResult) -> None:
     # Plain lines: a table would cost an import that takes longer than the reading.
     for reading in result.readings:
         scalar, tensor = reading.scalar, reading.tensor

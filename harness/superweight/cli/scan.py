@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from superweight.claims.run_config import RunConfig
-from superweight.cli.completion import complete_model
-from superweight.cli.options import literal, loading_options, write
+from superweight.cli.model_argument import MODEL
+from superweight.cli.options import literal, loading_options, write_output
 from superweight.cli.progress import SCAN, progressing
+
+if TYPE_CHECKING:
+    from superweight.checkpoints.model_ref import ModelRef
 
 
 @click.command()
-@click.argument("model", shell_complete=complete_model)
+@click.argument("model", type=MODEL)
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
 @loading_options
-def scan(model: str, json_file: str | None, run_config: RunConfig) -> None:
+def scan(model: ModelRef, json_file: str | None, run_config: RunConfig) -> None:
     """Find MODEL's super weights, and confirm them, in one forward pass where that can be foreseen.
 
     Example: superweight scan smollm2-135m-instruct-q4_1
@@ -36,7 +39,7 @@ def scan(model: str, json_file: str | None, run_config: RunConfig) -> None:
         found = scan_subject(subject, default_prompt())
     result = as_dict(subject, found)
     if json_file is not None:
-        write(json_file, json.dumps(result, indent=2) + "\n")
+        write_output(json_file, json.dumps(result, indent=2) + "\n")
     if json_file != "-":
         _print_scan(result)
         if subject.entry.other_readings:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from superweight.claims.run_config import RunConfig
-from superweight.cli.completion import complete_model
-from superweight.cli.options import measuring_options, run_part, write
+from superweight.cli.model_argument import MODEL
+from superweight.cli.options import measuring_options, run_part, write_output
 from superweight.cli.progress import SWEEP, progressing
 
 if TYPE_CHECKING:
+    from superweight.checkpoints.model_ref import ModelRef
     from superweight.claims.evidence import Evidence
     from superweight.quantization.sweep import Sweep
     from superweight.report.run_info import Stages
 
 
 @click.command()
-@click.argument("model", shell_complete=complete_model)
+@click.argument("model", type=MODEL)
 @click.option(
     "--json", "json_file", type=click.Path(allow_dash=True), help="Write the result there; - is stdout."
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--real", is_flag=True, help="Measure torchao and bitsandbytes as well, where they run.")
 @measuring_options
 def sweep(
-    model: str,
+    model: ModelRef,
     json_file: str | None,
     page: Path | None,
     report: Path | None,
@@ -72,7 +73,7 @@ def sweep(
     if page is not None:
         write_page(page, document)
     if json_file is not None:
-        write(json_file, dumped(document))
+        write_output(json_file, dumped(document))
     if json_file != "-":
         click.echo(table(document), nl=False)
     if report is not None:

@@ -7,7 +7,7 @@ weights are read once, for any number of conditions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +17,10 @@ from torch import nn
 
 from superweight.core.errors import EditFailed
 from superweight.measurement.conditions import INTACT, Condition
-from superweight.model.architecture import plain_stream, with_stream
+from superweight.model.activation_patch import patch_stream
 from superweight.model.batch_rows import NoRowsJoin, entering, with_rows
 from superweight.model.edits import ROUNDINGS, Scale
-from superweight.model.projections import LinearProjection, Projection, execution_device
+from superweight.model.projections import LinearProjection, Projection
 from superweight.model.subject import Subject
 
 
@@ -78,7 +78,7 @@ def run_batched(
                 handle = block.register_forward_pre_hook(_join(seats, layer), with_kwargs=True)
                 hooks.callback(handle.remove)
             if any(item.onset == layer for condition in order for item in condition.restored):
-                hooks.callback(block.register_forward_hook(_restore(seats, layer, hidden)).remove)
+                hooks.callback(patch_stream(block, hidden, _restore(seats, layer)).remove)
             for projection in _edited(subject, order, layer):
                 hooks.enter_context(_scaled(projection, seats, layer))
         yield seats.by_name()
@@ -99,17 +99,15 @@ def _join(seats: BatchLayout, layer: int) -> Any:
     return join
 
 
-def _restore(seats: BatchLayout, layer: int, hidden: int) -> Any:
-    """Return a hook that puts the intact rows' activation in the rows of those that restore it."""
+def _restore(seats: BatchLayout, layer: int) -> Callable[[torch.Tensor], None]:
+    """Return what puts the intact rows' activation in the rows of those that restore it."""
 
-    def restore(_: nn.Module, arguments: Any, output: Any) -> Any:
-        residual = plain_stream(output, hidden).clone()
+    def restore(residual: torch.Tensor) -> None:
         for seat, condition in enumerate(seats.conditions, start=1):
             for item in condition.restored:
                 if item.onset == layer:
                     intact = residual[seats.rows(0), item.token, item.channel]
                     residual[seats.rows(seat), item.token, item.channel] = intact
-        return with_stream(output, residual)
 
     return restore
 
@@ -129,7 +127,7 @@ def _scaled(projection: Projection, seats: BatchLayout, layer: int) -> Iterator[
     """Scale one projection's scalars, each condition's on its own rows, and prove it."""
     cols = sorted({s.coordinate.col for condition in seats.conditions for s in _own(condition, layer)})
     with torch.no_grad():
-        before = projection.answer(_one_hot(projection, cols, 1))[0]
+        before = projection.answer(projection.one_hot(cols)[None])[0]
     handle = projection.module.register_forward_hook(_rescale(seats, layer))
     try:
         _prove(projection, seats, layer, cols, before)
@@ -173,14 +171,6 @@ def _by_channel(scales: Sequence[Scale]) -> dict[int, dict[int, float]]:
     return channels
 
 
-def _one_hot(projection: Projection, cols: Sequence[int], seats: int) -> torch.Tensor:
-    """Return one-hot inputs for every seat, and one of zeros: (seats, cols + 1, intermediate)."""
-    device = execution_device(projection.module)
-    inputs = torch.zeros(len(cols) + 1, projection.intermediate, dtype=projection.dtype, device=device)
-    inputs[torch.arange(len(cols)), torch.tensor(cols)] = 1
-    return inputs.repeat(seats, 1, 1)
-
-
 def _prove(
     projection: Projection, seats: BatchLayout, layer: int, cols: Sequence[int], before: torch.Tensor
 ) -> None:
@@ -195,7 +185,7 @@ def _prove(
             at, row = cols.index(scale.coordinate.col), scale.coordinate.row
             wanted[seat, at, row] = (before[at, row] - before[-1, row]) * scale.factor + before[-1, row]
     with torch.no_grad():
-        found = projection.answer(_one_hot(projection, cols, count))
+        found = projection.answer(projection.one_hot(cols).repeat(count, 1, 1))
     allowed = ROUNDINGS * torch.finfo(before.dtype).eps * (before.abs() + wanted.abs() + before[-1].abs())
     # Written so that a NaN anywhere counts as wrong.
     wrong = ~((found - wanted).abs() <= allowed)

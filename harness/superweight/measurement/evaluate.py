@@ -193,10 +193,10 @@ def decode_one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[
             output = subject.model.base_model(input_ids=ids, use_cache=False)
         hidden = {INTACT: output.last_hidden_state}
         for condition in conditions:
-            holds = [_hold(item, seen) for item in condition.restored]
+            patches = [_patch(item, seen) for item in condition.restored]
             with (
                 resumed(subject, prefixes[condition.first_block]),
-                edited(subject, [*condition.scales, *holds]),
+                edited(subject, [*condition.scales, *patches]),
             ):
                 changed = subject.model.base_model(input_ids=ids, use_cache=False)
             hidden[condition.name] = changed.last_hidden_state
@@ -271,6 +271,6 @@ def _recorder(
     return record
 
 
-def _hold(item: SuperActivation, seen: dict[int, torch.Tensor]) -> Edit:
+def _patch(item: SuperActivation, seen: dict[int, torch.Tensor]) -> Edit:
     value = seen[item.onset][:, item.token, item.channel]
     return PatchActivation(item.onset, item.token, item.channel, value)

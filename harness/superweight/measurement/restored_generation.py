@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from torch import nn
+import torch
 
 from superweight.core.errors import EditFailed
 from superweight.detection.detect import SuperActivation, detect
 from superweight.detection.run_trace import trace_batch
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.generation import NEW_TOKENS, Continuation, continue_greedily
-from superweight.model.architecture import plain_stream, with_stream
+from superweight.model.activation_patch import patch_stream
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject
 
@@ -46,21 +45,21 @@ def _put_back(subject: Subject, held: Sequence[tuple[SuperActivation, int, int, 
     """
     done: set[int] = set()
 
-    def hook(layer: int) -> Any:
-        def put(_: nn.Module, arguments: Any, output: Any) -> Any:
+    def put_into(layer: int) -> Callable[[torch.Tensor], None]:
+        def put(residual: torch.Tensor) -> None:
             if layer in done:
-                return output
+                return
             done.add(layer)
-            residual = plain_stream(output, subject.architecture.hidden).clone()
             for item, row, place, value in held:
                 if item.onset == layer:
                     residual[row, place, item.channel] = value
-            return with_stream(output, residual)
 
         return put
 
     layers = {item.onset for item, *_ in held}
-    handles = [subject.architecture.blocks[layer].register_forward_hook(hook(layer)) for layer in layers]
+    blocks = subject.architecture.blocks
+    hidden = subject.architecture.hidden
+    handles = [patch_stream(blocks[layer], hidden, put_into(layer)) for layer in layers]
     try:
         yield
     finally:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +19,8 @@ from torch import nn
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
-from superweight.model.architecture import plain_stream, with_stream
+from superweight.model.activation_patch import patch_stream
+from superweight.model.pass_count import counted_passes
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
 
@@ -77,7 +77,7 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
     `EditFailed` when an edit did not take effect or could not be undone.
     """
     scales = [edit for edit in edits if isinstance(edit, Scale)]
-    holds = [edit for edit in edits if isinstance(edit, PatchActivation)]
+    patches = [edit for edit in edits if isinstance(edit, PatchActivation)]
     if len({scale.coordinate for scale in scales}) != len(scales):
         raise BadInput("a coordinate is scaled twice in one call; nest two calls instead")
     in_force = _ACTIVE.setdefault(subject.model, [])
@@ -91,8 +91,8 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
             for scale in together:
                 subject.architecture.projection(scale.coordinate)  # refuses what lies outside
             undo.enter_context(_scaled(projection, together, by_hook=by_hook))
-        for hold in holds:
-            undo.enter_context(_held(subject, hold))
+        for patch in patches:
+            undo.enter_context(_patched(subject, patch))
         in_force.extend(edits)
         yield
 
@@ -174,29 +174,24 @@ def _prove(
 
 
 @contextmanager
-def _held(subject: Subject, hold: PatchActivation) -> Iterator[None]:
-    """Hold one activation; raises on exit if forward passes ran and none of them was held."""
+def _patched(subject: Subject, patch: PatchActivation) -> Iterator[None]:
+    """Patch one activation. Raises `EditFailed` on exit where a forward pass went without it."""
     blocks = subject.architecture.blocks
-    if not 0 <= hold.layer < len(blocks) or not 0 <= hold.channel < subject.architecture.hidden:
-        raise BadInput(f"no activation at block {hold.layer}, channel {hold.channel} to hold")
-    passes = {"begun": 0, "held": 0}
+    if not 0 <= patch.layer < len(blocks) or not 0 <= patch.channel < subject.architecture.hidden:
+        raise BadInput(f"no activation at block {patch.layer}, channel {patch.channel} to patch")
+    patched = 0
 
-    def begin(*_: Any) -> None:
-        passes["begun"] += 1
+    def put(residual: torch.Tensor) -> None:
+        nonlocal patched
+        value = torch.as_tensor(patch.value, dtype=residual.dtype, device=residual.device)
+        residual[:, patch.token, patch.channel] = value
+        patched += 1
 
-    def put(_: nn.Module, arguments: Any, output: Any) -> Any:
-        residual = plain_stream(output, subject.architecture.hidden).clone()
-        value = torch.as_tensor(hold.value, dtype=residual.dtype, device=residual.device)
-        residual[:, hold.token, hold.channel] = value
-        passes["held"] += 1
-        return with_stream(output, residual)
-
-    with ExitStack() as hooks:
-        hooks.callback(subject.model.base_model.register_forward_pre_hook(begin).remove)
-        hooks.callback(blocks[hold.layer].register_forward_hook(put).remove)
+    with counted_passes(subject) as count, ExitStack() as hooks:
+        hooks.callback(patch_stream(blocks[patch.layer], subject.architecture.hidden, put).remove)
         yield
-    if passes["held"] != passes["begun"]:
+    if patched != count.passes:
         raise EditFailed(
-            f"the activation of block {hold.layer}, channel {hold.channel} was held in "
-            f"{passes['held']} of {passes['begun']} forward passes"
+            f"the activation of block {patch.layer}, channel {patch.channel} was patched in "
+            f"{patched} of {count.passes} forward passes"
         )

@@ -22,7 +22,7 @@ from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
-from superweight.model.placement import place, stored_bytes
+from superweight.model.placement import place_model, stored_bytes
 from superweight.model.projections import execution_device
 from superweight.model.subject import Provenance, Subject
 from superweight.model.tokenizer import load_tokenizer
@@ -125,7 +125,7 @@ def _layout(where: torch.device, weights: float, *, offload: bool) -> dict[str, 
     if where.type == "cpu":
         return {"device_map": None}
     main_memory = int(accelerate.utils.get_max_memory()["cpu"]) if offload else 0
-    placement = place(int(weights), [device.free for device in present()], beside=main_memory)
+    placement = place_model(int(weights), [device.free for device in present()], beside=main_memory)
     if placement.max_memory is None:
         return {"device_map": {"": where}}
     return {"device_map": "auto", "max_memory": dict(placement.max_memory)}

@@ -33,7 +33,7 @@ def need(weights: int) -> int:
     return int(weights * SLACK) + WORKING
 
 
-def place(weights: int, free: Sequence[int], *, beside: int = 0) -> Placement:
+def place_model(weights: int, free: Sequence[int], *, beside: int = 0) -> Placement:
     """Lay ``weights`` bytes out over devices with so much ``free``.
 
     ``beside`` is the main memory that may take what the devices do not. Raises `TooLarge`, with

@@ -7,7 +7,7 @@ scalar it really computes with, whether its weight is on show, offloaded, quanti
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
+from superweight.model.column_probe import one_hot_inputs, without_bias
 
 # One-hot inputs sent through a module at once.
 _CHUNK = 512
@@ -87,14 +88,13 @@ class Projection(ABC):
 
     def probe(self, cols: torch.Tensor) -> torch.Tensor:
         """Return W[:, cols] as the module really computes it: (len(cols), hidden)."""
-        one_hot = torch.zeros(
-            len(cols) + 1, self.intermediate, device=execution_device(self.module), dtype=self.dtype
-        )
-        one_hot[torch.arange(len(cols)), cols.to(one_hot.device)] = 1
         with torch.no_grad():
-            answer = self.answer(one_hot)
-        # The last input is all zero: what it yields is the bias.
-        return answer[:-1] - answer[-1:] if bool(answer[-1].any()) else answer[:-1]
+            return without_bias(self.answer(self.one_hot(cols)))
+
+    def one_hot(self, cols: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Return the inputs that read some columns, as `one_hot_inputs`."""
+        device = execution_device(self.module)
+        return one_hot_inputs(cols, self.intermediate, dtype=self.dtype, device=device)
 
     def shown_row(self, channel: int) -> torch.Tensor | None:
         """Return W[channel, :] as it is stored, which no probe has proven; None where it is packed."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from superweight.checkpoints.registry import STORED, ModelEntry, resolve_from
+from superweight.checkpoints.model_ref import ModelRef, parse_model
+from superweight.checkpoints.registry import STORED, ModelEntry
 from superweight.core.environment import in_ci
 from superweight.core.errors import (
     BadInput,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from superweight.model.subject import Subject
 KEPT_BYTES = 2**30
 _KEPT = pytest.StashKey[dict[tuple[str, str], "Subject"]]()
-_NAMED = pytest.StashKey[tuple[tuple[ModelEntry, ...], ModelEntry | None]]()
+_NAMED = pytest.StashKey[tuple[tuple[ModelRef, ...], ModelRef | None]]()
 
 
 def parse_models(config: pytest.Config) -> None:
@@ -35,24 +36,30 @@ def parse_models(config: pytest.Config) -> None:
 
     folder, option = config.invocation_params.dir, config.option
     try:
-        entries = tuple(resolve_from(folder, spec) for spec in option.sw_model)
-        base = None if option.sw_base is None else resolve_from(folder, option.sw_base)
+        named = tuple(parse_model(spec, folder) for spec in option.sw_model)
+        base = None if option.sw_base is None else parse_model(option.sw_base, folder)
         if base is not None:
-            for entry in entries:
-                require_different_models(base, entry)
+            for model in named:
+                require_different_models(base.entry, model.entry)
     except BadInput as error:
         raise pytest.UsageError(one_line(error)) from error
-    config.stash[_NAMED] = entries, base
+    config.stash[_NAMED] = named, base
 
 
-def named_models(config: pytest.Config) -> tuple[ModelEntry, ...]:
+def named_models(config: pytest.Config) -> tuple[ModelRef, ...]:
     """Return the models of --sw-model."""
     return config.stash.get(_NAMED, ((), None))[0]
 
 
-def base_model(config: pytest.Config) -> ModelEntry | None:
+def base_model(config: pytest.Config) -> ModelRef | None:
     """Return the model of --sw-base, if one is given."""
     return config.stash.get(_NAMED, ((), None))[1]
+
+
+def ref_of(config: pytest.Config, entry: ModelEntry) -> ModelRef:
+    """Return how the run came to an entry: by name, or picked by the markers."""
+    named = [ref for ref in named_models(config) if ref.entry == entry]
+    return named[0] if named else ModelRef.of(entry)
 
 
 def damaged(name: str, error: BadInput) -> BaseException:
@@ -65,7 +72,7 @@ def not_judged(name: str, error: BadInput) -> BaseException:
     return pytest.fail.Exception(f"{name} cannot be judged here: {one_line(error)}", pytrace=False)
 
 
-def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntry | None = None) -> Subject:
+def acquire(config: pytest.Config, model: ModelRef) -> Subject:
     """Load a model, or end the test, or the run, in the way that fits what stands against it.
 
     A model that somebody named and that is not there ends the run like a bad option (exit code 4).
@@ -74,11 +81,11 @@ def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntr
     """
     from superweight.model.loading import load
 
+    entry, named = model.entry, model.named_by_user
     kept = config.stash.setdefault(_KEPT, {}).pop((entry.name, entry.source), None)
     if kept is not None:
         return kept
     option = config.option
-    named = (on_behalf_of or entry) in (*named_models(config), base_model(config))
     share_cores()
     try:
         if not named and entry.tier == "gpu":
@@ -87,7 +94,7 @@ def acquire(config: pytest.Config, entry: ModelEntry, *, on_behalf_of: ModelEntr
             entry, device=option.sw_device, dtype=option.sw_dtype, trust=option.sw_trust, offload=named
         )
     except BadInput as error:
-        if isinstance(error, BrokenModel) and entry != base_model(config):
+        if isinstance(error, BrokenModel) and model != base_model(config):
             raise damaged(entry.name, error) from None
         if named and isinstance(error, TooLarge | UnknownArchitecture | NotLoadable):
             raise not_judged(entry.name, error) from None
@@ -120,8 +127,8 @@ def _bytes(subject: Subject) -> int:
 def _refuse_too_large(entry: ModelEntry, dtype: str) -> None:
     """Raise `TooLarge` before a model is downloaded that would not fit."""
     from superweight.model.devices import present
-    from superweight.model.placement import place
+    from superweight.model.placement import place_model
 
     weights, devices = entry.weight_bytes(STORED.get(dtype)), present()
     if weights is not None and devices:
-        place(weights, [device.free for device in devices])
+        place_model(weights, [device.free for device in devices])

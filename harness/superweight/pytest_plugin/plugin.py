@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from superweight.checkpoints.registry import ModelEntry, load_registry, resolve
+from superweight.checkpoints.model_ref import ModelRef
+from superweight.checkpoints.registry import ModelEntry, load_registry
 from superweight.core.errors import BadInput, BrokenModel, one_line
 from superweight.pytest_plugin import collection, models, xdist
 from superweight.pytest_plugin.models import acquire, release
@@ -97,7 +98,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _parameters(config: pytest.Config) -> list[Any]:
     """Return the selected entries; what is not selected does not even show as deselected."""
     gpu = xdist.asks_for_gpu(config)
-    entries = models.named_models(config) or [e for e in load_registry().values() if gpu or e.tier != "gpu"]
+    named = [ref.entry for ref in models.named_models(config)]
+    entries = named or [entry for entry in load_registry().values() if gpu or entry.tier != "gpu"]
     return [pytest.param(entry, id=entry.name, marks=_marks(config, entry, on_gpu=gpu)) for entry in entries]
 
 
@@ -129,8 +131,8 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
     from superweight.claims.check import scan_of_origin
 
     return scan_of_origin(
-        sw_entry,
-        lambda origin: acquire(pytestconfig, resolve(origin), on_behalf_of=sw_entry),
+        models.ref_of(pytestconfig, sw_entry),
+        lambda origin: acquire(pytestconfig, origin),
         lambda origin: release(pytestconfig, origin),
     )
 
@@ -140,7 +142,7 @@ def subject(
     sw_entry: ModelEntry, tuned_from_scan: Scan | None, pytestconfig: pytest.Config
 ) -> Iterator[Subject]:
     """The loaded model under test; a test that leaves it changed fails. It is given back at the end."""
-    loaded = acquire(pytestconfig, sw_entry)
+    loaded = acquire(pytestconfig, models.ref_of(pytestconfig, sw_entry))
     yield loaded
     release(pytestconfig, loaded)
 
@@ -169,10 +171,10 @@ def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     """What is measured of the base model, if one is given."""
     from superweight.claims.evidence import Evidence
 
-    entry = models.base_model(pytestconfig)
-    if entry is None:
+    base = models.base_model(pytestconfig)
+    if base is None:
         return None
-    return Evidence(acquire(pytestconfig, entry), pytestconfig.option.sw_corpus)
+    return Evidence(acquire(pytestconfig, base), pytestconfig.option.sw_corpus)
 
 
 @pytest.fixture(scope="session")
@@ -240,8 +242,8 @@ def comparison(
 
     settings = request.config.rootpath / "pyproject.toml"
     asked = CompareRequest(
-        base=base_evidence.subject.entry,
-        release=evidence.subject.entry,
+        base=ModelRef.of(base_evidence.subject.entry, named_by_user=True),
+        release=ModelRef.of(evidence.subject.entry, named_by_user=True),
         limits=read_limits(settings if settings.is_file() else None),
         run_config=RunConfig(
             baselines=collection.baselines(request), trust=tuple(request.config.option.sw_trust)

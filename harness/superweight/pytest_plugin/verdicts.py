@@ -9,7 +9,13 @@ import pytest
 
 from superweight.claims.baselines import read
 from superweight.claims.evidence import Evidence
-from superweight.claims.expectations import PAPER, Outcome, baseline_of, compare_with_baseline, hold
+from superweight.claims.expectations import (
+    PAPER,
+    Outcome,
+    baseline_of,
+    compare_with_baseline,
+    compare_with_expectation,
+)
 from superweight.claims.record import record
 from superweight.claims.verdict import Verdict
 from superweight.core.environment import in_ci
@@ -34,7 +40,7 @@ def judged(
     path = baseline_of(collection.baselines(request), subject, verdict)
     recorded = record(subject.name, verdict, subject.provenance.as_dict())
     stored = read(path)
-    outcome = hold(
+    outcome = compare_with_expectation(
         verdict,
         recorded,
         stored,

@@ -16,6 +16,7 @@ from torch import nn
 from superweight.core.errors import EditFailed
 from superweight.detection.detect import SuperActivation
 from superweight.detection.scan import Scan
+from superweight.model.pass_count import counted_passes
 from superweight.model.subject import Subject
 from superweight.quantization.granularity import Layout
 from superweight.quantization.hold_out import held_out
@@ -44,10 +45,6 @@ def rounded_inputs(
     """
     matrices = matrices_of(subject)
     counts = dict.fromkeys(matrices, 0)
-    passes = {"begun": 0}
-
-    def begin(*_: Any) -> None:
-        passes["begun"] += 1
 
     def hook(matrix: Any) -> Callable[[nn.Module, Any], Any]:
         places = (hold_out or {}).get(matrix.module)
@@ -60,16 +57,15 @@ def rounded_inputs(
 
         return replace
 
-    with ExitStack() as hooks:
-        hooks.callback(subject.model.base_model.register_forward_pre_hook(begin).remove)
+    with counted_passes(subject) as begun, ExitStack() as hooks:
         for matrix in matrices:
             hooks.callback(matrix.module.register_forward_pre_hook(hook(matrix)).remove)
         yield
-    missed = next((matrix for matrix, count in counts.items() if count < passes["begun"]), None)
+    missed = next((matrix for matrix, count in counts.items() if count < begun.passes), None)
     if missed is not None:
         raise EditFailed(
             f"what block {missed.layer}, {missed.path} reads was rounded in {counts[missed]} of "
-            f"{passes['begun']} passes"
+            f"{begun.passes} passes"
         )
 
 

@@ -20,10 +20,11 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.core.reason import reason
+from superweight.model.column_probe import one_hot_inputs, without_bias
 from superweight.model.forward_override import shadowed
 from superweight.model.subject import Subject
 from superweight.quantization.hold_out import clip_, held_out
-from superweight.quantization.linear_layers import Matrix, held_of, matrices_of
+from superweight.quantization.linear_layers import Matrix, hold_out_places, matrices_of
 
 # Rounded twice, once by the module and once by the correction.
 _ROUNDINGS = 4.0
@@ -129,7 +130,7 @@ def really_quantised(
     if importlib.util.find_spec(quantiser.library) is None:
         raise BadInput(f"{quantiser} needs {quantiser.library}: pip install 'superweight-harness[builds]'")
     matrices = matrices_of(subject)
-    places = held_of(subject, matrices, hold_out_super_weights)
+    places = hold_out_places(subject, matrices, hold_out_super_weights)
     exact = {place: subject.architecture.value(place) for place in hold_out_super_weights}
     with ExitStack() as undo:
         errors = []
@@ -194,12 +195,9 @@ def _error(quantiser: Quantiser, matrix: Matrix, intended: torch.Tensor, module:
 
 
 def _column(module: nn.Module, weight: torch.Tensor, col: int) -> torch.Tensor:
-    probe = weight.new_zeros(2, weight.shape[1])
-    probe[0, col] = 1
+    probe = one_hot_inputs([col], weight.shape[1], dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
-        answer, bias = module(probe)
-    column: torch.Tensor = answer - bias if bool(bias.any()) else answer
-    return column
+        return without_bias(module(probe))[0]
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _refuse_unreadable(module: nn.Module, place: str) -> None:
         raise BadInput(f"{place} is offloaded, so its weight is not at hand; load the model without offload")
 
 
-def held_of(
+def hold_out_places(
     subject: Subject, matrices: Sequence[Matrix], coordinates: Iterable[Coordinate]
 ) -> dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
     """Return (rows, columns) of the coordinates that lie in each module.

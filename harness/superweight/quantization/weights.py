@@ -17,12 +17,14 @@ from torch import nn
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import EditFailed
+from superweight.model.column_probe import one_hot_inputs
 from superweight.model.forward_override import shadowed
+from superweight.model.pass_count import counted_passes
 from superweight.model.subject import Subject
 from superweight.quantization.granularity import Layout
 from superweight.quantization.hold_out import clip_, held_out
 from superweight.quantization.integer_grid import Scheme, round_
-from superweight.quantization.linear_layers import Matrix, held_of, matrices_of
+from superweight.quantization.linear_layers import Matrix, hold_out_places, matrices_of
 
 Places = tuple[torch.Tensor, torch.Tensor]
 
@@ -73,25 +75,19 @@ def fake_quantised(
     when a module turned out to compute with anything but the rounded matrix.
     """
     matrices = matrices_of(subject)
-    places = held_of(subject, matrices, hold_out)
+    places = hold_out_places(subject, matrices, hold_out)
     calls = dict.fromkeys(matrices, 0)
     versions = {matrix: matrix.stored._version for matrix in matrices}
-    passes = {"begun": 0}
-
-    def begin(*_: Any) -> None:
-        passes["begun"] += 1
-
-    with ExitStack() as undo:
-        undo.callback(subject.model.base_model.register_forward_pre_hook(begin).remove)
+    with counted_passes(subject) as begun, ExitStack() as undo:
         for matrix in matrices:
             options = places.get(matrix.module), (smoothing or {}).get(matrix.module)
             forward = _forward(matrix, rounding, options, calls)
             undo.enter_context(shadowed(matrix.module, forward))
         yield
-    missed = next((matrix for matrix, count in calls.items() if count < passes["begun"]), None)
+    missed = next((matrix for matrix, count in calls.items() if count < begun.passes), None)
     if missed is not None:
         raise EditFailed(
-            f"block {missed.layer}, {missed.path} was rounded in {calls[missed]} of {passes['begun']} passes"
+            f"block {missed.layer}, {missed.path} was rounded in {calls[missed]} of {begun.passes} passes"
         )
     written = next((matrix for matrix in matrices if matrix.stored._version != versions[matrix]), None)
     if written is not None:
@@ -135,8 +131,7 @@ def _large_column(rounded: torch.Tensor) -> int:
 def _prove(matrix: Matrix, forward: Callable[..., Any], rounded: torch.Tensor) -> None:
     """Raise `EditFailed` unless a one-hot input finds the rounded column."""
     col = _large_column(rounded)
-    probe = rounded.new_zeros(2, rounded.shape[1])
-    probe[0, col] = 1
+    probe = one_hot_inputs([col], rounded.shape[1], dtype=rounded.dtype, device=rounded.device)
     with torch.no_grad():
         answer, bias = forward(probe)
     found = answer - bias if bool(bias.any()) else answer

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from superweight.checkpoints.adapters import is_adapter
+from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.recognition import has_weights, names_in, pickled
-from superweight.checkpoints.registry import ModelEntry, resolve
+from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
 from superweight.checkpoints.tensors.locations import locations
@@ -51,8 +52,8 @@ class CompareRequest:
     ``require`` names the depths that must be reached for `KEPT`; None stands for all of ``depths``.
     """
 
-    base: str | ModelEntry
-    release: str | ModelEntry
+    base: ModelRef
+    release: ModelRef
     depths: tuple[str, ...] = DEPTHS
     limits: Limits = field(default_factory=Limits)
     run_config: RunConfig = field(default_factory=RunConfig)
@@ -83,14 +84,14 @@ def compare(
     no model at all. A release that is one, but broken, is damaged. What cannot be looked at here is
     neither: the comparison says which depth was not reached, and what it needs.
     """
-    base_entry, release_entry = resolve(request.base), resolve(request.release)
+    base_entry, release_entry = request.base.entry, request.release.entry
     require_different_models(base_entry, release_entry)
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
-    for spec in (request.base, request.release):
+    for entry in (base_entry, release_entry):
         # What is read from files alone need be no model that runs.
-        if deeper or not is_adapter(local_path(resolve(spec))):
-            _refuse_no_model(spec, allow_pickle="pickle" in request.run_config.trust)
-    known = known_super_weights(request.base, request.run_config.baselines)
+        if deeper or not is_adapter(local_path(entry)):
+            _refuse_no_model(entry, allow_pickle="pickle" in request.run_config.trust)
+    known = known_super_weights(base_entry, request.run_config.baselines)
     checks: list[Check] = []
     if STATIC in request.depths and known:
         progress("comparing the files")
@@ -117,9 +118,9 @@ def _unreached(depths: Collection[str], name: str, reason: str) -> list[Check]:
     return [cannot_judge(depth, name, reason) for depth in depths]
 
 
-def known_super_weights(spec: str | ModelEntry, baselines: Path) -> frozenset[Coordinate]:
+def known_super_weights(entry: ModelEntry, baselines: Path) -> frozenset[Coordinate]:
     """Return a model's super weights from its committed baseline, else from the registry."""
-    folder = baseline_path(baselines, resolve(spec).name, "*", "*", "C1")
+    folder = baseline_path(baselines, entry.name, "*", "*", "C1")
     try:
         paths = sorted(baselines.glob(str(folder.relative_to(baselines))))
     except OSError as error:
@@ -129,12 +130,11 @@ def known_super_weights(spec: str | ModelEntry, baselines: Path) -> frozenset[Co
         found = stored.get("evidence", {}).get("super_weights", [])
         if found:
             return frozenset(Coordinate.parse(item["at"]) for item in found)
-    return known_entry(spec).coordinates
+    return known_entry(entry).coordinates
 
 
-def _refuse_no_model(spec: str | ModelEntry, *, allow_pickle: bool) -> None:
+def _refuse_no_model(entry: ModelEntry, *, allow_pickle: bool) -> None:
     """Raise `BadInput` where nothing lies that could be a model; one that is broken is let through."""
-    entry = resolve(spec)
     here = not is_remote(entry.source) and local_path(entry).exists()
     if here or not (is_remote(entry.source) or is_hub_id(entry.source)):
         fetch(entry, allow_pickle=allow_pickle)
@@ -143,12 +143,12 @@ def _refuse_no_model(spec: str | ModelEntry, *, allow_pickle: bool) -> None:
 def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Check]:
     from superweight.release.static_checks import compare_static
 
-    for spec in (request.base, request.release):
-        if (why := _only_loaded(spec, request.run_config.trust)) is not None:
+    for model in (request.base, request.release):
+        if (why := _only_loaded(model.entry, request.run_config.trust)) is not None:
             return [cannot_judge(STATIC, "files", why)]
-    base = open_model(resolve(request.base))
+    base = open_model(request.base.entry)
     try:
-        release = open_model(resolve(request.release))
+        release = open_model(request.release.entry)
     except BrokenModel as error:
         return [broken(STATIC, "files", f"the release's files do not fit together: {error}")]
     except Unavailable:
@@ -158,9 +158,8 @@ def _static(request: CompareRequest, known: Collection[Coordinate]) -> list[Chec
     return compare_static(base, release, known, request.limits)
 
 
-def _only_loaded(spec: str | ModelEntry, trust: Collection[str]) -> str | None:
+def _only_loaded(entry: ModelEntry, trust: Collection[str]) -> str | None:
     """Return why a model's files are not read without loading it: they are pickled, and trusted."""
-    entry = resolve(spec)
     if "pickle" not in trust or is_remote(entry.source):
         return None
     # A model on the hub is fetched whole, as it will be for loading it.
@@ -179,7 +178,7 @@ def _live(
     progress: Callable[[str], None],
     keep: Callable[[Evidence], None],
 ) -> list[Check]:
-    progress(f"loading {resolve(request.release).name}")
+    progress(f"loading {request.release.entry.name}")
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
     try:
         release = request.run_config.evidence(request.release, progress)
@@ -206,7 +205,7 @@ def live_checks(
     from superweight.release.quality_checks import compare_quality
 
     def activations() -> list[Check]:
-        share = release.scan.largest / _largest_number(request.release, release.subject)
+        share = release.scan.largest / _largest_number(release.subject)
         jumps = jump(base.subject), jump(release.subject)
         stretch = jumps[1].norm / jumps[0].norm
         found = compare_activations(base.scan, release.scan, share, request.limits, stretch)
@@ -249,20 +248,20 @@ def _measured(depth: str, run: Callable[[], list[Check]]) -> list[Check]:
 
 def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -> Comparison:
     """Compare two models that are in memory already, and their files, at every depth."""
-    known = known_super_weights(request.base, request.run_config.baselines) or frozenset(
+    known = known_super_weights(request.base.entry, request.run_config.baselines) or frozenset(
         base.scan.coordinates
     )
     checks = [*_static(request, known), *live_checks(request, base, release)]
     return Comparison(base.subject.name, release.subject.name, settled(checks), request.required)
 
 
-def _largest_number(spec: str | ModelEntry, subject: Subject) -> float:
+def _largest_number(subject: Subject) -> float:
     """Return the largest number of the dtype that the release is published in."""
     import torch
 
     published = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
     try:
-        stored = locations(open_model(resolve(spec)))[0].tensor.dtype
+        stored = locations(open_model(subject.entry))[0].tensor.dtype
     except BadInput:
         stored = ""  # packed: it computes in the dtype it was loaded in
     return torch.finfo(published.get(stored, subject.model.dtype)).max

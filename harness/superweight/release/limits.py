@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from superweight.core.errors import BadInput
 
 
@@ -38,8 +40,6 @@ class Limits:
         for item in fields(self):
             value = getattr(self, item.name)
             # A NaN or infinite limit would pass everything.
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise BadInput(f"limit {item.name} = {value!r} is no number")
             if not math.isfinite(value) or value <= 0:
                 raise BadInput(f"limit {item.name} = {value} is not a finite number above 0")
 
@@ -77,4 +77,7 @@ def _limits(table: Any) -> Limits:
         raise BadInput(f"[{TABLE}] is no table")
     if unknown := sorted(set(table) - known):
         raise BadInput(f"unknown limit {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    return Limits(**table)
+    try:
+        return msgspec.convert(table, Limits)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"a limit is wrong: {error}".replace("`$.", "`")) from error

@@ -11,7 +11,7 @@ from superweight.claims.evidence import Evidence
 from superweight.core.resources import fixtures_directory
 from superweight.core.statistics import bootstrap
 from superweight.measurement.corpus import WINDOW_TOKENS, documents
-from superweight.measurement.evaluate import Values, predicted
+from superweight.measurement.evaluate import Values, predicted, token_nll
 from superweight.release.limits import Limits
 from superweight.release.result import QUALITY, Check, graded, not_comparable
 
@@ -120,4 +120,4 @@ def _log_probabilities(side: Evidence, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _nll(log_probabilities: torch.Tensor, ids: torch.Tensor) -> Values:
-    return -log_probabilities.gather(-1, ids[:, 1:, None])[..., 0].double().numpy()
+    return token_nll(log_probabilities, ids[:, 1:]).double().numpy()

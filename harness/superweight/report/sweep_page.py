@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from superweight.claims.record import plain
+from superweight.claims.record import to_json
 from superweight.claims.verdict import Measured, measured
 from superweight.core import markdown
 from superweight.core.atomic import write_whole
@@ -69,7 +69,7 @@ def _real(row: RealLoss | Refused) -> dict[str, Any]:
 
 def _perplexity(losses: Values) -> Any:
     # Of a broken model the loss moves more between kernels than the perplexity of a whole one.
-    return plain(measured(float(np.exp(losses.mean())), relative=0.05))
+    return to_json(measured(float(np.exp(losses.mean())), relative=0.05))
 
 
 def _mean(values: Values) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def _share(part: Values, whole: Values) -> dict[str, Any]:
 
 
 def _with_interval(value: float, low: float, high: float, within: float) -> dict[str, Any]:
-    ends = (plain(Measured(end, within)) for end in (low, high))
-    return {"mean": plain(Measured(value, within)), "interval": list(ends)}
+    ends = (to_json(Measured(end, within)) for end in (low, high))
+    return {"mean": to_json(Measured(value, within)), "interval": list(ends)}
 
 
 def dumped(document: Document) -> str:

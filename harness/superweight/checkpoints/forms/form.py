@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from superweight.checkpoints.tensors.decoding import E2M1, Floats, nibbles
+from superweight.checkpoints.tensors.decoding import Floats, four_bit_floats, nibbles
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 from superweight.core.errors import BadInput
 
@@ -146,7 +146,7 @@ def e2m1_gap(value: float) -> float:
 
 def e2m1(packed: Stored) -> Floats:
     """Return the 4-bit floats packed two a byte along the last axis, the lower half first."""
-    return np.take(E2M1, nibbles(packed.view(np.uint8)))
+    return four_bit_floats(packed.view(np.uint8))
 
 
 def unpacked(words: Stored, bits: int) -> npt.NDArray[np.uint32]:

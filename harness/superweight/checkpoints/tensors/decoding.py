@@ -20,8 +20,13 @@ _PLAIN = {
 }
 INTEGERS = tuple(name for name in _PLAIN if name[0] in "IU")
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
-# The 4-bit float of OCP's MX formats and NVFP4, by its code.
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+# What ml_dtypes calls the types that numpy lacks; in E4M3 and E8M0 of safetensors there is no infinity.
+_SMALL_FLOATS = {
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn",
+}
 # The gap between 1 and the next number, of types that are not quantised.
 EPSILON = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 # GGUF types whose numbers lie evenly in each block; the others look theirs up in a codebook.
@@ -40,15 +45,10 @@ def decode(data: bytes, dtype: str) -> Floats:
             return np.frombuffer(data, _PLAIN[dtype]).astype(np.float32, copy=False)
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    if dtype == "F8_E5M2":
-        # It is the upper half of a float16.
-        return (np.frombuffer(data, "u1").astype(np.uint16) << 8).view(np.float16).astype(np.float32)
-    if dtype == "F8_E4M3":
-        return np.take(_e4m3(), np.frombuffer(data, "u1"))
-    if dtype == "F8_E8M0":
-        return np.take(_e8m0(), np.frombuffer(data, "u1"))
     if dtype == "F4":
-        return np.take(E2M1, nibbles(np.frombuffer(data, "u1")))
+        return four_bit_floats(np.frombuffer(data, "u1"))
+    if dtype in _SMALL_FLOATS:
+        return np.frombuffer(data, _small_float(dtype)).astype(np.float32)
     return _dequantise(data, dtype)
 
 
@@ -57,23 +57,12 @@ def integers(data: bytes, dtype: str) -> npt.NDArray[Any]:
     return np.frombuffer(data, _PLAIN[dtype])
 
 
-@cache
-def _e4m3() -> Floats:
-    codes = np.arange(256)
-    sign = np.where(codes < 128, 1.0, -1.0)
-    exponent, mantissa = codes >> 3 & 15, codes & 7
-    normal = 2.0 ** (exponent - 7) * (1 + mantissa / 8)
-    magnitude = np.where(exponent == 0, 2.0**-6 * mantissa / 8, normal)
-    # The type has no infinity, and one NaN of either sign.
-    return np.where(codes & 127 == 127, np.nan, sign * magnitude).astype(np.float32)
+def _small_float(dtype: str) -> np.dtype[Any]:
+    # Reading what numpy has a type for does without the package.
+    import ml_dtypes
 
-
-@cache
-def _e8m0() -> Floats:
-    # The exponent alone; 255 is the one NaN.
-    factors = np.exp2(np.arange(256, dtype=np.float64) - 127)
-    factors[255] = np.nan
-    return factors.astype(np.float32)
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _SMALL_FLOATS[dtype]))
+    return found
 
 
 def nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -81,9 +70,14 @@ def nibbles(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 
+def four_bit_floats(packed: npt.NDArray[np.uint8]) -> Floats:
+    """Return the two numbers of each byte of OCP's MX formats and NVFP4 (E2M1), the lower one first."""
+    return nibbles(packed).view(_small_float("F4")).astype(np.float32)
+
+
 def exponents(stored: Floats) -> Floats:
     """Return the powers of two that bytes of type E8M0 stand for, read as unsigned integers."""
-    return np.take(_e8m0(), stored.astype(np.intp))
+    return stored.astype(np.uint8).view(_small_float("F8_E8M0")).astype(np.float32)
 
 
 def _dequantise(data: bytes, dtype: str) -> Floats:
@@ -138,6 +132,4 @@ def _flipped(block: bytes, dtype: str) -> Floats:
 
 def float8_step(value: float, dtype: str) -> float:
     """Return the gap between numbers of an 8-bit float type around ``value``."""
-    mantissa_bits, least_exponent = {"F8_E4M3": (3, -6), "F8_E5M2": (2, -14)}[dtype]
-    exponent = max(int(np.frexp(abs(value))[1]) - 1, least_exponent) if value else least_exponent
-    return 2.0 ** (exponent - mantissa_bits)
+    return float(np.spacing(np.array(abs(value), _small_float(dtype))))

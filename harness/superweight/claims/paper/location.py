@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superweight.checkpoints.agreement import Held, hold, nearest
+from superweight.checkpoints.agreement import SetAgreement, compare_sets, nearest
 from superweight.checkpoints.registry import ModelEntry
 from superweight.claims.evidence import Evidence
 from superweight.claims.verdict import AT_LEAST, AT_MOST, Claim, Verdict, counted, judged, not_applicable
@@ -49,10 +49,10 @@ def judge(evidence: Evidence) -> Verdict:
     )
 
 
-def published_agreement(subject: Subject, found: Scan) -> tuple[Held, ...]:
+def published_agreement(subject: Subject, found: Scan) -> tuple[SetAgreement, ...]:
     """Hold every published set of super weights to what a scan of the subject found."""
     values = {weight.coordinate: weight.value for weight in found.super_weights}
-    return hold(subject.entry.readings, values, subject.relative_step)
+    return compare_sets(subject.entry.readings, values, subject.relative_step)
 
 
 def _found(found: Scan) -> dict[str, object]:

@@ -1,0 +1,24 @@
+"""Read columns of a matrix as a module really computes with it, by one-hot inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def one_hot_inputs(
+    cols: Sequence[int] | torch.Tensor, width: int, *, dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor:
+    """Return an input for each column, and one of zeros behind them: (len(cols) + 1, width)."""
+    inputs = torch.zeros(len(cols) + 1, width, dtype=dtype, device=device)
+    inputs[torch.arange(len(cols)), torch.as_tensor(cols).to(device)] = 1
+    return inputs
+
+
+def without_bias(answer: torch.Tensor) -> torch.Tensor:
+    """Return the columns that the answer to `one_hot_inputs` shows: (len(cols), hidden).
+
+    The input of zeros is answered with the bias.
+    """
+    return answer[:-1] - answer[-1:] if bool(answer[-1].any()) else answer[:-1]
