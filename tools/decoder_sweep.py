@@ -35,7 +35,16 @@ from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import Prune, edited
 from superweight.model.loading import load
 from superweight.model.subject import Subject
-from tools.gradient_planting import Writer, block_list, kept, linear_writers, planted, run, streams, writers
+from tools.gradient_planting import (
+    Writer,
+    block_list,
+    kept,
+    linear_writers,
+    planted,
+    runnable_on_text,
+    streams,
+    writers,
+)
 from tools.tiny_configs import OVERRIDES, VARIANTS, tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -94,8 +103,7 @@ def sweep_one(key: str, classes: str = CAUSAL) -> Outcome:
     ids = torch.tensor([template.encode(default_prompt())])
     try:
         model = build(job)
-        with torch.no_grad():
-            run(model, ids)
+        inner = runnable_on_text(model, ids)
     except Exception as error:
         return outcome(NOT_RUNNABLE, f"{type(error).__name__}: {one_line(error)[:120]}")
     try:
@@ -109,7 +117,7 @@ def sweep_one(key: str, classes: str = CAUSAL) -> Outcome:
         return outcome(
             WRONG, f"the unplanted twin is said to have {[str(item) for item in twin.coordinates]}"
         )
-    return outcome(*_planted_everywhere(subject, ids))
+    return outcome(*_planted_everywhere(subject, inner, ids))
 
 
 def build(job: Job) -> transformers.PreTrainedModel:
@@ -134,8 +142,7 @@ def build(job: Job) -> transformers.PreTrainedModel:
     return model  # type: ignore[no-any-return]  # the auto classes are untyped
 
 
-def _planted_everywhere(subject: Subject, ids: torch.Tensor) -> tuple[str, str]:
-    model: nn.Module = subject.model
+def _planted_everywhere(subject: Subject, model: nn.Module, ids: torch.Tensor) -> tuple[str, str]:
     blocks = block_list(model, ids)
     if blocks is None:
         return NOT_RUNNABLE, "no list of blocks runs on a stream of (sequences, tokens, hidden)"
@@ -154,7 +161,7 @@ def _planted_everywhere(subject: Subject, ids: torch.Tensor) -> tuple[str, str]:
         for writer in direct:
             if not writer.is_mixer:
                 with planted(model, blocks, layer, ids, writer, direct, left) as held:
-                    results.append(_asked(subject, ids, blocks, layer, writer, held))
+                    results.append(_asked(subject, model, ids, blocks, layer, writer, held))
     for result in (WRONG, TRACEBACK, REFUSED):
         if lines := [line for own, line in results if own == result]:
             return result, "; ".join(lines)
@@ -164,7 +171,13 @@ def _planted_everywhere(subject: Subject, ids: torch.Tensor) -> tuple[str, str]:
 
 
 def _asked(
-    subject: Subject, ids: torch.Tensor, blocks: nn.ModuleList, layer: int, writer: Writer, held: str
+    subject: Subject,
+    model: nn.Module,
+    ids: torch.Tensor,
+    blocks: nn.ModuleList,
+    layer: int,
+    writer: Writer,
+    held: str,
 ) -> tuple[str, str]:
     place = f"{layer}:{writer.path}" + (f" {held}" if held.startswith("behind") else "")
     try:
@@ -182,21 +195,21 @@ def _asked(
     ]
     if hits != [True] or said.stop_reason != SUPPRESSED:
         return WRONG, f"{place}: {said.stop_reason} {[str(item) for item in said.coordinates]}"
-    fault = _edit_fault(subject, ids, blocks, writer, Prune(said.coordinates[0]))
+    fault = _edit_fault(subject, model, ids, blocks, writer, Prune(said.coordinates[0]))
     return (WRONG, f"{place}: {fault}") if fault else (FOUND, place)
 
 
 def _edit_fault(
-    subject: Subject, ids: torch.Tensor, blocks: nn.ModuleList, writer: Writer, prune: Any
+    subject: Subject, model: nn.Module, ids: torch.Tensor, blocks: nn.ModuleList, writer: Writer, prune: Any
 ) -> str:
     """Return what is wrong with pruning the scalar, by weight or by hook, and undoing it; or nothing."""
     before = [item.clone() for item in subject.model.state_dict().values()]
-    course = streams(subject.model, blocks, ids)
+    course = streams(model, blocks, ids)
     with edited(subject, [prune]):
         zero = float(writer.parameter[writer.where]) == 0
-        written = streams(subject.model, blocks, ids)
+        written = streams(model, blocks, ids)
     with edited(subject, [prune], by_hook=True):
-        hooked = streams(subject.model, blocks, ids)
+        hooked = streams(model, blocks, ids)
     scale = max(1.0, *(float(item.abs().max()) for item in course.values()))
     apart = max(float((written[at] - hooked[at]).abs().max()) for at in course) / scale
     if not zero or all(torch.equal(written[at], course[at]) for at in course):

@@ -52,6 +52,25 @@ def run(model: transformers.PreTrainedModel, ids: torch.Tensor) -> None:
     model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
 
+def runnable_on_text(model: transformers.PreTrainedModel, ids: torch.Tensor) -> transformers.PreTrainedModel:
+    """Return the model, or the largest part of it that has blocks and runs on text where the whole does not.
+
+    Raises what the whole model raised where nothing in it does.
+    """
+    parts = [part for part in model.modules() if isinstance(part, transformers.PreTrainedModel)]
+    failed: Exception | None = None
+    for part in sorted(parts, key=lambda part: -sum(item.numel() for item in part.parameters())):
+        try:
+            with torch.no_grad():
+                run(part, ids)
+        except Exception as error:
+            failed = failed or error
+            continue
+        if block_list(part, ids) is not None:
+            return part
+    raise failed or ValueError("no list of blocks runs on text alone")
+
+
 def lanes(stream: Any, tokens: int) -> torch.Tensor | None:
     """Return a stream as (lanes, tokens, hidden), or None where it is none of one sequence."""
     if not isinstance(stream, torch.Tensor) or stream.ndim not in (3, 4):

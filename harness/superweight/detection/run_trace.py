@@ -71,7 +71,7 @@ def trace_batch(
         recorded(subject.architecture, start, meanwhile, held, (len(ids), ids.shape[1])) as record,
     ):
         # The decoder without its head: a trace needs no logits.
-        subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        subject.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
     weights = ModelWeights(subject.architecture)
     longest = ids.shape[1]
     traces = []

@@ -54,6 +54,18 @@ class Subject:
         return execution_device(self.model.get_input_embeddings())
 
     @property
+    def decoder(self) -> PreTrainedModel:
+        """The model without its head; of a model that also sees or hears, the language model inside."""
+        config = self.model.config
+        base: PreTrainedModel = self.model.base_model
+        if config.get_text_config() is config:
+            return base
+        needed = {self.model.get_input_embeddings(), self.architecture.blocks[0]}
+        parts = [part for part in base.modules() if isinstance(part, PreTrainedModel)]
+        holding = [part for part in parts if needed <= set(part.modules())]
+        return min(holding, key=lambda part: len(list(part.modules())), default=base)
+
+    @property
     def relative_step(self) -> float:
         """The spacing of the loaded dtype relative to a value it holds."""
         return torch.finfo(self.model.dtype).eps
