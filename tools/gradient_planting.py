@@ -88,17 +88,27 @@ def lanes(stream: Any, tokens: int) -> torch.Tensor | None:
 
 def block_list(model: nn.Module, ids: torch.Tensor) -> nn.ModuleList | None:
     """Return the outermost list, with most parameters, whose members, those that run, return a stream."""
+    lists = {
+        path: part
+        for path, part in model.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) >= 2
+    }
+    members = list({id(item): item for part in lists.values() for item in part}.values())
+    outputs = {
+        id(item): out
+        for item, out in zip(members, _outputs(model, members, ids), strict=True)
+        if out is not None
+    }
     good = {}
-    for path, part in model.named_modules():
-        if isinstance(part, nn.ModuleList) and len(part) >= 2:
-            ran = [item for item in _outputs(model, part, ids) if item is not None]
-            if len(ran) >= 2 and all(lanes(item, ids.shape[1]) is not None for item in ran):
-                good[path] = part
+    for path, part in lists.items():
+        ran = [outputs[id(item)] for item in part if id(item) in outputs]
+        if len(ran) >= 2 and all(lanes(item, ids.shape[1]) is not None for item in ran):
+            good[path] = part
     outer = [part for path, part in good.items() if not any(path.startswith(f"{other}.") for other in good)]
     return max(outer, key=lambda part: sum(item.numel() for item in part.parameters()), default=None)
 
 
-def _outputs(model: Any, blocks: nn.ModuleList, ids: torch.Tensor, grad: bool = False) -> list[Any]:
+def _outputs(model: Any, blocks: Any, ids: torch.Tensor, grad: bool = False) -> list[Any]:
     """Return what every member of a list returned first in one forward pass; None where it did not run."""
     caught: list[Any] = [None] * len(blocks)
 

@@ -398,8 +398,6 @@ OVERRIDES |= {
     "qwen2_5_omni_thinker": {"vision_start_token_id": 240, **_mrope(2, 3, 3)},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 240},
     "step3p7": {"text_config": {"sliding_window": 64}},
-    "molmo2": {"vision_config": {"image_size": [32, 32]}},
-    "florence2": {"vision_config": {"patch_size": [7, 3, 3, 3]}},
     "glm5_next": {"text_config": {"qk_rope_head_dim": 0}},
     "inkling2": {"vision_config": {"text_hidden_size": 64}},
     "t5gemma2": {
@@ -412,6 +410,41 @@ OVERRIDES |= {
             }
         }
     },
+}
+
+OVERRIDES |= {
+    "chameleon": {"vocabulary_map": {"<image>": 250}},
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", *["sparse"] * 5]}},
+    "emu3": {
+        "vocabulary_map": {"<image>": 250, "<|extra_200|>": 251, "<|visual token 000000|>": 252},
+    },
+    "florence2": {
+        "vision_config": {
+            "embed_dim": [32, 32, 32, 32],
+            "num_heads": [2, 2, 2, 2],
+            "num_groups": [2, 2, 2, 2],
+            "patch_size": [7, 3, 3, 3],
+        }
+    },
+    "granite4_vision": {
+        "deepstack_layer_map": [[0, 1]],
+        "spatial_target_layers": [0],
+        "downsample_rate": "1/2",
+        "vision_config": {"hidden_size": 128},
+    },
+    "molmo2": {
+        "vision_config": {"image_size": [32, 32]},
+        "adapter_config": {"vision_feature_layer": [1, 0]},
+    },
+    "muse_spark": {
+        "audio_config": {
+            "num_hidden_layers": 4,
+            "patch_sizes": [4, 2, 2, 2],
+            "hidden_sizes": [16, 16, 32, 32],
+            "depths": [1, 1, 1, 1],
+        }
+    },
+    "nemotron_h_omni": {"audio_config": {"projection_hidden_size": 32, "projection_bias": False}},
 }
 
 # What families release, where it is not the class's default: name -> (model type, overrides).

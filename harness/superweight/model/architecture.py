@@ -127,10 +127,8 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
     tell; a model is measured wholly or not at all.
     """
     name = type(model).__name__
-    config = model.config.get_text_config()
-    count = getattr(config, "num_hidden_layers", None)
-    hidden = getattr(config, "hidden_size", None)
-    if not isinstance(count, int) or not isinstance(hidden, int):
+    count, hidden = _depth_and_width(model)
+    if count is None or hidden is None:
         raise UnknownArchitecture(
             f"{name} does not say its num_hidden_layers and hidden_size, "
             "so it is no decoder this harness can read"
@@ -163,6 +161,26 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
     return Architecture(tuple(layout), hidden)
 
 
+def _depth_and_width(model: PreTrainedModel) -> tuple[int | None, int | None]:
+    """Return how many blocks and channels the config names, that of the innermost part if need be."""
+    inner = [part for part in _holding(model) if isinstance(part, PreTrainedModel)]
+    for config in (model.config.get_text_config(), *(part.config.get_text_config() for part in inner)):
+        count, hidden = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+        if isinstance(count, int) and isinstance(hidden, int):
+            return count, hidden
+    return None, None
+
+
+def _holding(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the parts of a model that hold its token embedding, the smallest first; none without one."""
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:
+        return []
+    holding = [part for part in model.modules() if any(inner is embedding for inner in part.modules())]
+    return sorted(holding, key=lambda part: len(list(part.modules())))
+
+
 def _sees_later_tokens(blocks: nn.ModuleList) -> bool:
     said = [
         (getattr(module, "is_decoder", None), getattr(module, "is_causal", None))
@@ -185,9 +203,7 @@ def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     as long as the config says (it may count an encoder's blocks, or those of a block twice), the one list
     that lies in no other is meant.
     """
-    embedding = model.get_input_embeddings()
-    holding = [part for part in model.modules() if any(inner is embedding for inner in part.modules())]
-    for part in sorted(holding, key=lambda part: len(list(part.modules()))):
+    for part in _holding(model):
         lists = _outermost_lists(part)
         matching = [item for item in lists if len(item) == count] or lists
         if matching:
