@@ -1,10 +1,11 @@
 """Plant a super weight in every decoder that transformers registers, and ask a scan for it.
 
-    python -m tools.decoder_sweep [KEY ...] [--classes causal|variants|image-text] [--page]
+    python -m tools.decoder_sweep [KEY ...] [--classes causal|variants|image-text]
+        [--page] [--difference FILE]
 
 Every class is built tiny and random. A scalar is planted in every matrix of an early block that writes
 to the residual stream outside its mixers (`tools.gradient_planting`); nothing of the package says where.
-``--page`` puts all three tables into docs/architectures.md.
+``--page`` puts the tables into docs/architectures.md; ``--difference`` writes what is not as it stands there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,14 +45,26 @@ from tools.gradient_planting import (
     streams,
     writers,
 )
+from tools.sweep_page import (
+    FOUND,
+    NOT_CARRIED,
+    NOT_RUNNABLE,
+    PAGE,
+    REFUSED,
+    TRACEBACK,
+    WRONG,
+    Outcome,
+    difference,
+    known,
+    rewritten,
+    totals,
+    updated,
+)
 from tools.tiny_configs import OVERRIDES, VARIANTS, tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURE = REPOSITORY / "fixtures/checkpoints/tiny-planted"
-PAGE = REPOSITORY / "docs/architectures.md"
 CAUSAL, VARIANT, IMAGE_TEXT = "causal", "variants", "image-text"
-FOUND, WRONG, REFUSED, TRACEBACK = "found", "wrong", "refused", "traceback"
-NOT_CARRIED, NOT_RUNNABLE = "nothing carried, none found", "not runnable"
 
 
 @dataclass(frozen=True)
@@ -64,16 +76,6 @@ class Job:
     name: str
     overrides: Mapping[str, Any] | None
     image_text: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a scan made of one class, and the line that says so."""
-
-    key: str
-    name: str
-    result: str
-    line: str
 
 
 def jobs(classes: str) -> dict[str, Job]:
@@ -97,7 +99,7 @@ def sweep_one(key: str, classes: str = CAUSAL) -> Outcome:
     job = jobs(classes)[key]
 
     def outcome(result: str, line: str) -> Outcome:
-        return Outcome(key, job.name, result, line.replace("|", "/"))
+        return Outcome(key, job.name, result, markdown.cell(line))
 
     template = load(resolve(str(FIXTURE)), device="cpu")
     ids = torch.tensor([template.encode(default_prompt())])
@@ -219,41 +221,30 @@ def _edit_fault(
     return f"the prune by hook lies {apart:g} beside the written one" if apart > 1e-3 else ""
 
 
-def page(outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-    """Put the tables into docs/architectures.md, each between its markers."""
-    for classes, rows in outcomes.items():
-        begin, end = (f"<!-- {classes}: {which} -->" for which in ("begin", "end"))
-        PAGE.write_text(markdown.rewritten_between(PAGE, begin, end, f"\n{table(rows)}"), encoding="utf-8")
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as a Markdown table, with a line of totals before it."""
-    counts = Counter(item.result for item in outcomes)
-    totals = ", ".join(f"{result}: {count}" for result, count in sorted(counts.items()))
-    lines = [f"transformers {transformers.__version__}; of {len(outcomes)}, {totals}.", ""]
-    rows = [(item.key, item.name, item.result, item.line) for item in outcomes]
-    return (
-        "\n".join([*lines, *markdown.table(("model type", "class", "result", "where, or why not"), rows)])
-        + "\n"
-    )
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Sweep the named model types, or all; exit 1 where a scan was wrong or ended in a traceback."""
+    """Sweep the named models, or all; exit 1 where a scan was wrong or ended in a traceback."""
     transformers.utils.logging.set_verbosity_error()
     parser = argparse.ArgumentParser()
     parser.add_argument("keys", nargs="*")
-    parser.add_argument("--classes", choices=(CAUSAL, VARIANT, IMAGE_TEXT), default=CAUSAL)
+    parser.add_argument("--classes", choices=(CAUSAL, VARIANT, IMAGE_TEXT), action="append")
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--difference", type=Path)
     said = parser.parse_args(arguments)
-    began, outcomes = time.monotonic(), {}
-    for classes in (CAUSAL, VARIANT, IMAGE_TEXT) if said.page else (said.classes,):
-        outcomes[classes] = [_reported(key, classes) for key in said.keys or jobs(classes)]
-        print(table(outcomes[classes]).splitlines()[0], flush=True)
+    began, everything = time.monotonic(), []
+    changed: list[str] = []
+    for classes in said.classes or (CAUSAL, VARIANT, IMAGE_TEXT):
+        outcomes = [_reported(key, classes) for key in said.keys or jobs(classes)]
+        print(totals(outcomes), flush=True)
+        before = known(PAGE.read_text(encoding="utf-8"), classes)
+        changed += difference(before, outcomes)
+        if said.page:
+            rows = updated(before, outcomes) if said.keys else outcomes
+            PAGE.write_text(rewritten(PAGE, classes, rows), encoding="utf-8")
+        everything += outcomes
     print(f"{time.monotonic() - began:.0f} s")
-    if said.page:
-        page(outcomes)
-    return int(any(item.result in (WRONG, TRACEBACK) for rows in outcomes.values() for item in rows))
+    if said.difference is not None:
+        said.difference.write_text("\n".join(changed), encoding="utf-8")
+    return int(any(item.result in (WRONG, TRACEBACK) for item in everything))
 
 
 def _reported(key: str, classes: str) -> Outcome:

@@ -61,8 +61,11 @@ class Subject:
         if config.get_text_config() is config:
             return base
         needed = {self.model.get_input_embeddings(), self.architecture.blocks[0]}
-        parts = [part for part in base.modules() if isinstance(part, PreTrainedModel)]
-        holding = [part for part in parts if needed <= set(part.modules())]
+        holding = [
+            part
+            for part in base.modules()
+            if isinstance(part, PreTrainedModel) and needed <= set(part.modules())
+        ]
         return min(holding, key=lambda part: len(list(part.modules())), default=base)
 
     @property
