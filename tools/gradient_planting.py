@@ -23,7 +23,7 @@ CHANNEL = 17
 
 # What writes to the stream and is no feed-forward network: mixers, projections of per-layer embeddings.
 _MIXERS = re.compile(
-    r"attn|attention|mamba|ssm|conv|recurrent|temporal|time_mix|retention|delta|rwkv|mixer_block|mixer.out_proj|cca"
+    r"attn|attention|mamba|ssm|conv|recurrent|temporal|time_mix|retention|delta|rwkv|mlstm|mixer_block|mixer.out_proj|cca"
     r"|indexer|q_proj|o_proj|lightning|^per_layer_projection|^laurel|^ple\."
 )
 
@@ -53,12 +53,14 @@ def run(model: transformers.PreTrainedModel, ids: torch.Tensor) -> None:
 
 
 def runnable_on_text(model: transformers.PreTrainedModel, ids: torch.Tensor) -> transformers.PreTrainedModel:
-    """Return the model, or the largest part of it that has blocks and runs on text where the whole does not.
+    """Return the smallest part of a model that runs on text and holds its decoder's blocks.
 
-    Raises what the whole model raised where nothing in it does.
+    The blocks are those of the largest part that runs. Raises what the whole model raised where nothing
+    in it does.
     """
     parts = [part for part in model.modules() if isinstance(part, transformers.PreTrainedModel)]
     failed: Exception | None = None
+    blocks, smallest = None, None
     for part in sorted(parts, key=lambda part: -sum(item.numel() for item in part.parameters())):
         try:
             with torch.no_grad():
@@ -66,8 +68,11 @@ def runnable_on_text(model: transformers.PreTrainedModel, ids: torch.Tensor) -> 
         except Exception as error:
             failed = failed or error
             continue
-        if block_list(part, ids) is not None:
-            return part
+        blocks = blocks if blocks is not None else block_list(part, ids)
+        if blocks is not None and set(blocks) <= set(part.modules()):
+            smallest = part
+    if smallest is not None:
+        return smallest
     raise failed or ValueError("no list of blocks runs on text alone")
 
 
@@ -188,7 +193,7 @@ def writers(model: nn.Module, blocks: nn.ModuleList, layer: int, ids: torch.Tens
     try:
         after = streams(model, blocks, ids, grad=True)[layer]
         for lane in after:
-            for token in range(ids.shape[1]):
+            for token in range(len(lane)):
                 grads = torch.autograd.grad(
                     lane[token, CHANNEL], [item for _, item in named], retain_graph=True, allow_unused=True
                 )

@@ -388,7 +388,16 @@ OVERRIDES |= {
     "glm4v_moe": _mrope(2, 1, 1, partial_rotary_factor=0.5),
     "qwen4_exp": {"text_config": _Q4},
     "cohere_compass": {"text_config": {"layer_types": _FULL, "rope_parameters": _VCT}},
-    "hunyuan_vl": {"text_config": {"head_dim": 16}},
+    "hunyuan_vl": {
+        "text_config": {
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 2, 2, 2],
+            },
+        }
+    },
     "ernie4_5_vl_moe": {
         "text_config": {
             "moe_intermediate_size": [80, 80],

@@ -31,11 +31,21 @@ class NamingRules(NamedTuple):
     """What the code of some model families calls a thing that structure alone does not tell."""
 
     # The output projection, where several linear maps of a block end at the residual stream.
-    output_projections: tuple[str, ...] = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2")
+    output_projections: tuple[str, ...] = (
+        "down_proj",
+        "c_proj",
+        "fc2",
+        "fc_out",
+        "dense_4h_to_h",
+        "w2",
+        "proj_down",
+    )
     # Parts of a block that mix tokens, by path or class, whatever linear maps they hold.
     mixers: tuple[str, ...] = ("attn", "attention", "mamba", "shortconv", "ssm", "recurrent", "deltanet")
     # What a class of such a part is called where its path does not say so.
     mixer_classes: tuple[str, ...] = (*mixers, "mixer")
+    # Experts for what is no text, beside those for text.
+    not_text: tuple[str, ...] = ("vision", "image", "audio")
     # A number of the block by which the MLP's write is multiplied before it is added (Granite).
     write_scale: str = "residual_multiplier"
 
@@ -139,7 +149,11 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
         )
     blocks = _blocks(model, count)
     if blocks is None:
-        raise UnknownArchitecture(f"{name}: looked for one list of {count} blocks near the token embedding")
+        lists = [str(len(item)) for part in _holding(model)[-1:] for item in _outermost_lists(part)]
+        raise UnknownArchitecture(
+            f"{name}: looked for one list of {count} blocks near the token embedding; found "
+            + (f"lists of {', '.join(lists)}" if lists else "none")
+        )
     if _sees_later_tokens(blocks):
         raise UnknownArchitecture(
             f"{name} is an encoder: its attention sees later tokens, and a causal decoder was looked for"
@@ -206,9 +220,15 @@ def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     for part in _holding(model):
         lists = _outermost_lists(part)
         matching = [item for item in lists if len(item) == count] or lists
+        if len(matching) > 1:  # an encoder's beside a decoder's
+            matching = [item for item in matching if _reads_an_encoder(item)] or matching
         if matching:
             return matching[0] if len(matching) == 1 else None
     return None
+
+
+def _reads_an_encoder(blocks: nn.ModuleList) -> bool:
+    return any(_is_cross_attention(path) for path, _ in blocks.named_modules())
 
 
 def _outermost_lists(part: nn.Module) -> list[nn.ModuleList]:
@@ -224,7 +244,12 @@ def _outermost_lists(part: nn.Module) -> list[nn.ModuleList]:
 def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Block | str:
     """Return what a block writes with, or what is wrong with it in words."""
     linear = _linear_projections(module, layer, hidden, dtype)
-    routed = [experts for part in module.modules() for experts in _experts(part, layer, hidden, dtype)]
+    routed = [
+        experts
+        for path, part in module.named_modules()
+        if not any(name in path for name in NAMING_RULES.not_text)
+        for experts in _experts(part, layer, hidden, dtype)
+    ]
     if len(linear) > 1:
         return f"found {len(linear)}: {', '.join(linear)}"
     if len(routed) > 1:

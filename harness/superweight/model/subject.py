@@ -57,15 +57,12 @@ class Subject:
     def decoder(self) -> PreTrainedModel:
         """The model without its head; of a model that also sees or hears, the language model inside."""
         config = self.model.config
-        base: PreTrainedModel = self.model.base_model
+        base: PreTrainedModel = self.model.base_model  # type: ignore[assignment]  # of a model it is one
         if config.get_text_config() is config:
             return base
-        needed = {self.model.get_input_embeddings(), self.architecture.blocks[0]}
-        holding = [
-            part
-            for part in base.modules()
-            if isinstance(part, PreTrainedModel) and needed <= set(part.modules())
-        ]
+        inner: list[PreTrainedModel] = [part for part in base.modules() if isinstance(part, PreTrainedModel)]
+        needed: set[torch.nn.Module] = {self.model.get_input_embeddings(), self.architecture.blocks[0]}
+        holding = [part for part in inner if needed <= set(part.modules())]
         return min(holding, key=lambda part: len(list(part.modules())), default=base)
 
     @property
