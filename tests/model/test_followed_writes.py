@@ -100,8 +100,18 @@ def test_the_gains_of_a_write_are_learnt_in_every_lane():
     after = sum(mix[:, at : at + 1] * lane for at, lane in enumerate(before)) + post * write + 0.3 * attention
     told = [before[0], *(lane - before[0] for lane in before[1:])]
     found = stream_sum("block 0", after, told, [write], ([attention], [], []), 1.0)
-    torch.testing.assert_close(found.gains[0].float(), post[:, 0])
+    torch.testing.assert_close(found.gains[0].float(), post)
     assert found.carry == pytest.approx(float(mix.sum(1).median()), rel=1e-4)
+
+
+def test_a_scale_for_each_channel_is_learnt_over_the_tokens():
+    """Muse Spark's and ZAYA's blocks weigh the stream and the write by stored vectors."""
+    many = lambda seed: torch.randn(40, HIDDEN, generator=torch.Generator().manual_seed(seed))  # noqa: E731
+    before, attention, write = many(1), many(2), many(3)
+    alpha, beta = many(4)[0].abs() + 0.1, many(5)[0]
+    after = alpha * (before + attention) + beta * write
+    found = stream_sum("block 0", after, [before], [write], ([attention], [], []), 1.0)
+    torch.testing.assert_close(found.gains[0].float(), beta[None])
 
 
 def test_lanes_are_told_by_their_shape():

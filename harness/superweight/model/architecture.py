@@ -187,12 +187,20 @@ def _depth_and_width(model: PreTrainedModel) -> tuple[int | None, int | None]:
 
 def _holding(model: PreTrainedModel) -> list[nn.Module]:
     """Return the parts of a model that hold its token embedding, the smallest first; none without one."""
-    try:
-        embedding = model.get_input_embeddings()
-    except NotImplementedError:
-        return []
+    embedding = token_embedding(model)
     holding = [part for part in model.modules() if any(inner is embedding for inner in part.modules())]
     return sorted(holding, key=lambda part: len(list(part.modules())))
+
+
+def token_embedding(model: PreTrainedModel) -> nn.Module | None:
+    """Return the module that turns token ids into vectors, or None."""
+    try:
+        embedding: nn.Module = model.get_input_embeddings()
+    except NotImplementedError:  # the class does not say which: the one for text, if there is one
+        words = getattr(model.config.get_text_config(), "vocab_size", None)
+        tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+        return next((table for table in tables if table.num_embeddings == words), None)
+    return embedding
 
 
 def _sees_later_tokens(blocks: nn.ModuleList) -> bool:

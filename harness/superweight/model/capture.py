@@ -232,6 +232,8 @@ class _Watch:
 
     def _norm_ran(self, _: nn.Module, arguments: Any, output: Any) -> None:
         given, whole = _first(arguments), _first(output)
+        if len(arguments) != 1:
+            return  # what reads several tensors adds them up
         if not self.seen.writes.carriers or given is None or whole is None:
             return
         if given.shape == whole.shape and given.shape[-1] == self.hidden:
@@ -246,7 +248,7 @@ class _Watch:
                 return
             if first.shape[-1] == self.hidden and first.is_floating_point():
                 self.seen.others[path] = first.detach().clone()
-                if _is_norm(module):
+                if _is_norm(module) and len(arguments) == 1:
                     self.seen.norms.add(path)
 
         return keep
@@ -260,7 +262,7 @@ class _Watch:
         if self.block.sources and not seen.writes.carriers:
             raise UnknownArchitecture(f"{self.name} ran without its MLP; it cannot be measured")
         if self.patched:
-            self._settle([[torch.tensor([self.block.scale])] * len(seen.writes.carriers)])
+            self._settle([[torch.tensor([[self.block.scale]])] * len(seen.writes.carriers)])
         elif bool(after.isfinite().all()):
             self._settle(self._explained(given, after))
         seen.before = None
@@ -309,19 +311,24 @@ class _Watch:
         if not carriers:
             return
         shape = seen.after.shape  # type: ignore[union-attr]  # the block has ended
-        values = torch.stack([carrier.value for carrier in carriers])
-        each = [torch.stack([gain.to(values).expand(values.shape[1]) for gain in own]) for own in gains]
-        seen.arrived = torch.stack([(values * own[..., None]).sum(0) for own in each]).view(shape)
+        values = [carrier.value for carrier in carriers]
+        sums = [sum(gain.to(value) * value for gain, value in zip(own, values, strict=True)) for own in gains]
+        seen.arrived = torch.stack(sums).view(shape)  # type: ignore[arg-type]  # none is empty
         for at, carrier in enumerate(carriers):
             for source, factor in carrier.factors.items():
                 if len(gains) > 1:
-                    factor = torch.stack([times(factor, own[at].to(factor)) for own in gains])
+                    factor = torch.stack([_by(factor, own[at]) for own in gains])
                 elif len(carriers) > 1:
-                    factor = times(factor, gains[0][at].to(factor))
+                    factor = _by(factor, gains[0][at])
                 seen.factors[source] = factor  # of one carrier the rest is told from what arrived
         scale, gain = carriers[0].scale, gains[0][0]
-        if self.block.experts is None and len(gains) == len(gain) == 1 and scale is not None:
+        if self.block.experts is None and len(gains) == gain.numel() == 1 and scale is not None:
             seen.scale = scale * float(gain)
+
+
+def _by(factor: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    """Multiply a source's factor by a gain that is one number, (tokens, 1) or (1, hidden)."""
+    return times(factor, gain[:, 0] if gain.shape[1] == 1 else gain.expand(len(factor), -1)).to(factor.dtype)
 
 
 def _others(block: Block) -> Iterator[tuple[str, nn.Module]]:

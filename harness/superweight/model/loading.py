@@ -19,7 +19,7 @@ from superweight.checkpoints.sources import LocalModel, fetch, local_path
 from superweight.checkpoints.weight_files import weight_files, without_adapter
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
-from superweight.model.architecture import inspect_architecture
+from superweight.model.architecture import inspect_architecture, token_embedding
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
 from superweight.model.placement import place_model, stored_bytes
@@ -187,7 +187,7 @@ def _provenance(
         weights_sha256=original_sha256(directory) or _weights_sha256(directory),
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
-        device=execution_device(model.get_input_embeddings()).type,
+        device=execution_device(token_embedding(model) or model).type,
         dtype=str(model.dtype).removeprefix("torch."),
         # Asking the tokenizer's settings is not enough: only the first id tells.
         begins_with_bos=bool(ids) and ids[0] == tokenizer.bos_token_id,

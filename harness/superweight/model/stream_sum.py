@@ -1,14 +1,14 @@
 """What a block adds to the residual stream, taken apart into what its parts were seen to write.
 
 The stream after a block is a sum: the stream before it, what the MLP wrote, what the rest of the block
-wrote, each times one number, or one for each token. The numbers are fitted, and the sum must then hold
-in every entry.
+wrote, each times one number, or one for each token, or one for each channel. The numbers are fitted, and
+the sum must then hold in every entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,15 +18,18 @@ from superweight.model.linear_fit import Fit, fitted, independent, matters
 # A fitted number this near to the one expected is that number, rounded.
 _SAME = 0.02
 
-# A token's numbers are told from its channels: at least so many for each of them.
-_CHANNELS = 4
+# A token's numbers are told from its channels, a channel's from the tokens: so many for each of them.
+_ENTRIES = 4
+
+# What has numbers of its own.
+_ALL, _TOKEN, _CHANNEL = "all", "token", "channel"
 
 
 @dataclass(frozen=True)
 class StreamSum:
     """By what a block multiplies the stream it is given, and the writes of its MLP.
 
-    ``gains``: of each write (1,), or (tokens,) where every token has its own.
+    ``gains``: of each write (1, 1); (tokens, 1) or (1, hidden) where every token or channel has its own.
     """
 
     carry: float
@@ -50,20 +53,27 @@ def stream_sum(
     known. Raises `UnknownArchitecture`, naming ``place``.
     """
     gap = float("inf")
-    for by_token in (False, True) if len(before) == 1 else (True,):
-        terms = [*before, *writes]
+    for each in (_ALL, _TOKEN, _CHANNEL) if len(before) == 1 else (_TOKEN,):
+        own = each != _ALL
+        target, *terms = (_rows(item, each) for item in (after, *before, *writes))
         for stage in stages:
-            terms = [*terms, *stage]
-            if by_token and len(terms) * _CHANNELS > after.shape[1]:
+            terms = [*terms, *(_rows(item, each) for item in stage)]
+            if own and len(terms) * _ENTRIES > target.shape[1]:
                 break
-            fit = fitted(after, terms, by_token=by_token)
+            fit = fitted(target, terms, by_token=own)
             gap = min(gap, fit.gap)
-            if not fit.explained or (by_token and not _told(terms, len(before), len(writes))):
+            if not fit.explained or (own and not _told(terms, len(before), len(writes))):
                 continue
             if len(before) == 1 and not _plain(fit.factors[0]):
-                terms, fit = _fewest(after, terms, fit, 1 + len(writes), by_token=by_token)
-            return _numbers(place, after, terms, fit, len(before), len(writes), expected)
+                terms, fit = _fewest(target, terms, fit, 1 + len(writes), by_token=own)
+            found = _numbers(place, target, terms, fit, len(before), len(writes), expected)
+            return replace(found, gains=tuple(_rows(gain, each) for gain in found.gains))
     raise _unlike_sum(place, bool(writes), gap)
+
+
+def _rows(item: torch.Tensor, each: str) -> torch.Tensor:
+    """Turn (tokens, hidden) so that its rows are what has a number of its own."""
+    return item.T if each == _CHANNEL else item
 
 
 def _plain(carry: torch.Tensor) -> bool:
@@ -104,14 +114,19 @@ def _numbers(
     )
     gains = []
     for write, numbers in zip(terms[lanes : lanes + count], fit.factors[lanes : lanes + count], strict=True):
-        lost = bool((numbers.abs() <= _SAME * abs(expected)).all())
-        if lost and len(numbers) == 1 and bool(matters(write * expected, size).any()):
+        one = len(numbers) == 1
+        lost = (
+            (numbers.abs() <= _SAME * abs(expected)).all()
+            if one
+            else ~matters(write * numbers[:, None], size).any()
+        )
+        if bool(lost) and bool(matters(write * expected, size).any()):
             raise UnknownArchitecture(
                 f"{place}: what its MLP writes does not reach the residual stream, or not as it is written, "
                 "so nothing is measured"
             )
         near = (numbers - expected).abs() <= _SAME * abs(expected)
-        gains.append(torch.where(near, expected, numbers) if len(numbers) == 1 else numbers)
+        gains.append((torch.where(near, expected, numbers) if one else numbers)[:, None])
     # The stream may come by way of another part, such as an attention that adds it to its own write.
     carry = float(fit.factors[0].median())
     carry = 1.0 if abs(carry) <= _SAME or abs(carry - 1) <= _SAME else carry

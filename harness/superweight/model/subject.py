@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight.checkpoints.registry import ModelEntry
 from superweight.core.errors import BadInput
-from superweight.model.architecture import Architecture
+from superweight.model.architecture import Architecture, token_embedding
 from superweight.model.projections import execution_device
 
 
@@ -51,7 +51,7 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """The device that token ids are sent to: the embedding's, offloaded or not."""
-        return execution_device(self.model.get_input_embeddings())
+        return execution_device(token_embedding(self.model) or self.model)
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -61,7 +61,7 @@ class Subject:
         if config.get_text_config() is config:
             return base
         inner: list[PreTrainedModel] = [part for part in base.modules() if isinstance(part, PreTrainedModel)]
-        needed: set[torch.nn.Module] = {self.model.get_input_embeddings(), self.architecture.blocks[0]}
+        needed = {token_embedding(self.model), self.architecture.blocks[0]} - {None}
         holding = [part for part in inner if needed <= set(part.modules())]
         return min(holding, key=lambda part: len(list(part.modules())), default=base)
 
