@@ -422,6 +422,10 @@ OVERRIDES |= {
 }
 
 OVERRIDES |= {
+    **{
+        name: {"text_config": {"layers": 6, "embed_dim": 64, "ffn_dim": 96, "attention_heads": 4}}
+        for name in ("kosmos-2", "kosmos-2.5")
+    },
     "chameleon": {"vocabulary_map": {"<image>": 250}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", *["sparse"] * 5]}},
     "emu3": {

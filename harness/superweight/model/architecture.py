@@ -225,8 +225,9 @@ def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     as long as the config says (it may count an encoder's blocks, or those of a block twice), the one list
     that lies in no other is meant.
     """
+    beside_encoder = bool(getattr(model.config, "is_encoder_decoder", False))
     for part in _holding(model):
-        lists = _outermost_lists(part)
+        lists = [item for item in _outermost_lists(part) if not beside_encoder or _reads_an_encoder(item)]
         matching = [item for item in lists if len(item) == count] or lists
         if len(matching) > 1:  # an encoder's beside a decoder's
             matching = [item for item in matching if _reads_an_encoder(item)] or matching

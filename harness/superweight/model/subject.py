@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight.checkpoints.registry import ModelEntry
@@ -55,14 +56,21 @@ class Subject:
 
     @property
     def decoder(self) -> PreTrainedModel:
-        """The model without its head; of a model that also sees or hears, the language model inside."""
+        """The model without its head; beside towers or an encoder, the language model inside."""
         config = self.model.config
         base: PreTrainedModel = self.model.base_model  # type: ignore[assignment]  # of a model it is one
-        if config.get_text_config() is config:
+        if config.get_text_config() is config and not getattr(config, "is_encoder_decoder", False):
             return base
         inner: list[PreTrainedModel] = [part for part in base.modules() if isinstance(part, PreTrainedModel)]
-        needed = {token_embedding(self.model), self.architecture.blocks[0]} - {None}
-        holding = [part for part in inner if needed <= set(part.modules())]
+        block, words = self.architecture.blocks[0], config.get_text_config().vocab_size
+        holding = [
+            part
+            for part in inner
+            if any(item is block for item in part.modules())
+            and any(
+                isinstance(item, nn.Embedding) and item.num_embeddings >= words for item in part.modules()
+            )
+        ]
         return min(holding, key=lambda part: len(list(part.modules())), default=base)
 
     @property
