@@ -36,11 +36,11 @@ lint: install
 
 install: $(VENV)/.installed
 
-# What the tests of quantised builds and of zero-shot tasks need, and what drives a browser over the
+# What the tests of quantised builds, of packed forms and adapters, and of zero-shot tasks need, and what drives a browser over the
 # report's page; `make check` does without. Where there is no browser (Debian: apt-get install
 # chromium) those tests skip.
 $(VENV)/.builds: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds,eval,browser]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds,adapters,forms,eval,browser]"
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -99,6 +99,29 @@ def test_peft_itself_says_the_same(adapter, weight, factors):
     np.testing.assert_allclose(locations(checkpoint)[0].matrix(checkpoint), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_matrix_that_lies_inputs_first_is_merged_as_peft_does(tmp_path, dora):
+    """GPT-2's, with and without DoRA; DoRA gives each row the length of its own."""
+    peft = pytest.importorskip("peft")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32, n_positions=8))
+    model.save_pretrained(tmp_path / "base")
+    settings = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["mlp.c_proj"], use_dora=dora)
+    tuned = peft.get_peft_model(model, settings)
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.rand_like(parameter) + 0.5
+    tuned.save_pretrained(tmp_path / "adapter")
+    expected = tuned.merge_and_unload().transformer.h[0].mlp.c_proj.weight.detach().numpy().T
+    checkpoint = open_model(resolve(f"{tmp_path / 'adapter'}@{tmp_path / 'base'}"))
+    (location,) = locations(checkpoint)
+    np.testing.assert_allclose(location.matrix(checkpoint), expected, rtol=1e-5, atol=1e-6)
+    assert float(expected[3, 5]) == pytest.approx(location.scalar(checkpoint, 3, 5).value, rel=1e-5)
+    assert ("DoRA on F32" if dora else "LoRA on F32") == location.tensor.dtype
+
+
 def test_an_adapter_that_ruins_a_super_weight_is_damaged(adapter, base):
     """The static comparison is between the base and the base with the adapter merged."""
     place = Coordinate(0, 5, 7)
@@ -122,7 +145,7 @@ def test_read_gives_the_merged_number(adapter, weight, factors):
 @pytest.mark.parametrize(
     ("more", "settings", "message"),
     [
-        ({}, {"use_dora": True}, "is an adapter of the kind DoRA, which is not read from files; merge it"),
+        ({}, {"use_dora": True}, "lora_magnitude_vector and use_dora of .* do not go together"),
         ({}, {"peft_type": "IA3"}, "is an adapter of the kind IA3, which is not read from files; merge it"),
         ({}, {"base_model_name_or_path": None}, "names no base; merge it into its base with peft"),
         ({f"{PEFT}.lora_B.weight": None}, {}, "has only one of lora_A and lora_B; it is damaged"),

@@ -252,7 +252,7 @@ def test_a_revision_is_part_of_the_address(registry_of):
 def test_the_shipped_registry_is_complete():
     """Every model for a GPU says what memory it needs, who is cited, and has something to be held to."""
     on_gpu = [entry for entry in load_registry().values() if entry.tier == "gpu"]
-    assert 18 == len(on_gpu)
+    assert 20 == len(on_gpu)
     for entry in on_gpu:
         assert entry.weight_bytes(), entry.name
         assert entry.cited, entry.name

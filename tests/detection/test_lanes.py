@@ -9,7 +9,8 @@ import torch
 
 from superweight.checkpoints.registry import resolve
 from superweight.core.errors import UnknownArchitecture
-from superweight.detection.scan import SUPPRESSED, as_dict, scan
+from superweight.detection.scan import SUPPRESSED, scan
+from superweight.detection.scan_record import as_dict
 from superweight.measurement.corpus import default_prompt
 from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import PatchActivation, Prune, edited

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 
 import gguf
-import numpy as np
 import pytest
+import torch
 from gguf.quants import quantize
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from superweight.checkpoints.gguf_parts import unite
 from superweight.checkpoints.registry import resolve
@@ -85,7 +85,7 @@ def test_a_model_in_parts_is_the_model(sound, tmp_path, named):
     united = load_file(converted_copy(parts[named]) / "model.safetensors")
     assert whole.keys() == united.keys()
     for name, numbers in whole.items():
-        np.testing.assert_array_equal(numbers, united[name])
+        assert torch.equal(numbers, united[name])
 
 
 def test_every_part_is_the_same_model(sound, tmp_path, refusal):

@@ -15,6 +15,9 @@ from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.detection.detect import detect
 from superweight.detection.run_trace import trace
+from superweight.measurement.conditions import Condition
+from superweight.measurement.corpus import BUILTIN, cut, documents
+from superweight.measurement.evaluate import measure, perplexity
 from superweight.model import edits as edits_module
 from superweight.model.edits import PatchActivation, Prune, Scale, active_edits, edited
 from superweight.model.loading import load
@@ -232,6 +235,18 @@ def test_a_hold_that_missed_a_pass_is_refused(planted, monkeypatch):
     patch = PatchActivation(2, 1, 7, 123.0)
     with pytest.raises(EditFailed, match="patched in 1 of 2 forward passes"), edited(planted, [patch]):
         one_pass_and_one_cut_short()
+
+
+def test_what_is_held_stays_held_while_conditions_are_measured(planted):
+    """The head runs by itself on what the decoder left: that is no forward pass that missed its hold."""
+    text = "\n\n".join(documents(BUILTIN)[:8])
+    windows = cut(planted, [text], "eight documents", count=8)
+    condition = Condition("pruned", (Prune(Coordinate(1, 41, 23)),))
+    with edited(planted, [PatchActivation(2, 1, 7, 50.0)]):
+        expected = perplexity(planted, windows)
+        measured = measure(planted, windows, [condition])
+    assert expected == pytest.approx(measured["intact"].perplexity, rel=1e-4)
+    assert perplexity(planted, windows) != pytest.approx(expected, rel=1e-4)
 
 
 def test_a_coordinate_twice_in_one_call_is_refused(planted):

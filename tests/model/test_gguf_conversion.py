@@ -5,8 +5,9 @@ import json
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf.quants import dequantize, quantize
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from superweight.checkpoints.cache import sha256
 from superweight.core.errors import BadInput
@@ -60,13 +61,14 @@ def garbage(tmp_path, monkeypatch):
 
 
 def test_the_copy_holds_the_dequantised_numbers(converted):
-    """Every matrix keeps its numbers and its orientation, bit by bit, in float32."""
+    """Every matrix keeps its numbers and its orientation, bit by bit; what 16 bits hold takes 16."""
     _, tensors, copy = converted
     stored = load_file(copy / "model.safetensors")
     down = stored["model.layers.0.mlp.down_proj.weight"]
-    assert np.float32 == down.dtype
+    assert (torch.float32, torch.bfloat16) == (down.dtype, stored["model.norm.weight"].dtype)
     np.testing.assert_array_equal(tensors[DOWN], down)
     np.testing.assert_array_equal(tensors["token_embd.weight"], stored["model.embed_tokens.weight"])
+    assert {"float32, exact", "bfloat16, exact"} == set(json.loads((copy / RECORD).read_text())["numbers"])
 
 
 def test_a_tied_tensor_is_kept_once(converted):

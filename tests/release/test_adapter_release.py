@@ -4,13 +4,17 @@ import json
 
 import pytest
 import torch
+import transformers
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.scalars import open_model
+from superweight.checkpoints.sources import local_path
 from superweight.checkpoints.tensors.locations import locate
 from superweight.cli.main import main
+from superweight.model.loading import load
+from tests.release.packed_models import pack
 
 
 @pytest.fixture
@@ -37,3 +41,75 @@ def test_an_adapter_is_compared_by_its_files(entry, tmp_path, kept, code):
     result = CliRunner().invoke(main, ["compare", "tiny-planted", str(tmp_path), "--depth", "static"])
     assert code == result.exit_code, result.output
     assert f"super weight {place}" in result.output or not code
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    """Write an adapter as peft does; return its folder and the model after peft's own merging."""
+
+    def make(base="tiny-planted", **settings):
+        peft = pytest.importorskip("peft")
+        torch.manual_seed(2)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            local_path(resolve(base)), dtype=torch.float32
+        )
+        model.name_or_path = base
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj", "up_proj"], **settings)
+        adapter = peft.get_peft_model(model, config)
+        for name, parameter in adapter.named_parameters():
+            if "lora_B" in name:
+                parameter.data = torch.randn_like(parameter) / 200
+        adapter.peft_config["default"].base_model_name_or_path = base
+        adapter.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+        return tmp_path / "adapter", adapter.merge_and_unload().state_dict()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}], ids=str
+)
+def test_an_adapter_is_computed_with_as_peft_merges_it(tuned, settings):
+    """Every tensor is the one that peft's merging gives, DoRA's and a trained head's included."""
+    folder, expected = tuned(**settings)
+    subject = load(resolve(str(folder)), device="cpu")
+    given = subject.model.state_dict()
+    assert expected.keys() == given.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(tensor, given[name], rtol=1e-5, atol=1e-6)
+    assert f"adapter on {resolve('tiny-planted').source.rpartition('/')[2]}" == subject.provenance.source
+    assert ("DoRA on BF16" if "use_dora" in settings else "LoRA on BF16") in subject.provenance.dequantised
+
+
+def test_an_adapter_goes_through_every_depth(tuned):
+    """As the release of its base, and named with another base; scanned and read in the same words."""
+    folder, _ = tuned()
+    for release in (str(folder), f"{folder}@tiny-planted"):
+        result = CliRunner().invoke(main, ["compare", "tiny-planted", release])
+        assert 0 == result.exit_code, result.output
+    assert "1, 41, 23" in CliRunner().invoke(main, ["scan", f"{folder}@tiny-planted"]).output
+    assert 0 == CliRunner().invoke(main, ["read", f"{folder}@tiny-planted", "--at", "1,41,23"]).exit_code
+
+
+def test_an_adapter_of_a_packed_base_is_merged_into_its_numbers(tuned, tmp_path):
+    """The base that is named with it may be packed: its codes' numbers are added to."""
+    folder, expected = tuned()
+    packed = pack(local_path(resolve("tiny-planted")), tmp_path / "packed", "MLX int4")
+    base, merged = load(resolve(str(packed)), device="cpu"), load(resolve(f"{folder}@{packed}"), device="cpu")
+    plain = load(resolve("tiny-planted"), device="cpu").model.state_dict()
+    name = "model.layers.0.mlp.down_proj.weight"
+    change = merged.model.state_dict()[name] - base.model.state_dict()[name]
+    torch.testing.assert_close(expected[name] - plain[name], change, rtol=1e-4, atol=1e-5)
+    assert "LoRA on MLX int4" in merged.provenance.dequantised
+
+
+def test_an_adapter_that_changes_the_embedding_is_not_half_applied(entry, tmp_path, refusal):
+    """What has no counterpart in the base's files is named before anything is computed."""
+    down, up = torch.zeros(1, 160), torch.zeros(64, 1)
+    stem = "base_model.model.model.layers.0.mlp.down_proj"
+    odd = "base_model.model.model.embed_tokens.lora_embedding_A"
+    tensors = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up, odd: torch.ones(1, 64)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "tiny-planted"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert f"holds {odd}, which has no counterpart" in refusal(load, resolve(str(tmp_path)), device="cpu")

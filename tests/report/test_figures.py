@@ -195,3 +195,32 @@ def test_the_command_can_be_typed_again(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     words = ["superweight", "check", "/home/ada/my model", "a=/home/ada/b", "it's"]
     assert """superweight check ~/'my model' a=~/b 'it'"'"'s'""" == command_line(words)
+
+
+def test_the_labels_of_seven_super_weights_do_not_overlap(document):
+    """A chain of them through seven blocks side by side: seven labels, each readable."""
+    places = [f"{layer}, 163, {100 * layer}" for layer in range(3, 10)]
+    blocks = 18
+    observed = document["observed"]
+    seven = [observed["super_weights"][0] | {"at": f"[{at}]", "layer": int(at[0])} for at in places]
+    observed |= {"blocks": blocks, "super_weights": seven, "cancellers": []}
+    series = {"input": [1.0 + n for n in range(blocks)], "output": [2.0 + n for n in range(blocks)]}
+    observed["magnitudes"] = {"intact": series, "pruned": series}
+    (chart,) = (chart for chart in charts(document) if chart.key == "magnitudes")
+    figure = plotted(chart)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert 7 == len(boxes)
+        assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
+
+
+def test_the_page_begins_with_what_was_found(document):
+    """Where, how large, what made of and how much it carries, under the name of its file."""
+    words = "super activation 977 on channel 62: made of 3 scalars; carries little (x1.4)"
+    document["observed"]["summary"] = words
+    named = document | {"model": "/srv/models/qwen.gguf"}
+    html = rendered(named)["report.html"].decode()
+    head = html[: html.index("<nav")]
+    assert words in head
+    assert "<h1>Super weights of qwen.gguf</h1>" in head

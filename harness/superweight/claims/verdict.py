@@ -9,6 +9,7 @@ from typing import Any
 
 from superweight.core.errors import HarnessError
 from superweight.core.notebook import html_table
+from superweight.core.readable import readable
 from superweight.core.statistics import Interval, exactly
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
@@ -98,7 +99,8 @@ def counted(name: str, count: float, threshold: float, direction: str) -> Criter
 class Verdict:
     """What the evidence says of a claim: a status, and everything it rests on.
 
-    ``evidence`` holds JSON values; floats that were measured stand in `Measured`.
+    ``evidence`` holds JSON values; floats that were measured stand in `Measured`. ``examples`` is what
+    a property's examples showed: it differs from run to run, and no baseline has it.
     """
 
     claim: Claim
@@ -106,6 +108,7 @@ class Verdict:
     reason: str
     criteria: tuple[Criterion, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def deciding(self) -> Criterion | None:
@@ -121,9 +124,9 @@ class Verdict:
             (
                 criterion.name,
                 criterion.status,
-                f"{criterion.statistic.value:.4g}",
-                f"{criterion.interval.low:.4g} to {criterion.interval.high:.4g}",
-                f"{criterion.direction} {criterion.threshold:.4g}",
+                readable(criterion.statistic.value),
+                f"{readable(criterion.interval.low)} to {readable(criterion.interval.high)}",
+                f"{criterion.direction} {readable(criterion.threshold)}",
             )
             for criterion in self.criteria
         ]
@@ -139,10 +142,10 @@ def judged(claim: Claim, *criteria: Criterion, **evidence: Any) -> Verdict:
     status = next((s for s in (REFUTED, INCONCLUSIVE) if s in statuses), SUPPORTED)
     deciding = criteria[statuses.index(status)]
     low, high = deciding.interval.low, deciding.interval.high
-    spread = "" if low == high else f" [{low:.4g}, {high:.4g}]"
+    spread = "" if low == high else f" [{readable(low)}, {readable(high)}]"
     reason = (
-        f"{deciding.name} is {deciding.statistic.value:.4g}{spread}; "
-        f"supported when {deciding.direction} {deciding.threshold:.4g}"
+        f"{deciding.name} is {readable(deciding.statistic.value)}{spread}; "
+        f"supported when {deciding.direction} {readable(deciding.threshold)}"
     )
     return Verdict(claim, status, reason, criteria, evidence)
 

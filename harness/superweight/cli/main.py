@@ -1,4 +1,4 @@
-"""The ``superweight`` command."""
+"""Run the ``superweight`` command, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from superweight import __version__
+from superweight.cli.cache import cache
 from superweight.cli.check import check
 from superweight.cli.compare import compare
 from superweight.cli.models import models
@@ -67,5 +68,5 @@ def main() -> None:
     """
 
 
-for command in (scan, check, read, compare, render, sweep, models):
+for command in (scan, check, read, compare, render, sweep, models, cache):
     main.add_command(command)

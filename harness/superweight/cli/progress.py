@@ -1,4 +1,4 @@
-"""What a person sees while a command works: a bar with an estimate on a terminal, plain lines elsewhere."""
+"""Show progress: a bar with an estimate on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHECK: Mapping[str, float] = {
 # What only the first run with a model does; a conversion of the same model takes 14 s.
 ONCE: Mapping[str, float] = {"downloading": 20, "converting": 14}
 COMPARE: Mapping[str, float] = {"loading": 4, "comparing": 30, "gathering": 5}
-SCAN: Mapping[str, float] = {"loading": 2, "scanning": 1}
+SCAN: Mapping[str, float] = {"loading": 2, "scanning": 2, "measuring": 12}
 SWEEP: Mapping[str, float] = {"loading": 2, "scanning": 1, "intact": 5, "INT4": 400, "W8A8": 60}
 
 

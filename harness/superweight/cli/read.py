@@ -1,4 +1,4 @@
-"""The command ``superweight read``."""
+"""Run the command ``superweight read``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from superweight.cli.model_argument import MODEL
 from superweight.cli.options import write_output
-from superweight.core.coordinates import Coordinate
+from superweight.core.coordinates import parse_place
 
 if TYPE_CHECKING:
     from superweight.checkpoints.model_ref import ModelRef
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     "places",
     multiple=True,
     metavar="LAYER,ROW,COL",
-    help="Read this scalar; LAYER,EXPERT,ROW,COL in a mixture of experts. Repeatable.",
+    help="Read this scalar; LAYER,EXPERT,ROW,COL in a mixture of experts, "
+    "LAYER,NORM,CHANNEL for a norm's gain. Repeatable.",
 )
 @click.option("--directory", is_flag=True, help="Read every scalar that is published of MODEL.")
 @click.option(
@@ -41,7 +42,7 @@ def read(model: ModelRef, places: tuple[str, ...], directory: bool, json_file: s
     from superweight.checkpoints.scalars import as_dict
     from superweight.checkpoints.scalars import read as read_model
 
-    result = read_model(model.entry, [Coordinate.parse(place) for place in places], directory=directory)
+    result = read_model(model.entry, [parse_place(place) for place in places], directory=directory)
     if json_file is not None:
         write_output(json_file, json.dumps(as_dict(result), indent=2) + "\n")
     if json_file != "-":

@@ -64,3 +64,47 @@ class Coordinate:
                 f"{text!r} is not a coordinate; write LAYER,ROW,COL, for example 11,507,1229 "
                 "(LAYER,EXPERT,ROW,COL in a mixture of experts)"
             ) from None
+
+
+@dataclass(frozen=True, order=True)
+class GainCoordinate:
+    """One scalar of a norm, or layer scale, that stands between a block's MLP and the residual stream.
+
+    ``norm`` is its path within the block ("post_feedforward_layernorm"), ``channel`` the residual
+    channel: written [layer, norm, channel].
+    """
+
+    layer: int
+    norm: str
+    channel: int
+
+    def __post_init__(self) -> None:
+        if min(self.layer, self.channel) < 0:
+            raise BadInput(f"coordinate {self} has a negative index; indices start at 0")
+
+    @property
+    def indices(self) -> tuple[int | str, ...]:
+        """(layer, norm, channel)."""
+        return self.layer, self.norm, self.channel
+
+    def __str__(self) -> str:
+        return f"[{self.layer}, {self.norm}, {self.channel}]"
+
+    @classmethod
+    def parse(cls, text: str) -> GainCoordinate:
+        """Read ``LAYER,NORM,CHANNEL``; raises `BadInput` for anything else."""
+        try:
+            layer, norm, channel = (part.strip() for part in text.strip("[] ").split(","))
+            return cls(int(layer), norm, int(channel))
+        except ValueError:
+            raise BadInput(
+                f"{text!r} is not the coordinate of a gain; write LAYER,NORM,CHANNEL, for example "
+                "5,post_feedforward_layernorm,163"
+            ) from None
+
+
+def parse_place(text: str) -> Coordinate | GainCoordinate:
+    """Read the coordinate of a weight or, where its second part is a name, of a gain; see `BadInput`."""
+    parts = text.strip("[] ").split(",")
+    named = len(parts) == 3 and not parts[1].strip().lstrip("+-").isdigit() and bool(parts[1].strip())
+    return GainCoordinate.parse(text) if named else Coordinate.parse(text)

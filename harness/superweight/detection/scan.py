@@ -1,4 +1,4 @@
-"""From a live model to its super weights: trace, detect, prune, look again.
+"""Find the super weights of a live model: trace, detect, prune, and look again.
 
 The paper repeats this "until the magnitudes of large maximum activations are greatly suppressed"
 (section 3.1); here the criterion has a number and every ending has a name.
@@ -6,7 +6,7 @@ The paper repeats this "until the magnitudes of large maximum activations are gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,15 @@ import torch
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import HarnessError, UnknownArchitecture
 from superweight.core.notebook import html_table
-from superweight.detection.detect import (
-    BORDER,
-    CARRIED,
-    SHARE,
+from superweight.core.readable import readable
+from superweight.detection.detect import BORDER, CARRIED, SHARE, detect
+from superweight.detection.findings import (
     Canceller,
     Detection,
+    Link,
     SuperActivation,
+    SuperGain,
     SuperWeight,
-    detect,
 )
 from superweight.detection.run_trace import trace, trace_again
 from superweight.detection.speculative import SpeculativeTrace, speculative_pruning
@@ -51,6 +51,7 @@ class Scan:
     ``largest`` is the largest magnitude that the intact pass met anywhere. ``super_weights`` are the
     core, which the claims are about. ``companions`` make weaker activations or small parts of strong
     ones; ``successors`` make the activation again once the core is pruned. Neither is ever pruned with it.
+    ``gains`` are those of norms behind the MLP, ``links`` what each block writes of the largest activation.
     """
 
     super_activations: tuple[SuperActivation, ...]
@@ -62,6 +63,13 @@ class Scan:
     largest: float
     companions: tuple[SuperWeight, ...] = ()
     successors: tuple[SuperWeight, ...] = ()
+    gains: tuple[SuperGain, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    @property
+    def making_gains(self) -> tuple[SuperGain, ...]:
+        """The gains through which the activation is written; not those that merely lie on its channel."""
+        return tuple(gain for gain in self.gains if gain.makes)
 
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
@@ -87,7 +95,7 @@ class Scan:
 
     def __repr__(self) -> str:
         rows = [
-            f"  {weight.coordinate}  value {weight.value:.4g}, makes {weight.share:.0%} of the write"
+            f"  {weight.coordinate}  value {readable(weight.value)}, makes {weight.share:.0%} of the write"
             for weight in self.super_weights
         ]
         return "\n".join([self._caption, *rows])
@@ -96,9 +104,9 @@ class Scan:
         rows = [
             (
                 weight.coordinate,
-                f"{weight.value:.4g}",
-                f"{weight.input:.4g}",
-                f"{weight.output:.4g}",
+                readable(weight.value),
+                readable(weight.input),
+                readable(weight.output),
                 f"{weight.share:.0%}",
                 self.ranks[weight.coordinate] or "",
             )
@@ -233,6 +241,8 @@ def _scan(
         largest=largest,
         companions=tuple(item for item in first.companions if item not in weights),
         successors=successors,
+        gains=first.gains,
+        links=first.links,
     )
 
 
@@ -257,70 +267,4 @@ def head_room(subject: Subject, result: Scan) -> dict[str, Any]:
             str(dtype).removeprefix("torch."): result.largest / torch.finfo(dtype).max
             for dtype in sorted(dtypes, key=str)
         },
-    }
-
-
-def _place(coordinate: Coordinate) -> dict[str, int]:
-    """Return a coordinate's indices by name; the expert only where there is one."""
-    expert = {} if coordinate.expert is None else {"expert": coordinate.expert}
-    return {"layer": coordinate.layer, **expert, "row": coordinate.row, "col": coordinate.col}
-
-
-def _weight(weight: SuperWeight) -> dict[str, Any]:
-    return {
-        **_place(weight.coordinate),
-        "value": weight.value,
-        "input": weight.input,
-        "output": weight.output,
-        "share": weight.share,
-        "part": weight.part,
-        "token": weight.token,
-        "gain": weight.gain,
-    }
-
-
-def neurons(weights: Sequence[SuperWeight]) -> list[dict[str, Any]]:
-    """Return super weights by the neuron they belong to: block, column, and the channels it writes."""
-    rows: dict[tuple[int, int | None, int], list[int]] = {}
-    for weight in weights:
-        place = weight.coordinate
-        rows.setdefault((place.layer, place.expert, place.col), []).append(place.row)
-    return [
-        {"layer": layer, **({} if expert is None else {"expert": expert}), "col": col, "rows": channels}
-        for (layer, expert, col), channels in rows.items()
-    ]
-
-
-def as_dict(subject: Subject, result: Scan) -> dict[str, Any]:
-    """Return the contract of ``superweight scan --json``."""
-    return {
-        "model": subject.name,
-        "provenance": subject.provenance.as_dict(),
-        "passes": result.passes,
-        "head_room": head_room(subject, result),
-        "stop_reason": result.stop_reason,
-        "super_weights": [
-            _weight(weight) | {"rank": result.ranks[weight.coordinate]} for weight in result.super_weights
-        ],
-        "companions": [_weight(weight) for weight in result.companions],
-        "successors": [_weight(weight) for weight in result.successors],
-        "neurons": neurons(result.super_weights),
-        "super_activations": [
-            {
-                "channel": activation.channel,
-                "token": activation.token,
-                "onset": activation.onset,
-                "last": activation.last,
-                "magnitude": activation.magnitude,
-                **({} if activation.lane is None else {"lane": activation.lane}),
-            }
-            for activation in result.super_activations
-        ],
-        "cancellers": [
-            {
-                **_place(canceller.coordinate),
-                "value": canceller.value,
-            }
-            for canceller in result.cancellers
-        ],
     }

@@ -45,6 +45,14 @@ class Write:
 
 
 @dataclass(frozen=True)
+class NormGains:
+    """By what a norm, or layer scale, multiplies each channel of its block's write: ``gains``, (hidden,)."""
+
+    norm: str
+    gains: Array
+
+
+@dataclass(frozen=True)
 class Trace:
     """What one sequence left behind in one forward pass, in float32.
 
@@ -54,7 +62,8 @@ class Trace:
     embedding, l + 1 the stream after block l. ``carry[l]``: by what block l multiplies the stream it is
     given; empty where every block hands it on as it is. Of a stream in several lanes ``residual`` and
     ``arrived`` hold each entry in the lane where it is largest after the block, and ``lanes``, (blocks + 1,
-    tokens, hidden), says which.
+    tokens, hidden), says which. ``norms[l]``: the gains between the MLP of
+    block l and the stream, None where there are none; empty where no block has any.
     """
 
     writes: tuple[tuple[Write, ...], ...]
@@ -63,6 +72,7 @@ class Trace:
     weights: Weights
     carry: tuple[float, ...] = ()
     lanes: NDArray[np.uint8] | None = None
+    norms: tuple[NormGains | None, ...] = ()
 
     @cached_property
     def kept(self) -> NDArray[np.float64]:

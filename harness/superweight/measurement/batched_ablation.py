@@ -19,7 +19,8 @@ from superweight.core.errors import EditFailed
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.model.activation_patch import patch_stream
 from superweight.model.batch_rows import NoRowsJoin, entering, with_rows
-from superweight.model.edits import ROUNDINGS, Scale
+from superweight.model.edits import ROUNDINGS, Scale, gain_factors
+from superweight.model.gains import gains_of
 from superweight.model.projections import LinearProjection, Projection
 from superweight.model.subject import Subject
 
@@ -81,6 +82,8 @@ def run_batched(
                 hooks.callback(patch_stream(block, hidden, _restore(seats, layer)).remove)
             for projection in _edited(subject, order, layer):
                 hooks.enter_context(_scaled(projection, seats, layer))
+            for norm in _edited_norms(order, layer):
+                hooks.enter_context(gains_of(subject.architecture, *norm).scaled(_factors(seats, norm)))
         yield seats.by_name()
 
 
@@ -116,6 +119,17 @@ def _edited(subject: Subject, conditions: Sequence[Condition], layer: int) -> It
     places = [scale.coordinate for condition in conditions for scale in condition.scales]
     if any(place.layer == layer for place in places):
         yield subject.architecture.writer(layer, None)
+
+
+def _edited_norms(conditions: Sequence[Condition], layer: int) -> set[tuple[int, str]]:
+    every = [edit for condition in conditions for edit in condition.gains]
+    return {norm for norm in gain_factors(every) if norm[0] == layer}
+
+
+def _factors(seats: BatchLayout, norm: tuple[int, str]) -> list[dict[int, float]]:
+    """Return the factors of one norm's gains for each seat that is in the batch there, the intact first."""
+    joined = seats.conditions[: seats.joined(norm[0])]
+    return [{}, *(gain_factors(item.gains).get(norm, {}) for item in joined)]
 
 
 def _own(condition: Condition, layer: int) -> list[Scale]:

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable
 import numpy as np
 import torch
 
-from superweight.core.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.core.errors import HarnessError
 from superweight.core.statistics import SEED
+from superweight.model.gains import gains_of
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
 
@@ -54,6 +55,18 @@ def random_of_same_matrices(
             row, col = generator.integers(projection.hidden), generator.integers(projection.intermediate)
             chosen |= {projection.at(int(row), int(col))} - set(treated)
     return distinct_from(sorted(chosen), treated)
+
+
+def largest_other_gains(subject: Subject, treated: Collection[GainCoordinate]) -> tuple[GainCoordinate, ...]:
+    """Return, of each treated gain's norm, as many of its largest other gains as are treated in it."""
+    chosen: list[GainCoordinate] = []
+    for layer, norm in sorted({(place.layer, place.norm) for place in treated}):
+        gains = gains_of(subject.architecture, layer, norm)
+        own = {place.channel for place in treated if (place.layer, place.norm) == (layer, norm)}
+        order = gains.values().abs().float().argsort(descending=True).tolist()
+        others = [channel for channel in order if channel not in own][: len(own)]
+        chosen += [gains.at(channel) for channel in others]
+    return tuple(chosen)
 
 
 def distinct_from(chosen: Iterable[Coordinate], treated: Collection[Coordinate]) -> tuple[Coordinate, ...]:

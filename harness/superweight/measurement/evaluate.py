@@ -20,6 +20,7 @@ from torch import nn
 from transformers.utils.generic import ModelOutput
 
 from superweight.core.errors import HarnessError, TooLarge
+from superweight.core.readable import readable
 from superweight.detection.detect import SuperActivation
 from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
@@ -64,7 +65,7 @@ class Measurement:
 
     def __repr__(self) -> str:
         kl, same = float(self.kl.mean()), float(self.top1_agreement.mean())
-        return f"perplexity {self.perplexity:.4g}, KL {kl:.3g} nats, top-1 agreement {same:.1%}"
+        return f"perplexity {readable(self.perplexity)}, KL {kl:.3g} nats, top-1 agreement {same:.1%}"
 
 
 def measure(
@@ -74,11 +75,13 @@ def measure(
     tracked_ids: Sequence[int] = (),
     *,
     batch: int | None = None,
+    losses_only: bool = False,
 ) -> dict[str, Measurement]:
     """Measure the intact model and every condition on the same windows.
 
-    Returns measurements by condition name, `INTACT` among them. Raises `HarnessError` when two
-    conditions share a name, `EditFailed` when an edit does not take effect, `TooLarge` when even one
+    Returns measurements by condition name, `INTACT` among them; with ``losses_only`` they hold the NLL
+    and are empty otherwise, which is much faster where the vocabulary is large. Raises `HarnessError` when
+    two conditions share a name, `EditFailed` when an edit does not take effect, `TooLarge` when even one
     condition on one window does not fit in memory.
     """
     names = [INTACT, *(condition.name for condition in conditions)]
@@ -86,12 +89,21 @@ def measure(
         raise HarnessError("two conditions share a name; one would overwrite the other")
     tracked = torch.tensor(list(tracked_ids), dtype=torch.long, device=subject.device)
     every = torch.from_numpy(windows.ids).to(subject.device)
-    parts = [_fitting(subject, ids, conditions, tracked) for ids in every.split(batch or _batch(subject))]
+    reduce = only_losses if losses_only else reduced
+    pieces = every.split(batch or _batch(subject))
+    parts = [_fitting(subject, ids, conditions, tracked, reduce) for ids in pieces]
     return {name: joined([part[name] for part in parts]) for name in names}
 
 
+Reducer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Measurement]
+
+
 def _fitting(
-    subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition], tracked: torch.Tensor
+    subject: Subject,
+    ids: torch.Tensor,
+    conditions: Sequence[Condition],
+    tracked: torch.Tensor,
+    reduce: Reducer,
 ) -> dict[str, Measurement]:
     """Measure (windows, tokens) ids in as many pieces as memory asks for.
 
@@ -99,20 +111,21 @@ def _fitting(
     the log says so. Raises `TooLarge` when one condition on one window does not fit.
     """
     try:
-        return _measured(subject, ids, conditions, tracked)
+        return _measured(subject, ids, conditions, tracked, reduce)
     # torch says it in three ways; what a failed pass holds is gone once this block is left.
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
     if len(ids) > 1:
         _log.warning("out of memory with %d windows at once; going on with half of them", len(ids))
-        halves = [_fitting(subject, part, conditions, tracked) for part in ids.split((len(ids) + 1) // 2)]
+        pieces = ids.split((len(ids) + 1) // 2)
+        halves = [_fitting(subject, part, conditions, tracked, reduce) for part in pieces]
         return {name: joined([half[name] for half in halves]) for name in halves[0]}
     if len(conditions) > 1:
         _log.warning("out of memory with %d conditions at once; going on with half of them", len(conditions))
         middle = len(conditions) // 2
-        return _fitting(subject, ids, conditions[:middle], tracked) | _fitting(
-            subject, ids, conditions[middle:], tracked
+        return _fitting(subject, ids, conditions[:middle], tracked, reduce) | _fitting(
+            subject, ids, conditions[middle:], tracked, reduce
         )
     raise TooLarge(f"{subject.name} does not fit in memory beside one window of {ids.shape[1]} tokens")
 
@@ -123,17 +136,21 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _measured(
-    subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition], tracked: torch.Tensor
+    subject: Subject,
+    ids: torch.Tensor,
+    conditions: Sequence[Condition],
+    tracked: torch.Tensor,
+    reduce: Reducer,
 ) -> dict[str, Measurement]:
     """Measure all conditions on (windows, tokens) ids at once."""
     parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
     decoded = _decoded(subject, ids, conditions)
     for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
         intact = log_probabilities(decoded.logits(subject, INTACT, piece))
-        parts[INTACT].append(reduced(intact, intact, ids[piece], tracked))
+        parts[INTACT].append(reduce(intact, intact, ids[piece], tracked))
         for condition in conditions:
             changed = log_probabilities(decoded.logits(subject, condition.name, piece))
-            parts[condition.name].append(reduced(intact, changed, ids[piece], tracked))
+            parts[condition.name].append(reduce(intact, changed, ids[piece], tracked))
     return {name: joined(measurements) for name, measurements in parts.items()}
 
 
@@ -196,7 +213,7 @@ def decode_one_by_one(subject: Subject, ids: torch.Tensor, conditions: Sequence[
             patches = [_patch(item, seen) for item in condition.restored]
             with (
                 resumed(subject, prefixes[condition.first_block]),
-                edited(subject, [*condition.scales, *patches]),
+                edited(subject, [*condition.scales, *condition.gains, *patches]),
             ):
                 changed = subject.model.base_model(input_ids=ids, use_cache=False)
             hidden[condition.name] = changed.last_hidden_state
@@ -239,6 +256,14 @@ def reduced(
         top1_agreement=_numpy(same),
         tracked=_numpy(changed[..., tracked].exp().mean(1)),
     )
+
+
+def only_losses(
+    _intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, _tracked: torch.Tensor
+) -> Measurement:
+    """Return the NLL alone, of what `reduced` keeps."""
+    nothing = np.empty(0)
+    return Measurement(_numpy(token_nll(changed, ids[:, 1:])), nothing, nothing, nothing)
 
 
 def _numpy(tensor: torch.Tensor) -> Values:

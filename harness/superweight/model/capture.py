@@ -70,7 +70,8 @@ class Record:
 
     ``arrived`` and ``residual`` entries: (sequences, tokens, hidden); of a stream in several lanes each
     entry in its leading lane, which ``lanes`` holds (None where there is one). ``carry`` is by what each
-    block multiplies the stream that it is given: 1 but for the families that scale it as a whole.
+    block multiplies the stream that it is given: 1 but for the families that scale it as a whole. ``norms``
+    are those that stand between a block's MLP and the stream.
     """
 
     residual: list[torch.Tensor] = field(default_factory=list)
@@ -78,6 +79,7 @@ class Record:
     arrived: list[torch.Tensor] = field(default_factory=list)
     carry: list[float] = field(default_factory=list)
     lanes: list[torch.Tensor | None] = field(default_factory=list)
+    norms: list[nn.Module | None] = field(default_factory=list)
 
 
 @dataclass
@@ -95,6 +97,7 @@ class _Seen:
     # What the last norm behind a write was given and returned, (tokens, hidden).
     last_norm: tuple[torch.Tensor, torch.Tensor] | None = None
     carry: float = 1.0
+    norm: nn.Module | None = None
     arrived: torch.Tensor | None = None
     factors: dict[int, torch.Tensor] = field(default_factory=dict)
     # The number by which the dense projection's write arrives, where it is a plain one.
@@ -136,6 +139,7 @@ def recorded(
     for layer, (block, seen) in enumerate(zip(layout, caught, strict=True), start):
         if seen.after is None:  # skipped, as cross-attention without an encoder is
             record.parts.append([])
+            record.norms.append(None)
             record.carry.append(1.0)
             record.arrived.append(torch.zeros_like(record.residual[-1]))
             record.residual.append(record.residual[-1])
@@ -145,6 +149,7 @@ def recorded(
             raise NotFinite(layer, str(seen.after.dtype).removeprefix("torch."))
         _keep_stream(record, seen.after)
         record.carry.append(seen.carry)
+        record.norms.append(seen.norm)
         record.arrived.append(_arrived(seen, record.lanes[-1]))
         record.parts.append(list(_parts(block, layer, seen, record.lanes[-1])))
 
@@ -211,6 +216,7 @@ class _Watch:
         self.seen.norms.clear()
         self.seen.last_norm = None
         self.seen.writes.carriers.clear()
+        self.seen.norm = None
 
     def _dense_wrote(self, _: nn.Module, arguments: Any, output: torch.Tensor) -> None:
         # What is added in place to what a projection returned is not its own write.
@@ -230,7 +236,7 @@ class _Watch:
 
         return follow
 
-    def _norm_ran(self, _: nn.Module, arguments: Any, output: Any) -> None:
+    def _norm_ran(self, norm: nn.Module, arguments: Any, output: Any) -> None:
         given, whole = _first(arguments), _first(output)
         if len(arguments) != 1:
             return  # what reads several tensors adds them up
@@ -240,6 +246,8 @@ class _Watch:
             rows = (given.detach().flatten(0, -2).clone(), whole.detach().flatten(0, -2).clone())
             self.seen.writes.normed(*rows)
             self.seen.last_norm = rows
+            if any(carrier.value is rows[1] for carrier in self.seen.writes.carriers):
+                self.seen.norm = norm
 
     def _keeper(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import overload
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from superweight.core.coordinates import Coordinate
+from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.model.activation_patch import patch_stream
+from superweight.model.gains import gains_of
 from superweight.model.pass_count import counted_passes
 from superweight.model.projections import Projection
 from superweight.model.subject import Subject
@@ -40,8 +42,26 @@ class Scale:
             raise BadInput(f"cannot scale {self.coordinate} by {self.factor}; give a finite factor")
 
 
-def Prune(coordinate: Coordinate) -> Scale:  # noqa: N802  # reads as one of the edits, and is one
-    """Set one scalar to zero."""
+@dataclass(frozen=True)
+class ScaleGain:
+    """Multiply one gain of a norm behind an MLP by ``factor``: 0 prunes it, 1 leaves it as it is."""
+
+    coordinate: GainCoordinate
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not abs(self.factor) < float("inf"):
+            raise BadInput(f"cannot scale {self.coordinate} by {self.factor}; give a finite factor")
+
+
+@overload
+def Prune(coordinate: Coordinate) -> Scale: ...  # reads as one of the edits, and is one
+@overload
+def Prune(coordinate: GainCoordinate) -> ScaleGain: ...
+def Prune(coordinate: Coordinate | GainCoordinate) -> Scale | ScaleGain:  # noqa: N802
+    """Set one scalar, or one gain, to zero."""
+    if isinstance(coordinate, GainCoordinate):
+        return ScaleGain(coordinate, 0.0)
     return Scale(coordinate, 0.0)
 
 
@@ -58,7 +78,7 @@ class PatchActivation:
     value: float | torch.Tensor = field(compare=False)
 
 
-Edit = Scale | PatchActivation
+Edit = Scale | ScaleGain | PatchActivation
 
 _ACTIVE: WeakKeyDictionary[nn.Module, list[Edit]] = WeakKeyDictionary()
 
@@ -77,8 +97,10 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
     `EditFailed` when an edit did not take effect or could not be undone.
     """
     scales = [edit for edit in edits if isinstance(edit, Scale)]
+    gains = [edit for edit in edits if isinstance(edit, ScaleGain)]
     patches = [edit for edit in edits if isinstance(edit, PatchActivation)]
-    if len({scale.coordinate for scale in scales}) != len(scales):
+    changed = [*(edit.coordinate for edit in scales), *(edit.coordinate for edit in gains)]
+    if len(set(changed)) != len(changed):
         raise BadInput("a coordinate is scaled twice in one call; nest two calls instead")
     in_force = _ACTIVE.setdefault(subject.model, [])
     before = len(in_force)
@@ -91,10 +113,21 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
             for scale in together:
                 subject.architecture.projection(scale.coordinate)  # refuses what lies outside
             undo.enter_context(_scaled(projection, together, by_hook=by_hook))
+        for norm, factors in gain_factors(gains).items():
+            undo.enter_context(gains_of(subject.architecture, *norm).scaled([factors]))
         for patch in patches:
             undo.enter_context(_patched(subject, patch))
         in_force.extend(edits)
         yield
+
+
+def gain_factors(gains: Sequence[ScaleGain]) -> dict[tuple[int, str], dict[int, float]]:
+    """Return the factors by norm, (layer, its path in the block), and channel."""
+    norms: dict[tuple[int, str], dict[int, float]] = {}
+    for edit in gains:
+        place = edit.coordinate
+        norms.setdefault((place.layer, place.norm), {})[place.channel] = edit.factor
+    return norms
 
 
 def _writer(scale: Scale) -> tuple[int, int | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight import __version__
+from superweight.checkpoints.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from superweight.checkpoints.adapters import Adapter, adapted, named_adapter, open_adapter, refuse_unapplied
 from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
-from superweight.checkpoints.registry import ModelEntry
-from superweight.checkpoints.sources import LocalModel, fetch, local_path
-from superweight.checkpoints.weight_files import weight_files, without_adapter
+from superweight.checkpoints.local_model import LocalModel
+from superweight.checkpoints.registry import ModelEntry, resolve
+from superweight.checkpoints.sources import fetch, local_path
+from superweight.checkpoints.tensors.open import open_checkpoint
+from superweight.checkpoints.weight_files import loadable, weight_files
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture, token_embedding
+from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256
+from superweight.model.main_memory import dtype_that_fits
 from superweight.model.placement import place_model, stored_bytes
 from superweight.model.projections import execution_device
 from superweight.model.subject import Provenance, Subject
@@ -50,42 +57,63 @@ def load(
 ) -> Subject:
     """Load the model of ``entry``.
 
-    ``dtype`` "auto" is float32 on a CPU and the checkpoint's own on CUDA; ``device`` "auto" is
-    CUDA where there is one. An adapter that lies beside a whole model is left out, whether or not
-    peft is installed, and a warning says so. What does not fit on one GPU is spread over all, and
-    with ``offload`` the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both refused
-    otherwise. ``progress`` is told of a download and of a conversion. Raises `BadInput` in one line
-    when the files cannot be used, `TooLarge` when there is too little memory.
+    ``dtype`` "auto" is the checkpoint's own on CUDA; on a CPU it is float32, or 16 bits where float32
+    does not fit. ``device`` "auto" is CUDA where there is one. An adapter that is named by itself is
+    merged into its base; one that lies beside a whole model is left out, whether or not peft is
+    installed, and a warning says so. Packed weights that nothing installed computes with are
+    dequantised, tensor by tensor. What does not fit on one GPU is spread over all, and with
+    ``offload`` the rest stays in main memory. ``trust`` may name "pickle" or "remote-code", both
+    refused otherwise. ``progress`` is told of a download and of a conversion. Raises `BadInput` in
+    one line when the files cannot be used, `TooLarge` when there is too little memory.
     """
     where = _device(device)
     if where.type == "cuda":
         make_deterministic()
-    local = fetch(entry, allow_pickle="pickle" in trust, progress=progress)
+    named = named_adapter(entry)
+    adapter = None if named is None else open_adapter(named[0])
+    whole = entry if named is None or adapter is None else resolve(named[1] or adapter.base)
+    local = fetch(whole, allow_pickle="pickle" in trust, progress=progress)
     if local.is_gguf:
         refuse_unsound_files(local.path, quantised=True)
     directory = converted_copy(local.path, progress) if local.is_gguf else local.path
     remote_code = "remote-code" in trust
     try:
-        with quiet_transformers(), without_adapter(directory) as folder:
+        with quiet_transformers(), loadable(directory) as folder:
             config = transformers.AutoConfig.from_pretrained(
                 folder, trust_remote_code=remote_code, local_files_only=True
             )
             refuse_other_library(config, local.path)
+            unpacked = adapter is not None or needs_dequantising(config, where)
             if any(directory.glob("*.safetensors")):
-                quantised = getattr(config, "quantization_config", None) is not None
+                quantised = unpacked or getattr(config, "quantization_config", None) is not None
                 refuse_unsound_files(directory, quantised=quantised)
-            model, report = _model_class(config, remote_code=remote_code).from_pretrained(
-                folder,
-                dtype=_dtype(dtype, where, config),
+            asked = _dtype(dtype, where, config, unpacked=unpacked)
+            if asked is torch.float32 and dtype == "auto":
+                asked = dtype_that_fits(directory, config)
+            auto_class = _model_class(config, remote_code=remote_code)
+            options: dict[str, Any] = {
+                "dtype": asked,
                 **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
-                use_safetensors=None if "pickle" in trust else True,
-                trust_remote_code=remote_code,
-                local_files_only=True,
+                "trust_remote_code": remote_code,
                 # Reported, and refused below in words of our own.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **_quantization(config),
-            )
+                "ignore_mismatched_sizes": True,
+                "output_loading_info": True,
+            }
+            kind = None
+            if unpacked:
+                checkpoint = open_checkpoint(directory)
+                if adapter is not None:
+                    refuse_unapplied(checkpoint, adapter)
+                    checkpoint = adapted(checkpoint, adapter)
+                model, report, kind = load_dequantised(checkpoint, config, auto_class, **options)
+            else:
+                model, report = auto_class.from_pretrained(
+                    folder,
+                    use_safetensors=None if "pickle" in trust else True,
+                    local_files_only=True,
+                    **options,
+                    **_quantization(config),
+                )
             tokenizer = load_tokenizer(folder, local.path, remote_code=remote_code)
         refuse_gaps(model, report, local.path)
         architecture = inspect_architecture(model)
@@ -99,14 +127,14 @@ def load(
     model.eval()
     model.requires_grad_(False)
     refuse_broken_numbers(model, local.path)
-    refuse_other_than_asked(model, where, _dtype(dtype, where, config))
+    refuse_other_than_asked(model, where, asked)
     return Subject(
         name=entry.name,
         entry=entry,
         model=model,
         tokenizer=tokenizer,
         architecture=architecture,
-        provenance=_provenance(entry, local, directory, model, tokenizer),
+        provenance=_provenance(whole, local, directory, model, tokenizer, kind, adapter),
     )
 
 
@@ -139,10 +167,11 @@ def _widening(name: str, config: PreTrainedConfig) -> float:
     return DTYPES[name].itemsize / stored.itemsize
 
 
-def _dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
+def _dtype(name: str, device: torch.device, config: PreTrainedConfig, *, unpacked: bool) -> torch.dtype | str:
     if name == "auto":
         # A quantised build's scales and kernels are made for the dtype it was saved with.
-        own = device.type == "cuda" or getattr(config, "quantization_config", None) is not None
+        packed = getattr(config, "quantization_config", None) is not None and not unpacked
+        own = device.type == "cuda" or packed
         return "auto" if own else torch.float32
     if name not in DTYPES:
         raise BadInput(f"dtype {name!r} is none of auto, {', '.join(DTYPES)}")
@@ -178,13 +207,20 @@ def _provenance(
     directory: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    dequantised: str | None,
+    adapter: Adapter | None,
 ) -> Provenance:
     ids = tokenizer("a")["input_ids"]
+    # A path says more about the machine than about the model: only its last part is kept.
+    source = Path(entry.source).name if local_path(entry).exists() else entry.source
+    digest = original_sha256(directory) or _weights_sha256(directory)
+    if adapter is not None:
+        source = f"{adapter.folder.name} on {source}"
+        digest = _of_all([sha256(adapter.folder / ADAPTER_WEIGHTS), digest])
     return Provenance(
-        # A path says more about the machine than about the model: only its last part is kept.
-        source=Path(entry.source).name if local_path(entry).exists() else entry.source,
+        source=source,
         revision=local.revision,
-        weights_sha256=original_sha256(directory) or _weights_sha256(directory),
+        weights_sha256=digest,
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         device=execution_device(token_embedding(model) or model).type,
@@ -196,6 +232,7 @@ def _provenance(
         transformers=transformers.__version__,
         accelerate=accelerate.__version__,
         hardware=_hardware(model),
+        dequantised=dequantised,
     )
 
 
@@ -207,9 +244,9 @@ def _hardware(model: PreTrainedModel) -> str | None:
 
 def _weights_sha256(directory: Path) -> str:
     """Return the SHA-256 of the weights file, or one over the digests of all shards."""
-    import hashlib
-
     digests = [sha256(path) for path in weight_files(directory)]
-    if len(digests) == 1:
-        return digests[0]
+    return digests[0] if len(digests) == 1 else _of_all(digests)
+
+
+def _of_all(digests: Sequence[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The model under test: its weights, tokenizer and structure, and where it came from."""
+"""Define the model under test: its weights, tokenizer and structure, and where it came from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from superweight.model.projections import execution_device
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was measured, on what: recorded beside every result, compared with none."""
+    """What was measured, on what: recorded beside every result, compared with none.
+
+    ``dequantised`` names the packing of weights that were unpacked into plain layers.
+    """
 
     source: str
     revision: str | None
@@ -33,9 +36,14 @@ class Provenance:
     transformers: str
     accelerate: str
     hardware: str | None = None
+    dequantised: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return all that is known; what was plain says nothing of packing."""
+        known = asdict(self)
+        if self.dequantised is None:
+            del known["dequantised"]
+        return known
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""What a person can ask of the plugin: the options of pytest that begin with --sw-."""
+"""Define the options of pytest that begin with --sw-."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ import pytest
 def _absolute(text: str) -> Path:
     """Read a path once, from where the run began: a test may change the directory."""
     return Path(text).absolute()
+
+
+def _positive(text: str) -> int:
+    """Read a number of examples: none at all would find no counterexample in anything."""
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of examples; give 1 or more")
+    return number
 
 
 def _corpus(text: str) -> str:
@@ -77,6 +86,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="Where baselines are kept. Default: the folder 'baselines' beside the test file; for the "
         "claims that ship with the harness, tests/claims/baselines of the project.",
+    )
+    group.addoption(
+        "--sw-examples",
+        type=_positive,
+        metavar="N",
+        help="Examples that each property is tried on. Default: 25; 200 in a run that selects slow tests.",
     )
     group.addoption(
         "--sw-trust",

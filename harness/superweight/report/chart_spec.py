@@ -1,9 +1,11 @@
-"""What a figure draws, apart from how it is drawn: curves, bars, labelled points, and the table of it."""
+"""Define what a figure draws, apart from how it is drawn: curves, bars, labelled points, its table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from superweight.core.readable import readable
 
 # The conditions that every figure tells apart, by the same colour and marker throughout.
 INTACT, PRUNED = "intact", "pruned"
@@ -57,8 +59,8 @@ class Chart:
 
 
 def number(value: float) -> str:
-    """Write a number for a person: four digits."""
-    return f"{value:.4g}"
+    """Write a number for a person: four digits, and no power of ten."""
+    return readable(value)
 
 
 def numbered(values: Sequence[object]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What report.json holds: one model, several, or a release beside its base.
+"""Build and check report.json: one model, several, or a release beside its base.
 
 The page is made from such a document alone. ``schema.json`` beside this module describes it.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from superweight.claims.expectations import Outcome
-from superweight.claims.record import record
+from superweight.claims.record import record, to_json
 from superweight.claims.verdict import Verdict
 from superweight.core.errors import BadInput
 from superweight.report.privacy import without_home
@@ -40,7 +40,7 @@ def verdict_row(outcome: Outcome) -> dict[str, Any]:
         "direction": deciding.direction if deciding else None,
         "criteria": row["criteria"],
         "evidence": row["evidence"],
-    }
+    } | ({"examples": to_json(dict(verdict.examples))} if verdict.examples else {})
 
 
 def statistics(verdict: Verdict) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""One self-contained page made from a report's document: no network, no scripts, only escaped text."""
+"""Make one self-contained page from a report's document: no network, no scripts, only escaped text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from superweight.core.readable import times, titled
 from superweight.report.chart_spec import Chart, number
 from superweight.report.figures import charts
 
@@ -42,7 +43,13 @@ def page(document: Document, pictures: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bar": bar, "sentence": sentence, "number": number}
+    environment.filters |= {
+        "titled": titled,
+        "bar": bar,
+        "sentence": sentence,
+        "number": number,
+        "times": times,
+    }
     every = subjects(document)
     return environment.get_template("page.html.jinja").render(
         title=_title(document),
@@ -50,11 +57,18 @@ def page(document: Document, pictures: Mapping[str, str]) -> str:
         judged=[subject for subject in every if subject.get("verdicts")],
         groups=[group for group in _groups(document, every) if any(item.charts for item in group)],
         subjects=every,
+        found=[subject for subject in every if _has_found(subject)],
         writings=[subject for subject in every if (subject.get("observed") or {}).get("writings")],
         run=document.get("run") or {},
         # The only markup that comes from outside the templates: matplotlib's, where texts are escaped.
         pictures={key: Markup(picture) for key, picture in pictures.items()},  # noqa: S704
     )
+
+
+def _has_found(subject: Document) -> bool:
+    """Tell whether there is something to list: neurons, gains or an effect, which older reports lack."""
+    observed = subject.get("observed") or {}
+    return any(observed.get(part) for part in ("neurons", "gains", "effect"))
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class Side:
 def _groups(document: Document, every: Sequence[Document]) -> list[list[Side]]:
     sides = [
         Side(
-            subject["model"],
+            titled(subject["model"]),
             {chart.key: (f"{place + 1}-{chart.key}", chart) for chart in charts(subject)},
         )
         for place, subject in enumerate(every)
@@ -85,10 +99,10 @@ def _groups(document: Document, every: Sequence[Document]) -> list[list[Side]]:
 def _title(document: Document) -> str:
     if "comparison" in document:
         comparison = document["comparison"]
-        return f"{comparison['release']} against {comparison['base']}"
+        return f"{titled(comparison['release'])} against {titled(comparison['base'])}"
     if "models" in document:
         return f"Super weights of {len(document['models'])} models"
-    return f"Super weights of {document['model']}"
+    return f"Super weights of {titled(document['model'])}"
 
 
 def sentence(subject: Document) -> str:

@@ -1,4 +1,4 @@
-"""What a report shows of one model, taken from its evidence as JSON values.
+"""Gather what a report shows of one model from its evidence, as JSON values.
 
 Short passes are made anew: the prompts' traces under the controls, one next token, four restored
 continuations. What takes long, predictions on the corpus and what the model writes, is shown only
@@ -19,9 +19,11 @@ from superweight.core.errors import BadInput
 from superweight.core.statistics import jackknife
 from superweight.detection.detect import SuperActivation
 from superweight.detection.run_trace import trace
+from superweight.detection.scan_record import neurons
 from superweight.detection.trace import Trace
 from superweight.measurement.conditions import INTACT, PRUNED, SCALES, controls, scaled
 from superweight.measurement.corpus import default_prompt
+from superweight.measurement.effect import Effect, as_dict, effect_conditions, effect_of, summary
 from superweight.measurement.generation import Continuation
 from superweight.measurement.restored_generation import restored_writing
 from superweight.measurement.sequential import Look
@@ -63,8 +65,9 @@ def shown(evidence: Evidence) -> Json:
 
 def gathered(evidence: Evidence) -> Json:
     """Return the ``observed`` part of a report."""
-    found = evidence.scan
+    found, effect = evidence.scan, _effect(evidence)
     observed: Json = {
+        "summary": summary(found, effect),
         "prompt": default_prompt(),
         "blocks": len(evidence.subject.architecture.blocks),
         "super_weights": [
@@ -83,14 +86,39 @@ def gathered(evidence: Evidence) -> Json:
             {"at": str(item.coordinate), "layer": item.coordinate.layer, "value": item.value}
             for item in found.cancellers
         ],
+        "gains": [
+            {
+                "at": str(gain.coordinate),
+                "layer": gain.coordinate.layer,
+                "value": gain.value,
+                "median": gain.median,
+                "rank": gain.rank,
+                "part": gain.part,
+            }
+            for gain in found.gains
+        ],
+        "neurons": neurons(found.super_weights),
         "magnitudes": _magnitudes(evidence),
     }
+    if effect is not None:
+        observed["effect"] = as_dict(effect)
     if found.strongest is not None:
         observed["activation"] = _activation(evidence, found.strongest)
     if found.coordinates:
         observed["next_token"] = _next_token(evidence)
         observed |= _from_predictions(evidence) | _writings(evidence)
     return observed
+
+
+def _effect(evidence: Evidence) -> Effect | None:
+    """Return what the first look that some claim has had shows; none is had here."""
+    if evidence.peek("sequential") is None:
+        return None
+    conditions = effect_conditions(evidence.subject, evidence.scan)
+    look = evidence.sequential.measured([condition.name for condition in conditions])
+    if look is None or not conditions:
+        return None
+    return effect_of(evidence.scan, look.measurements, evidence.corpus, conditions)
 
 
 def _intact(evidence: Evidence) -> Trace:

@@ -15,8 +15,11 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import Bbox
 
+from superweight.core.readable import readable
 from superweight.report.chart_spec import INTACT, PRUNED, Chart, Curve, Panel
 
 # Okabe and Ito's palette without its lightest colours: told apart by colour-blind eyes, and at
@@ -55,6 +58,9 @@ ElementTree.register_namespace("", _SVG)
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 _WIDTH, _HEIGHT = 4.6, 2.5
 _DOTS = 200
+# Names the labels beside marks, which are moved apart; by so many points at a time.
+_MARK = "mark"
+_LINE = 11
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ def plotted(chart: Chart) -> Figure:
     labels = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
     if len(labels) > 1:
         figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=2)
+    _spread(figure)
     return figure
 
 
@@ -125,8 +132,28 @@ def _curves(axes: Axes, panel: Panel) -> None:
             xytext=(8 if side == "left" else -8, -14 if place and place % 2 == 0 else 5),
             textcoords="offset points",
             ha=side,
+            gid=_MARK,
         )
     axes.margins(y=0.15)
+
+
+def _spread(figure: Figure) -> None:
+    """Move the labels of marks up or down until no two of them overlap."""
+    every = [text for axes in figure.axes for text in axes.texts if text.get_gid() == _MARK]
+    labels = [text for text in every if isinstance(text, Annotation)]
+    if len(labels) < 2:
+        return
+    figure.draw_without_rendering()
+    placed: list[Bbox] = []
+    for label in labels:
+        x, y = label.xyann
+        for step in range(4 * len(labels)):
+            # Up and down in turn, each time a line further.
+            label.xyann = (x, y + _LINE * ((step + 1) // 2) * (1 if step % 2 else -1))
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in placed):
+                break
+        placed.append(box)
 
 
 def _bars(axes: Axes, panel: Panel) -> None:
@@ -150,7 +177,7 @@ def _bars(axes: Axes, panel: Panel) -> None:
 
 def _label_decades(axis: Axis) -> None:
     """Write powers of ten as plain numbers: matplotlib's own labels are in the markup that is off."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: readable(value)))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -64,5 +64,6 @@ FORM = Form(
     suffixes=(".qweight",),
     holds=_holds,
     unpack=_unpack,
-    checked_against="AutoAWQ's own unpacking where it is installed; else the layout written out",
+    checked_against="AutoRound's own packing and dequantize_gemm, which are AutoAWQ's, on the CPU; and the "
+    "layout written out",
 )

@@ -1,4 +1,4 @@
-"""What a form of release is: how its tensors are recognised, and how a part of a matrix is unpacked."""
+"""Define a form of release: how its tensors are recognised, and how a part of a matrix is unpacked."""
 
 from __future__ import annotations
 
@@ -74,11 +74,13 @@ class Packed:
 
     ``kind`` is what the form and its bits are called. ``shape`` is that of the weights, outputs
     before inputs. ``part`` unpacks the given rows and columns, behind the index of the expert.
+    ``flat`` says that the files do not tell the shape, but the numbers are in order.
     """
 
     kind: str
     shape: tuple[int, ...]
     part: Callable[[tuple[int, ...], slice, slice], Codes]
+    flat: bool = False
 
     def matrix(self, leading: tuple[int, ...] = ()) -> Floats:
         """Return W: (outputs, inputs)."""

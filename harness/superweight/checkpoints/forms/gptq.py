@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from superweight.checkpoints.forms.form import Codes, Form, Packed, Source, evenly, misfit, unpacked
@@ -29,7 +31,7 @@ def _unpack(source: Source, stem: str) -> Packed:
         raise misfit(source, f"{stem}.qzeros", "GPTQ")
     inputs = words[0] * _WORD // bits
     group = -(-inputs // groups)
-    plus = 0 if str(quantisation(source.config).get("checkpoint_format", "")).endswith("v2") else 1
+    plus = 0 if _zero_points_as_they_are(quantisation(source.config)) else 1
     order = f"{stem}.g_idx" if f"{stem}.g_idx" in source.files else None
     if order is not None and source.info(order).shape != (inputs,):
         raise misfit(source, order, "GPTQ")
@@ -57,13 +59,23 @@ def _unpack(source: Source, stem: str) -> Packed:
     return Packed(f"GPTQ int{bits}", (outputs, inputs), part)
 
 
+def _zero_points_as_they_are(settings: Mapping[str, object]) -> bool:
+    """Tell whether zero points are stored as they are, and not less one."""
+    if str(settings.get("checkpoint_format", "")).endswith("v2"):
+        return True
+    # AutoRound's own packing, beside the one that is named after AutoGPTQ.
+    own = settings.get("packing_format") in ("auto_round", "auto_round:gptqmodel")
+    return settings.get("quant_method") == "auto-round" and own
+
+
 FORM = Form(
     name="GPTQ",
     made_by="GPTQModel, AutoGPTQ, AutoRound",
-    layout="scales[g_idx] (q - z); z is stored less one unless checkpoint_format is gptq_v2; "
-    "q packed along the inputs, z along the outputs",
+    layout="scales[g_idx] (q - z); z is stored less one unless checkpoint_format is gptq_v2 or "
+    "packing_format auto_round; q packed along the inputs, z along the outputs",
     suffixes=(".qweight",),
     holds=_holds,
     unpack=_unpack,
-    checked_against="the layout written out: packed value by value as the makers' pack() functions do",
+    checked_against="AutoRound's own pack() and forward on the CPU, in both of its packings; and the layout "
+    "written out, packed value by value as the makers' pack() functions do",
 )

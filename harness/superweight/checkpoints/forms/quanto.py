@@ -44,7 +44,7 @@ def _packed(source: Source, stem: str) -> Packed:
         raise misfit(source, name, "quanto (along the last axis)")
     each = -(-counts[0] // held[0])
     outputs = _outputs(source, stem, counts[0])
-    if each not in (2, 4) or counts[0] % outputs:
+    if each not in (2, 4):
         raise misfit(source, name, "quanto")
     bits, inputs = 8 // each, counts[0] // outputs * held[1]
 
@@ -60,15 +60,18 @@ def _packed(source: Source, stem: str) -> Packed:
             return Codes(codes - stored_shift.astype(np.float32), factors, evenly)
         return Codes(codes, factors, evenly, -stored_shift.astype(np.float32))
 
-    return Packed(f"quanto int{bits}", (outputs, inputs), part)
+    return Packed(f"quanto int{bits}", (outputs, inputs), part, flat=True)
 
 
 def _outputs(source: Source, stem: str, groups: int) -> int:
-    """Return how many outputs a matrix has, which its groups do not tell: the model's hidden size."""
+    """Return how many outputs a matrix has, which its groups do not tell: the model's hidden size.
+
+    Where that makes no whole rows, a row is taken to be a group.
+    """
     config = source.config.get("text_config")
     config = config if isinstance(config, dict) else source.config
     size = next((config[key] for key in _HIDDEN_SIZES if isinstance(config.get(key), int)), None)
-    return size if isinstance(size, int) and size > 0 else groups
+    return size if isinstance(size, int) and size > 0 and groups % size == 0 else groups
 
 
 FORM = Form(

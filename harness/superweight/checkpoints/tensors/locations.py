@@ -1,4 +1,4 @@
-"""From a coordinate to the tensor that holds it, by the names that checkpoints give their projections."""
+"""Find the tensor of a coordinate, by the names that checkpoints give their projections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ _DENSE = re.compile(
     rf"|{_MLP}\.shared_experts?\.(?:down_proj|w2)|(?:mlp\.)?shared_mlp\.(?:down_proj|output_linear)|ffn_down_shexp"
 )
 _ROUTED = re.compile(rf"{_MLP}\.experts\.(?P<expert>\d+)\.(?:down_proj|w2)|ffn_down\.(?P<old_expert>\d+)")
-_FUSED = re.compile(rf"{_MLP}\.experts\.down_proj|block_sparse_moe\.output_linear|ffn_down_exps")
+_FUSED = re.compile(
+    rf"{_MLP}\.(?:experts|switch_mlp)\.down_proj|block_sparse_moe\.output_linear|ffn_down_exps"
+)
 # Their modules multiply by the matrix as it lies, (intermediate, hidden).
 _TRANSPOSED_DENSE = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _TRANSPOSED_FUSED = ("llama4", "llama4_text", "gpt_oss")

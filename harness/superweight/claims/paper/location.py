@@ -71,9 +71,15 @@ def _found(found: Scan) -> dict[str, object]:
             for item in found.super_activations
         ],
         "cancellers": [str(canceller.coordinate) for canceller in found.cancellers],
+        # Only where there are some: most models have no norm behind the MLP.
+        **({"gains": _gains(found)} if found.making_gains else {}),
         "stop_reason": found.stop_reason,
         "passes": found.passes,
     }
+
+
+def _gains(found: Scan) -> list[dict[str, object]]:
+    return [{"at": str(gain.coordinate), "rank": gain.rank} for gain in found.making_gains]
 
 
 def _activation_differences(entry: ModelEntry, found: Scan) -> list[str]:

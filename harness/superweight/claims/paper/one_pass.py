@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 
 from superweight.claims.evidence import Evidence
 from superweight.claims.verdict import AT_LEAST, Claim, Verdict, counted, judged, measured, not_applicable
 from superweight.core.coordinates import Coordinate
 from superweight.detection.detect import BORDER, SHARE, Detection
+from superweight.detection.steadiness import Seen, steadiness
 
 CLAIM = Claim("C2", "One forward pass finds the same super weights, whatever the prompt.", "section 3.1")
 
@@ -30,13 +31,15 @@ def judge(evidence: Evidence) -> Verdict:
     astray = {
         name: [str(coordinate) for coordinate in sorted(detection.coordinates)]
         for name, detection in detections.items()
-        if not _agree(expected, own, detection)
+        if not agree(expected, own, detection)
     }
     magnitudes = [
         abs(detection.super_activations[0].magnitude)
         for detection in detections.values()
         if detection.super_activations
     ]
+    seen = steadiness(evidence.scan, [*detections.values()]).seen
+    gains = [gain.coordinate for gain in evidence.scan.making_gains]
     share = 1 - len(astray) / len(detections)
     return judged(
         CLAIM,
@@ -45,11 +48,12 @@ def judge(evidence: Evidence) -> Verdict:
         astray=astray,
         least_magnitude=measured(min(magnitudes, default=0.0)),
         greatest_magnitude=measured(max(magnitudes, default=0.0)),
-        scalars={str(place): _seen(place, detections.values()) for place in sorted(expected)},
+        scalars={str(place): _written(seen[place]) for place in sorted(expected)},
+        **({"gains": {str(place): _written(seen[place]) for place in gains}} if gains else {}),
     )
 
 
-def _agree(expected: Set[Coordinate], own: Mapping[Coordinate, float], detection: Detection) -> bool:
+def agree(expected: Set[Coordinate], own: Mapping[Coordinate, float], detection: Detection) -> bool:
     """Tell whether a prompt finds the core, give or take scalars at the border of it."""
     lost = expected - detection.coordinates
     more = detection.coordinates - expected
@@ -58,11 +62,9 @@ def _agree(expected: Set[Coordinate], own: Mapping[Coordinate, float], detection
     )
 
 
-def _seen(place: Coordinate, detections: Iterable[Detection]) -> dict[str, object]:
-    """Return in how many prompts a scalar is found, and the least and greatest part that it makes."""
-    parts = [detection.parts[place] for detection in detections if place in detection.parts]
+def _written(seen: Seen) -> dict[str, object]:
     return {
-        "prompts": len(parts),
-        "least_part": measured(min(parts, default=0.0), absolute=0.02),
-        "greatest_part": measured(max(parts, default=0.0), absolute=0.02),
+        "prompts": seen.prompts,
+        "least_part": measured(seen.least, absolute=0.02),
+        "greatest_part": measured(seen.greatest, absolute=0.02),
     }
