@@ -338,7 +338,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attn_layers": ["local", "lsh"] * 3,
     },
     "gemma4_text": {"hidden_size_per_layer_input": 0},
-    "bert": {"is_decoder": True},
     "nemotron_h": {"layers_block_type": ["mamba", "mlp", "attention", "mlp", "mamba", "mlp"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "zamba": {"attn_layer_period": 3, "attn_layer_offset": 1},
@@ -366,3 +365,139 @@ _VCT = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
 }
 OVERRIDES["cohere_compass_text"] = {"layer_types": _FULL, "rope_parameters": _VCT}
+
+
+# These are bidirectional but where their config says otherwise; as causal classes they are to say so.
+_BIDIRECTIONAL = ("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie")
+_BIDIRECTIONAL += ("megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer")
+_BIDIRECTIONAL += ("xlm-roberta", "xlm-roberta-xl", "xmod")
+OVERRIDES |= {name: {"is_decoder": True} for name in _BIDIRECTIONAL}
+OVERRIDES["xmod"]["default_language"] = "en_XX"
+OVERRIDES["dbrx"]["attn_config"]["clip_qkv"] = 8.0
+
+
+def _mrope(*sections: int, **more: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections), **more}
+    return {"text_config": {"rope_parameters": rope}}
+
+
+# Image-text classes: their decoder is inside.
+OVERRIDES |= {name: _mrope(2, 3, 3) for name in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl", "cosmos3_edge")}
+OVERRIDES |= {name: _mrope(2, 3, 3) for name in ("glm4v", "glm46v", "glmga", "glm_ocr")}
+OVERRIDES |= {
+    "glm4v_moe": _mrope(2, 1, 1, partial_rotary_factor=0.5),
+    "qwen4_exp": {"text_config": _Q4},
+    "cohere_compass": {"text_config": {"layer_types": _FULL, "rope_parameters": _VCT}},
+    "hunyuan_vl": {
+        "text_config": {
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 2, 2, 2],
+            },
+        }
+    },
+    "ernie4_5_vl_moe": {
+        "text_config": {
+            "moe_intermediate_size": [80, 80],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
+        }
+    },
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 240, **_mrope(2, 3, 3)},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 240},
+    "step3p7": {"text_config": {"sliding_window": 64}},
+    "glm5_next": {"text_config": {"qk_rope_head_dim": 0}},
+    "inkling2": {"vision_config": {"text_hidden_size": 64}},
+    "t5gemma2": {
+        "encoder": {
+            "text_config": {
+                "hidden_size": 64,
+                "num_hidden_layers": 6,
+                "intermediate_size": 96,
+                "num_attention_heads": 4,
+            }
+        }
+    },
+}
+
+OVERRIDES |= {
+    **{
+        name: {"text_config": {"layers": 6, "embed_dim": 64, "ffn_dim": 96, "attention_heads": 4}}
+        for name in ("kosmos-2", "kosmos-2.5")
+    },
+    "chameleon": {"vocabulary_map": {"<image>": 250}},
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", *["sparse"] * 5]}},
+    "emu3": {
+        "vocabulary_map": {"<image>": 250, "<|extra_200|>": 251, "<|visual token 000000|>": 252},
+    },
+    "florence2": {
+        "vision_config": {
+            "embed_dim": [32, 32, 32, 32],
+            "num_heads": [2, 2, 2, 2],
+            "num_groups": [2, 2, 2, 2],
+            "patch_size": [7, 3, 3, 3],
+        }
+    },
+    "granite4_vision": {
+        "deepstack_layer_map": [[0, 1]],
+        "spatial_target_layers": [0],
+        "downsample_rate": "1/2",
+        "vision_config": {"hidden_size": 128},
+    },
+    "molmo2": {
+        "vision_config": {"image_size": [32, 32]},
+        "adapter_config": {"vision_feature_layer": [1, 0]},
+    },
+    "muse_spark": {
+        "audio_config": {
+            "num_hidden_layers": 4,
+            "patch_sizes": [4, 2, 2, 2],
+            "hidden_sizes": [16, 16, 32, 32],
+            "depths": [1, 1, 1, 1],
+        }
+    },
+    "nemotron_h_omni": {"audio_config": {"projection_hidden_size": 32, "projection_bias": False}},
+}
+
+# What families release, where it is not the class's default: name -> (model type, overrides).
+_NEMOTRON = ["mamba", "moe", "attention", "moe", "mamba", "moe"]
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma4_text#E2B-per-layer-embeddings": ("gemma4_text", {"hidden_size_per_layer_input": 12}),
+    "gemma4_text#26B-A4B-moe": (
+        "gemma4_text",
+        {
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 80,
+        },
+    ),
+    "granitemoehybrid#4.0-dense": (
+        "granitemoehybrid",
+        {"layer_types": ["mamba", "attention"] * 3, "num_local_experts": 0, "residual_multiplier": 0.22},
+    ),
+    "granitemoehybrid#attention-only": (
+        "granitemoehybrid",
+        {"layer_types": ["attention"] * 6, "num_local_experts": 0, "residual_multiplier": 0.22},
+    ),
+    "nemotron_h#3-nano-moe": ("nemotron_h", {"layers_block_type": _NEMOTRON, "moe_latent_size": None}),
+    "nemotron_h#3-super-latent-moe": ("nemotron_h", {"layers_block_type": _NEMOTRON, "moe_latent_size": 32}),
+    "llama4_text#scout-all-moe": ("llama4_text", {"interleave_moe_layer_step": 1}),
+    "doge#moe": ("doge", {"is_moe": True, "num_experts": 16}),
+    "opt#350m-post-norm": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+    "falcon#40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "stablelm#parallel": ("stablelm", {"use_parallel_residual": True}),
+    "gpt_neox#serial": ("gpt_neox", {"use_parallel_residual": False}),
+    "qwen2_moe#A14B": ("qwen2_moe", {"mlp_only_layers": [0]}),
+    "minicpm3#as-deep-as-released": ("minicpm3", {"scale_depth": 0.436}),  # 1.4 / sqrt(62), at 6 blocks
+    "falcon_h1#0.5B-multipliers": ("falcon_h1", {"mlp_multipliers": [0.8838834764831844, 0.5859375]}),
+    "falcon_h1#multipliers": ("falcon_h1", {"mlp_multipliers": [0.8, 0.1]}),
+    "gemma4_text#layer-scalar-0.8": (
+        "gemma4_text",
+        {"hidden_size_per_layer_input": 0, "__layer_scalar__": 0.8},
+    ),
+    "whisper#turbo": ("whisper", {"encoder_layers": 2}),
+    "deepseek_v2#lite": ("deepseek_v2", {"q_lora_rank": None}),
+}

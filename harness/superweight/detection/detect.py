@@ -145,6 +145,10 @@ def find_super_activations(trace: Trace) -> tuple[SuperActivation, ...]:
     for token, channel in np.argwhere(outlying.any(axis=0)):
         course = trace.residual[:, token, channel]
         activation = _plateau(course, int(token), int(channel), trace.kept)
+        if activation is not None and trace.lanes is not None:
+            after = trace.lanes[activation.onset + 1 : activation.last + 2, token, channel]
+            peak = np.abs(course[activation.onset + 1 : activation.last + 2]).argmax()
+            activation = replace(activation, lane=int(after[peak]))
         if activation is not None and bool(outlying[activation.onset + 1, token, channel]):
             found.append(activation)
     found.sort(key=lambda activation: -abs(activation.magnitude))
@@ -235,15 +239,15 @@ def _writes(trace: Trace, activation: SuperActivation, row: RowReader) -> Iterat
 
 def _makers(trace: Trace, layer: int, token: int, channel: int, read: RowReader) -> Iterator[SuperWeight]:
     arrived = float(trace.arrived[layer][token, channel])
-    saw = [(write, at) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
+    saw = [(write, int(at)) for write in trace.writes[layer] for at in np.flatnonzero(write.tokens == token)]
     # What the projections write together, before a norm that may stand behind them.
-    output = sum(float(write.factors[at]) * float(write.outputs[at, channel]) for write, at in saw)
+    output = sum(write.factor(at, channel) * float(write.outputs[at, channel]) for write, at in saw)
     if not output:
         return
     for write, at in saw:
         inputs = write.inputs[at].astype(np.float64)
         row = read(layer, channel, write.expert).astype(np.float64)
-        shares = inputs * row * float(write.factors[at]) / output
+        shares = inputs * row * write.factor(at, channel) / output
         for col in np.flatnonzero(shares >= SHARE):
             yield SuperWeight(
                 coordinate=Coordinate(layer, channel, int(col), write.expert),
@@ -252,7 +256,7 @@ def _makers(trace: Trace, layer: int, token: int, channel: int, read: RowReader)
                 output=output,
                 share=float(shares[col]),
                 token=token,
-                gain=float(write.factors[at]) * arrived / output,
+                gain=write.factor(at, channel) * arrived / output,
             )
 
 

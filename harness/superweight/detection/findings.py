@@ -20,7 +20,8 @@ PASSED = 0.05
 class SuperActivation:
     """A residual outlier at (token, channel) that lasts from block ``onset`` through ``last``.
 
-    ``magnitude`` is its signed peak. ``onset`` and ``last`` bound the plateau, both inclusive.
+    ``magnitude`` is its signed peak. ``onset`` and ``last`` bound the plateau, both inclusive. ``lane`` is
+    where it peaks in a stream of several lanes.
     """
 
     channel: int
@@ -28,6 +29,7 @@ class SuperActivation:
     onset: int
     last: int
     magnitude: float
+    lane: int | None = None
 
 
 @dataclass(frozen=True)

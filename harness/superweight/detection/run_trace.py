@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from superweight.detection.trace import Array, NormGains, Trace, Write
 from superweight.model.architecture import Architecture
-from superweight.model.capture import Meanwhile, recorded
+from superweight.model.capture import Meanwhile, Record, recorded
 from superweight.model.edits import PatchActivation, active_edits
 from superweight.model.gains import gains_of, is_gain
 from superweight.model.prefix_cache import Prefix, resumed
@@ -49,6 +50,7 @@ def trace_again(subject: Subject, text: str, before: Trace, prefix: Prefix) -> T
         residual=np.concatenate([before.residual[:start], rest.residual]),
         weights=rest.weights,
         carry=before.carry[:start] + rest.carry,
+        lanes=_joined(before.lanes, rest.lanes, start),
         norms=before.norms[:start] + rest.norms,
     )
 
@@ -73,9 +75,12 @@ def trace_batch(
     # As generation numbers them; on the right, tokens stand where the model expects them anyway.
     places = {"position_ids": (mask.cumsum(-1) - 1).clamp_min(0)} if left else {}
     held = {edit.layer for edit in active_edits(subject) if isinstance(edit, PatchActivation)}
-    with torch.no_grad(), recorded(subject.architecture, start, meanwhile, held) as record:
+    with (
+        torch.no_grad(),
+        recorded(subject.architecture, start, meanwhile, held, (len(ids), ids.shape[1])) as record,
+    ):
         # The decoder without its head: a trace needs no logits.
-        subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=use_cache, **places)
+        subject.decoder(input_ids=ids, attention_mask=mask, use_cache=use_cache, **places)
     weights = ModelWeights(subject.architecture)
     longest = ids.shape[1]
     norms = tuple(_gains(subject.architecture, layer, norm) for layer, norm in enumerate(record.norms, start))
@@ -103,10 +108,22 @@ def trace_batch(
                 residual=np.stack([_array(stream[row, begin:end]) for stream in record.residual]),
                 weights=weights,
                 carry=tuple(record.carry),
+                lanes=_lanes(record, row, begin, end),
                 norms=norms,
             )
         )
     return traces
+
+
+def _lanes(record: Record, row: int, begin: int, end: int) -> NDArray[np.uint8] | None:
+    kept = [lane[row, begin:end].cpu().numpy().astype(np.uint8) for lane in record.lanes if lane is not None]
+    return np.stack(kept) if kept else None
+
+
+def _joined(
+    before: NDArray[np.uint8] | None, rest: NDArray[np.uint8] | None, start: int
+) -> NDArray[np.uint8] | None:
+    return None if before is None or rest is None else np.concatenate([before[:start], rest])
 
 
 def _gains(architecture: Architecture, layer: int, norm: nn.Module | None) -> NormGains | None:

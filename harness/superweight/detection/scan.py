@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from superweight.core.coordinates import Coordinate
-from superweight.core.errors import HarnessError
+from superweight.core.errors import HarnessError, UnknownArchitecture
 from superweight.core.notebook import html_table
 from superweight.core.readable import readable
 from superweight.detection.detect import BORDER, CARRIED, SHARE, detect
@@ -28,8 +28,9 @@ from superweight.detection.findings import (
 from superweight.detection.run_trace import trace, trace_again
 from superweight.detection.speculative import SpeculativeTrace, speculative_pruning
 from superweight.detection.trace import Trace
+from superweight.model.batch_rows import rows_do_not_fit
 from superweight.model.edits import Prune, Scale, active_edits, edited
-from superweight.model.prefix_cache import Prefix, keeping_prefixes
+from superweight.model.prefix_cache import keeping_prefixes
 from superweight.model.subject import Subject
 
 MAX_PASSES = 6
@@ -152,7 +153,7 @@ def scan(subject: Subject, text: str) -> Scan:
     while passes < MAX_PASSES:
         with edited(subject, [Prune(coordinate) for coordinate in found]):
             prefix = prefixes[min(found).layer].of_first_sequence()
-            again = _traced_again(subject, text, intact, prefix)
+            again = trace_again(subject, text, intact, prefix)
         passes += 1
         if suppressed(first, again):
             reason = SUPPRESSED
@@ -192,11 +193,11 @@ def _first_pass(subject: Subject, text: str) -> tuple[Trace, SpeculativeTrace | 
     try:
         with speculative_pruning(subject) as foresight:
             intact = trace(subject, text, foresight.look)
-    except HarnessError:
+    except UnknownArchitecture:
         if foresight.copy is None:
             raise
-    except Exception:  # what a block does with rows that it did not expect is its own affair
-        if foresight.copy is None:
+    except RuntimeError as error:
+        if foresight.copy is None or not rows_do_not_fit(error):
             raise
     else:
         foreseen = foresight.foreseen
@@ -205,16 +206,6 @@ def _first_pass(subject: Subject, text: str) -> tuple[Trace, SpeculativeTrace | 
         )
         return intact, foreseen if fits else None
     return trace(subject, text), None
-
-
-def _traced_again(subject: Subject, text: str, intact: Trace, prefix: Prefix) -> Trace:
-    """Trace the edited model from the first edited block on, or wholly where it cannot begin there."""
-    try:
-        return trace_again(subject, text, intact, prefix)
-    except HarnessError:
-        raise
-    except Exception:  # reversible blocks return more than a stream, and check it
-        return trace(subject, text)
 
 
 def suppressed(intact: Detection, pruned: Trace) -> bool:

@@ -80,6 +80,7 @@ def as_dict(subject: Subject, result: Scan, steady: Steadiness | None = None) ->
                 "onset": activation.onset,
                 "last": activation.last,
                 "magnitude": activation.magnitude,
+                **({} if activation.lane is None else {"lane": activation.lane}),
             }
             for activation in result.super_activations
         ],

@@ -166,6 +166,8 @@ class SpeculativePruning:
     def join(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Bring the copy, where there is one, into the batch that a block computes on; a pre-hook."""
         hidden = entering(arguments, keywords)
+        if hidden.ndim == 4:
+            return None  # nothing is foreseen of a stream in lanes
         if self.copy is None:
             return None if len(hidden) == 1 else with_rows(hidden[:1], 1, arguments, keywords)
         return with_rows(torch.cat([hidden[:1], self.copy[None]]), 1, arguments, keywords)

@@ -29,7 +29,7 @@ class Write:
 
     ``tokens``: (n,), their places in the sequence. ``inputs``: X, (n, intermediate). ``outputs``: Y,
     (n, hidden). ``factors``: (n,), what Y is multiplied with on its way into the block's write:
-    an expert's routing weight, or 1.
+    an expert's routing weight, or 1; (n, hidden) where every channel has its own.
     """
 
     expert: int | None
@@ -37,6 +37,11 @@ class Write:
     inputs: Array
     outputs: Array
     factors: Array
+
+    def factor(self, at: int, channel: int) -> float:
+        """Return what the write of token number ``at`` is multiplied with in a channel."""
+        factors = self.factors[at]
+        return float(factors if factors.ndim == 0 else factors[channel])
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class Trace:
     ``arrived[l]``: (tokens, hidden), what their sum is where it reaches the residual stream, behind
     the norm of a post-norm block. ``residual``: (blocks + 1, tokens, hidden); 0 is the
     embedding, l + 1 the stream after block l. ``carry[l]``: by what block l multiplies the stream it is
-    given; empty where every block hands it on as it is. ``norms[l]``: the gains between the MLP of
+    given; empty where every block hands it on as it is. Of a stream in several lanes ``residual`` and
+    ``arrived`` hold each entry in the lane where it is largest after the block, and ``lanes``, (blocks + 1,
+    tokens, hidden), says which. ``norms[l]``: the gains between the MLP of
     block l and the stream, None where there are none; empty where no block has any.
     """
 
@@ -64,6 +71,7 @@ class Trace:
     residual: Array
     weights: Weights
     carry: tuple[float, ...] = ()
+    lanes: NDArray[np.uint8] | None = None
     norms: tuple[NormGains | None, ...] = ()
 
     @cached_property

@@ -18,7 +18,7 @@ from torch import nn
 from superweight.core.errors import EditFailed
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.model.activation_patch import patch_stream
-from superweight.model.batch_rows import entering, with_rows
+from superweight.model.batch_rows import NoRowsJoin, entering, with_rows
 from superweight.model.edits import ROUNDINGS, Scale, gain_factors
 from superweight.model.gains import gains_of
 from superweight.model.projections import LinearProjection, Projection
@@ -72,14 +72,14 @@ def run_batched(
     edit does not take effect on its own rows, or takes effect on others.
     """
     order = tuple(sorted(conditions, key=lambda condition: condition.first_block))
-    seats = BatchLayout(order, sequences, from_start)
+    seats, hidden = BatchLayout(order, sequences, from_start), subject.architecture.hidden
     with ExitStack() as hooks:
         for layer, block in enumerate(subject.architecture.blocks):
             if seats.joined(layer) and not from_start:
                 handle = block.register_forward_pre_hook(_join(seats, layer), with_kwargs=True)
                 hooks.callback(handle.remove)
             if any(item.onset == layer for condition in order for item in condition.restored):
-                hooks.callback(patch_stream(block, _restore(seats, layer)).remove)
+                hooks.callback(patch_stream(block, hidden, _restore(seats, layer)).remove)
             for projection in _edited(subject, order, layer):
                 hooks.enter_context(_scaled(projection, seats, layer))
             for norm in _edited_norms(order, layer):
@@ -93,6 +93,8 @@ def _join(seats: BatchLayout, layer: int) -> Any:
 
     def join(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         hidden = entering(arguments, keywords)
+        if hidden.ndim != 3:
+            raise NoRowsJoin
         new = copies - len(hidden) // seats.sequences
         hidden = torch.cat([hidden, *[hidden[: seats.sequences]] * new])
         return with_rows(hidden, seats.sequences, arguments, keywords)

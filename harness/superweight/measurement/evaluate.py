@@ -25,7 +25,8 @@ from superweight.detection.detect import SuperActivation
 from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
-from superweight.model.architecture import stream
+from superweight.model.architecture import plain_stream
+from superweight.model.batch_rows import NoRowsJoin, rows_do_not_fit
 from superweight.model.edits import Edit, PatchActivation, edited
 from superweight.model.forward_override import shadowed
 from superweight.model.prefix_cache import keeping_prefixes, resumed
@@ -158,10 +159,10 @@ def _decoded(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition
     if can_batch(subject, conditions):
         try:
             return decode_batched(subject, ids, conditions)
-        except HarnessError:
-            raise
-        except Exception as error:  # a block that cannot be widened fails in its own way
-            if not conditions or _out_of_memory(error):
+        except NoRowsJoin:
+            pass
+        except RuntimeError as error:
+            if not conditions or not rows_do_not_fit(error):
                 raise
     return decode_one_by_one(subject, ids, conditions)
 
@@ -282,13 +283,15 @@ def _watching(subject: Subject, conditions: Sequence[Condition]) -> Iterator[dic
     with ExitStack() as hooks:
         for layer in {item.onset for condition in conditions for item in condition.restored}:
             block = subject.architecture.blocks[layer]
-            hooks.callback(block.register_forward_hook(_recorder(seen, layer)).remove)
+            hooks.callback(block.register_forward_hook(_recorder(subject, seen, layer)).remove)
         yield seen
 
 
-def _recorder(seen: dict[int, torch.Tensor], layer: int) -> Callable[[nn.Module, Any, Any], None]:
+def _recorder(
+    subject: Subject, seen: dict[int, torch.Tensor], layer: int
+) -> Callable[[nn.Module, Any, Any], None]:
     def record(_: nn.Module, arguments: Any, output: Any) -> None:
-        seen[layer] = stream(output).detach()
+        seen[layer] = plain_stream(output, subject.architecture.hidden).detach()
 
     return record
 

@@ -58,7 +58,8 @@ def _put_back(subject: Subject, held: Sequence[tuple[SuperActivation, int, int, 
 
     layers = {item.onset for item, *_ in held}
     blocks = subject.architecture.blocks
-    handles = [patch_stream(blocks[layer], put_into(layer)) for layer in layers]
+    hidden = subject.architecture.hidden
+    handles = [patch_stream(blocks[layer], hidden, put_into(layer)) for layer in layers]
     try:
         yield
     finally:

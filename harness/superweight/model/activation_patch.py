@@ -9,18 +9,19 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from superweight.model.architecture import stream
+from superweight.model.architecture import plain_stream, with_stream
 
 
-def patch_stream(block: nn.Module, change: Callable[[torch.Tensor], None]) -> RemovableHandle:
+def patch_stream(block: nn.Module, hidden: int, change: Callable[[torch.Tensor], None]) -> RemovableHandle:
     """Let ``change`` write into a copy of the stream behind a block, (sequences, tokens, hidden).
 
-    What the block returned is left as it was: other modules may hold on to it.
+    What the block returned is left as it was: other modules may hold on to it. Raises
+    `UnknownArchitecture` in the pass where the stream is in several lanes.
     """
 
     def patched(_: nn.Module, arguments: Any, output: Any) -> Any:
-        residual = stream(output).clone()
+        residual = plain_stream(output, hidden).clone()
         change(residual)
-        return residual if isinstance(output, torch.Tensor) else (residual, *output[1:])
+        return with_stream(output, residual)
 
     return block.register_forward_hook(patched)

@@ -10,6 +10,7 @@ tells is refused.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, UnknownArchitecture
-from superweight.model.experts import Experts
+from superweight.model.experts import Experts, WholeStack
 from superweight.model.projections import LinearProjection, Projection
 
 
@@ -30,9 +31,21 @@ class NamingRules(NamedTuple):
     """What the code of some model families calls a thing that structure alone does not tell."""
 
     # The output projection, where several linear maps of a block end at the residual stream.
-    output_projections: tuple[str, ...] = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2")
+    output_projections: tuple[str, ...] = (
+        "down_proj",
+        "c_proj",
+        "fc2",
+        "fc_out",
+        "dense_4h_to_h",
+        "w2",
+        "proj_down",
+    )
     # Parts of a block that mix tokens, by path or class, whatever linear maps they hold.
     mixers: tuple[str, ...] = ("attn", "attention", "mamba", "shortconv", "ssm", "recurrent", "deltanet")
+    # What a class of such a part is called where its path does not say so.
+    mixer_classes: tuple[str, ...] = (*mixers, "mixer")
+    # Experts for what is no text, beside those for text.
+    not_text: tuple[str, ...] = ("vision", "image", "audio")
     # A number of the block by which the MLP's write is multiplied before it is added (Granite).
     write_scale: str = "residual_multiplier"
 
@@ -45,15 +58,18 @@ class Block:
     """One decoder block and what its MLP writes with; nothing where it only mixes tokens.
 
     ``dense`` is its one projection, or that of its shared experts; ``experts`` are the routed
-    ones. ``mixture`` is the module that adds the two up, where there are both. ``scale`` multiplies
-    the write on its way to the residual stream.
+    ones. ``scale`` multiplies the write on its way to the residual stream, as far as the block says so.
     """
 
     module: nn.Module
     dense: LinearProjection | None
     experts: Experts | None = None
-    mixture: nn.Module | None = None
     scale: float = 1.0
+
+    @property
+    def sources(self) -> tuple[nn.Module, ...]:
+        """The modules by which the block's MLP writes."""
+        return tuple(item.module for item in (self.dense, self.experts) if item is not None)
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
@@ -121,10 +137,8 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
     tell; a model is measured wholly or not at all.
     """
     name = type(model).__name__
-    config = model.config.get_text_config()
-    count = getattr(config, "num_hidden_layers", None)
-    hidden = getattr(config, "hidden_size", None)
-    if not isinstance(count, int) or not isinstance(hidden, int):
+    count, hidden = _depth_and_width(model)
+    if count is None or hidden is None:
         raise UnknownArchitecture(
             f"{name} does not say its num_hidden_layers and hidden_size, "
             "so it is no decoder this harness can read"
@@ -135,12 +149,12 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
         )
     blocks = _blocks(model, count)
     if blocks is None:
-        raise UnknownArchitecture(f"{name}: looked for one list of {count} blocks near the token embedding")
-    if any(_is_cross_attention(path) for path, _ in blocks.named_modules()):
+        lists = [str(len(item)) for part in _holding(model)[-1:] for item in _outermost_lists(part)]
         raise UnknownArchitecture(
-            f"{name} is a decoder with cross-attention: its blocks also read an encoder, which is not run"
+            f"{name}: looked for one list of {count} blocks near the token embedding; found "
+            + (f"lists of {', '.join(lists)}" if lists else "none")
         )
-    if _sees_later_tokens(model, blocks):
+    if _sees_later_tokens(blocks):
         raise UnknownArchitecture(
             f"{name} is an encoder: its attention sees later tokens, and a causal decoder was looked for"
         )
@@ -161,8 +175,41 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
     return Architecture(tuple(layout), hidden)
 
 
-def _sees_later_tokens(model: PreTrainedModel, blocks: nn.ModuleList) -> bool:
-    return any(getattr(module, "is_causal", None) is False for module in blocks.modules())
+def _depth_and_width(model: PreTrainedModel) -> tuple[int | None, int | None]:
+    """Return how many blocks and channels the config names, that of the innermost part if need be."""
+    inner = [part for part in _holding(model) if isinstance(part, PreTrainedModel)]
+    for config in (model.config.get_text_config(), *(part.config.get_text_config() for part in inner)):
+        count, hidden = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+        if isinstance(count, int) and isinstance(hidden, int):
+            return count, hidden
+    return None, None
+
+
+def _holding(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the parts of a model that hold its token embedding, the smallest first; none without one."""
+    embedding = token_embedding(model)
+    holding = [part for part in model.modules() if any(inner is embedding for inner in part.modules())]
+    return sorted(holding, key=lambda part: len(list(part.modules())))
+
+
+def token_embedding(model: PreTrainedModel) -> nn.Module | None:
+    """Return the module that turns token ids into vectors, or None."""
+    try:
+        embedding: nn.Module = model.get_input_embeddings()
+    except NotImplementedError:  # the class does not say which: the one for text, if there is one
+        words = getattr(model.config.get_text_config(), "vocab_size", None)
+        tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+        return next((table for table in tables if table.num_embeddings == words), None)
+    return embedding
+
+
+def _sees_later_tokens(blocks: nn.ModuleList) -> bool:
+    said = [
+        (getattr(module, "is_decoder", None), getattr(module, "is_causal", None))
+        for path, module in blocks.named_modules()
+        if not _is_cross_attention(path)  # that of a decoder reads an encoder, which is not run
+    ]
+    return any(decoder is False or (causal is False and not decoder) for decoder, causal in said)
 
 
 def _is_cross_attention(path: str) -> bool:
@@ -174,22 +221,44 @@ def _is_cross_attention(path: str) -> bool:
 def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     """Return the one list of ``count`` modules in the smallest part that also holds the embedding.
 
-    A vision tower may be as deep as the decoder beside it, but has no token embedding.
+    A vision tower may be as deep as the decoder beside it, but has no token embedding. Where no list is
+    as long as the config says (it may count an encoder's blocks, or those of a block twice), the one list
+    that lies in no other is meant.
     """
-    embedding = model.get_input_embeddings()
-    holding = [part for part in model.modules() if any(inner is embedding for inner in part.modules())]
-    for part in sorted(holding, key=lambda part: len(list(part.modules()))):
-        inner = part.modules()
-        lists = [item for item in inner if isinstance(item, nn.ModuleList) and len(item) == count]
-        if lists:
-            return lists[0] if len(lists) == 1 else None
+    beside_encoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    for part in _holding(model):
+        lists = [item for item in _outermost_lists(part) if not beside_encoder or _reads_an_encoder(item)]
+        matching = [item for item in lists if len(item) == count] or lists
+        if len(matching) > 1:  # an encoder's beside a decoder's
+            matching = [item for item in matching if _reads_an_encoder(item)] or matching
+        if matching:
+            return matching[0] if len(matching) == 1 else None
     return None
+
+
+def _reads_an_encoder(blocks: nn.ModuleList) -> bool:
+    return any(_is_cross_attention(path) for path, _ in blocks.named_modules())
+
+
+def _outermost_lists(part: nn.Module) -> list[nn.ModuleList]:
+    """Return the lists of several modules of one kind that lie in no other list."""
+    found: dict[str, nn.ModuleList] = {}
+    for path, item in part.named_modules():
+        inner = any(path.startswith(f"{other}.") for other in found)
+        if isinstance(item, nn.ModuleList) and len(item) > 1 and not inner:
+            found[path] = item
+    return list(found.values())
 
 
 def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Block | str:
     """Return what a block writes with, or what is wrong with it in words."""
     linear = _linear_projections(module, layer, hidden, dtype)
-    routed = [experts for part in module.modules() for experts in _experts(part, layer, hidden, dtype)]
+    routed = [
+        experts
+        for path, part in module.named_modules()
+        if not any(name in path for name in NAMING_RULES.not_text)
+        for experts in _experts(part, layer, hidden, dtype)
+    ]
     if len(linear) > 1:
         return f"found {len(linear)}: {', '.join(linear)}"
     if len(routed) > 1:
@@ -202,13 +271,8 @@ def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Bl
         return fault
     if dense is not None and experts is None and (fault := _mixer(module, path)):
         return fault
-    mixture = None
-    if dense is not None and experts is not None:
-        mixture = _common_parent(module, dense.module, experts.module)
-        if mixture is module:
-            return "found a dense network beside routed experts, which nothing but the block adds up"
     scale = getattr(module, NAMING_RULES.write_scale, 1.0)
-    return Block(module, dense, experts, mixture, float(scale))
+    return Block(module, dense, experts, float(scale))
 
 
 def _linear_projections(
@@ -216,7 +280,7 @@ def _linear_projections(
 ) -> dict[str, LinearProjection]:
     found = {}
     for path, module in block.named_modules():
-        shape = None if _is_mixer(block, path) else _linear_shape(module)
+        shape = None if _is_mixer(block, path) or _is_in_norm(path) else _linear_shape(module)
         if shape is not None and shape[0] == hidden:
             transposed = isinstance(module, Conv1D)
             found[path] = LinearProjection(module, layer, *shape, dtype, transposed)
@@ -228,12 +292,33 @@ def _linear_projections(
 
 def _is_mixer(block: nn.Module, path: str) -> bool:
     """Tell whether a part of a block mixes tokens, or lies in one that does."""
+    if any(name in path.lower() for name in NAMING_RULES.mixers):
+        return True
     names = path.split(".")
     parts = [block.get_submodule(".".join(names[: n + 1])) for n in range(len(names))] if path else []
-    classes = [type(part).__name__.lower() for part in parts]
+    return any(_is_mixer_class(block, part) for part in parts)
+
+
+def _is_mixer_class(block: nn.Module, part: nn.Module) -> bool:
+    """Tell whether a part's class is named after what mixes tokens, beside its family's name."""
+    own, outer = type(part).__name__, type(block).__name__
     # A block within the block holds more than the mixer it is named after.
-    said = " ".join([path.lower(), *(own for own in classes if "layer" not in own)])
-    return any(name in said for name in NAMING_RULES.mixers)
+    if "layer" in own.lower():
+        return False
+    said = own.removeprefix(_family(own, outer)) if own != outer else own
+    words = [said[at.start() :].lower() for at in re.finditer("[A-Z][a-z0-9]*|[a-z0-9]+", said)]
+    return any(word.startswith(name) for word in words for name in NAMING_RULES.mixer_classes)
+
+
+def _family(own: str, outer: str) -> str:
+    """Return with what two class names both begin."""
+    same = [one == other for one, other in zip(own, outer, strict=False)]
+    return own[: same.index(False)] if False in same else own[: len(same)]
+
+
+def _is_in_norm(path: str) -> bool:
+    """Tell whether a part lies in a norm, whose gate may be a small network."""
+    return any("norm" in name.lower() for name in path.split(".")[:-1])
 
 
 def _only_mixes(block: nn.Module, hidden: int) -> bool:
@@ -256,22 +341,34 @@ def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _experts(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Iterator[Experts]:
-    transposed = bool(getattr(module, "is_transposed", False))
     for name, parameter in module.named_parameters(recurse=False):
         if parameter.ndim != 3 or name not in NAMING_RULES.output_projections:
             continue
         count, outputs, inputs = parameter.shape
+        whole = _positional(module) == 1
+        transposed = bool(getattr(module, "is_transposed", whole))
         if transposed:
             outputs, inputs = inputs, outputs
         if outputs == hidden:
-            yield Experts(module, name, layer, count, hidden, inputs, dtype, transposed)
+            kind = WholeStack if whole else Experts
+            yield kind(module, name, layer, count, hidden, inputs, dtype, transposed)
+    said = getattr(module, "num_experts", None)
+    for name, parameter in module.named_parameters():
+        # All experts' matrices one under another, in a part of the module that routes to them (DBRX).
+        flat = parameter.ndim == 2 and name.rpartition(".")[2] in NAMING_RULES.output_projections
+        if flat and isinstance(said, int) and _positional(module) == 3 and parameter.shape[1] == hidden:
+            inputs = parameter.shape[0] // said
+            yield Experts(module, name, layer, said, hidden, inputs, dtype, transposed=True)
+
+
+def _positional(module: nn.Module) -> int:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return len([item for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD])
 
 
 def _unlike(experts: nn.Module) -> str:
     """Return how a module of experts differs from those that can be read, or nothing."""
-    parameters = inspect.signature(experts.forward).parameters.values()
-    positional = [item for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
-    if len(positional) != 3 or getattr(experts, "has_post_expert_norm", False):
+    if _positional(experts) not in (1, 3) or getattr(experts, "has_post_expert_norm", False):
         return (
             f"found {type(experts).__name__}, which is not called with hidden states, top-k index and "
             "top-k weights, or does more to an expert's write than to weight it"
@@ -289,13 +386,26 @@ def _mixer(block: nn.Module, path: str) -> str:
     return ""
 
 
-def _common_parent(block: nn.Module, *parts: nn.Module) -> nn.Module:
-    """Return the smallest module of the block that holds all ``parts``."""
-    holding = [module for module in block.modules() if set(parts) <= set(module.modules())]
-    return min(holding, key=lambda module: len(list(module.modules())))
-
-
 def stream(output: Any) -> torch.Tensor:
     """Return the residual stream from what a block returns: a tensor, or a tuple led by it."""
     tensor: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
     return tensor
+
+
+def plain_stream(output: Any, hidden: int) -> torch.Tensor:
+    """Return the residual stream from what a block returns; refuse one in several lanes."""
+    tensor = stream(output)
+    if tensor.ndim != 3 or tensor.shape[-1] != hidden:
+        raise UnknownArchitecture(
+            f"its residual stream runs in several lanes, {tuple(tensor.shape)}: a scan finds what they "
+            "carry, but an activation there cannot be held at a value"
+        )
+    return tensor
+
+
+def with_stream(output: Any, stream: torch.Tensor) -> Any:
+    """Return what a block returns with another residual stream in it."""
+    if isinstance(output, torch.Tensor):
+        return stream
+    parts = (stream, *output[1:])
+    return type(output)(*parts) if hasattr(output, "_fields") else parts

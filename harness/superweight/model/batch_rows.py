@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import re
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from superweight.core.errors import UnknownArchitecture
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SHAPES = re.compile(r"\b(?:sizes?|shapes?|dimensions?)\b")
+
+
+class NoRowsJoin(Exception):
+    """Raised where a stream has no place for more rows, such as one in several lanes."""
+
+
+def rows_do_not_fit(error: RuntimeError) -> bool:
+    """Tell whether a block's own arithmetic failed on the shape of rows that it did not expect.
+
+    Some blocks make masks or biases for the number of sequences that the model was called with. An
+    error that this package raised itself is none of those, nor is one of memory.
+    """
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    memory = isinstance(error, torch.OutOfMemoryError)
+    return not memory and not last.is_relative_to(_PACKAGE) and _SHAPES.search(str(error)) is not None
+
 
 def entering(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
-    """Return the residual stream that a block is called with: (sequences, tokens, hidden).
+    """Return the residual stream that a block is called with: (sequences, tokens, hidden), or in lanes.
 
-    Raises `UnknownArchitecture` where a block is given something else, such as several lanes.
+    Raises `UnknownArchitecture` where a block is given something else.
     """
     hidden = arguments[0] if arguments else keywords.get("hidden_states")
-    if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:
+    if not isinstance(hidden, torch.Tensor) or hidden.ndim not in (3, 4):
         shape = f"of shape {tuple(hidden.shape)}" if isinstance(hidden, torch.Tensor) else "that is no tensor"
         raise UnknownArchitecture(
-            f"its blocks are given a stream {shape}, not one of (sequences, tokens, hidden): streams in "
-            "several lanes (hyper-connections, AltUp) are not supported"
+            f"its blocks are given a stream {shape}, not one of (sequences, tokens, hidden), or of several "
+            "lanes of it"
         )
     return hidden
 

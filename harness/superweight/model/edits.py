@@ -221,7 +221,7 @@ def _patched(subject: Subject, patch: PatchActivation) -> Iterator[None]:
         patched += 1
 
     with counted_passes(subject) as count, ExitStack() as hooks:
-        hooks.callback(patch_stream(blocks[patch.layer], put).remove)
+        hooks.callback(patch_stream(blocks[patch.layer], subject.architecture.hidden, put).remove)
         yield
     if patched != count.passes:
         raise EditFailed(

@@ -6,7 +6,7 @@ is seen, replaced or corrected at the one product in which its slice of the para
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,16 +19,39 @@ from torch.overrides import TorchFunctionMode
 from superweight.model.forward_override import shadowed
 from superweight.model.projections import Projection, with_correction
 
-# The products by which experts apply a slice of their parameter.
-_PRODUCTS = (nn.functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+# The products by which experts apply a slice of their parameter, or all of it at once.
+_PRODUCTS = (nn.functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm)
+
+# In place of an expert's number: the operand is the whole parameter.
+_ALL = -1
 
 # What a probe sends through the products in place of what the experts would have read.
 _PROBED: ContextVar[torch.Tensor | None] = ContextVar("probed", default=None)
 
 
 @dataclass(frozen=True)
+class ExpertsCall:
+    """One call of a block's experts: for each of n pairs which token, which expert, and its weight.
+
+    ``hidden``: (n, hidden), what the expert is given; ``places``, ``index`` and ``weights``: (n,);
+    ``whole``: (tokens, hidden), what all write together.
+    """
+
+    hidden: torch.Tensor
+    places: torch.Tensor
+    index: torch.Tensor
+    weights: torch.Tensor
+    whole: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Experts:
-    """The routed experts of one block: a module called as (hidden, top_k_index, top_k_weights)."""
+    """The routed experts of one block: a module called as (hidden, top_k_index, top_k_weights).
+
+    ``parameter`` is the path, from the module, of what holds all output projections: (experts, hidden,
+    intermediate), or (experts, intermediate, hidden) where it is ``transposed``; flat in its first two
+    dimensions in some families.
+    """
 
     module: nn.Module
     parameter: str
@@ -38,6 +61,11 @@ class Experts:
     intermediate: int
     dtype: torch.dtype
     transposed: bool = False
+
+    def stack(self) -> torch.Tensor:
+        """Return the parameter with one matrix an expert, as it is stored."""
+        stored: torch.Tensor = self.module.get_parameter(self.parameter)
+        return stored if stored.ndim == 3 else stored.view(self.count, -1, stored.shape[-1])
 
     @property
     def projections(self) -> tuple[ExpertProjection, ...]:
@@ -55,6 +83,15 @@ class Experts:
             for index in range(self.count)
         )
 
+    def call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> ExpertsCall:
+        """Return what a call of the module was about."""
+        passed: list[torch.Tensor] = [*arguments, *keywords.values()]
+        hidden, index, weights = (item.detach().flatten(0, -2) for item in passed)
+        places = torch.arange(len(hidden), device=hidden.device).repeat_interleave(index.shape[-1])
+        return ExpertsCall(
+            hidden[places], places, index.flatten(), weights.flatten(), output.detach().flatten(0, -2).clone()
+        )
+
     def seen(self, hidden: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return X and Y of row n of ``hidden`` through expert ``index[n]``, unweighted.
 
@@ -63,17 +100,49 @@ class Experts:
         inputs = torch.zeros(len(index), self.intermediate, dtype=self.dtype, device=index.device)
 
         def keep(expert: int, read: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-            inputs[index == expert] = read.to(inputs.dtype)
+            inputs[index == expert] = self._own_rows(read, index, expert).to(inputs.dtype)
             return output
 
         with _tapped(self, keep):
             outputs = self._through(hidden, index)
         return inputs, outputs
 
+    def _own_rows(self, read: torch.Tensor, index: torch.Tensor, expert: int) -> torch.Tensor:
+        """Return, of the rows that an expert read, those of its own tokens."""
+        return read
+
     def _through(self, hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         weights = torch.ones(len(index), 1, dtype=hidden.dtype, device=hidden.device)
         answer: torch.Tensor = self.module(hidden, index[:, None], weights)
-        return answer
+        return answer.flatten(0, -2)
+
+
+@dataclass(frozen=True)
+class WholeStack(Experts):
+    """Experts that are all applied to all tokens at once, and called with nothing but those (Llama 4).
+
+    The module is given one copy of the tokens for each expert, weighted by the router already: a token
+    that was not routed to an expert is zero there.
+    """
+
+    def call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> ExpertsCall:
+        """Return what a call of the module was about."""
+        (given,) = (*arguments, *keywords.values())
+        hidden = given.detach().view(self.count, -1, self.hidden)
+        index, places = (hidden != 0).any(-1).nonzero(as_tuple=True)
+        weights = torch.ones(len(index), dtype=hidden.dtype, device=hidden.device)
+        whole = output.detach().view(self.count, -1, self.hidden).sum(0)
+        return ExpertsCall(hidden[index, places], places, index, weights, whole)
+
+    def _own_rows(self, read: torch.Tensor, index: torch.Tensor, expert: int) -> torch.Tensor:
+        return read[index == expert]
+
+    def _through(self, hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(len(index), device=index.device)
+        given = hidden.new_zeros(self.count, len(index), self.hidden)
+        given[index, rows] = hidden
+        answer: torch.Tensor = self.module(given.flatten(0, 1))
+        return answer.view(self.count, len(index), self.hidden)[index, rows]
 
 
 @dataclass(frozen=True)
@@ -89,9 +158,9 @@ class ExpertProjection(Projection):
 
     @property
     def _stored(self) -> torch.Tensor | None:
-        parameter = getattr(self.module, self.experts.parameter)
+        parameter = self.module.get_parameter(self.experts.parameter)
         # Slicing a subclass of Tensor, a packed matrix, need not give a view of it.
-        return parameter[self.index] if type(parameter) is nn.Parameter else None
+        return self.experts.stack()[self.index] if type(parameter) is nn.Parameter else None
 
     def answer(self, inputs: torch.Tensor) -> torch.Tensor:
         hidden = torch.zeros(len(inputs), self.hidden, dtype=self.dtype, device=inputs.device)
@@ -132,19 +201,30 @@ class _Tap(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         expert = self._expert(args[1]) if func in _PRODUCTS and len(args) > 1 else None
+        probed = _PROBED.get()
         if expert is None:
             return func(*args, **(kwargs or {}))
-        probed = _PROBED.get()
+        if expert == _ALL:
+            read = args[0] if probed is None else probed.expand(self.experts.count, *probed.shape)
+            answers = func(read, *args[1:], **(kwargs or {}))
+            each = zip(range(self.experts.count), read, answers, strict=True)
+            return torch.stack([self.then(number, own, answer) for number, own, answer in each])
         read = args[0] if probed is None else probed
         return self.then(expert, read, func(read, *args[1:], **(kwargs or {})))
 
     def _expert(self, operand: Any) -> int | None:
-        """Return which expert's slice of the parameter an operand is, or None."""
-        parameter = getattr(self.experts.module, self.experts.parameter)
-        if not isinstance(operand, torch.Tensor) or operand.ndim != 2 or parameter.is_meta:
+        """Return which expert's slice of the parameter an operand is, `_ALL` for the whole, or None."""
+        parameter = self.experts.module.get_parameter(self.experts.parameter)
+        if not isinstance(operand, torch.Tensor) or parameter.is_meta:
             return None
-        step = parameter.stride(0) * parameter.itemsize
-        expert, within = divmod(operand.data_ptr() - parameter.data_ptr(), step)
+        if operand.ndim == 3:
+            whole = operand.numel() == parameter.numel() and operand.data_ptr() == parameter.data_ptr()
+            return _ALL if whole else None
+        if operand.ndim != 2:
+            return None
+        stack = self.experts.stack()
+        step = stack.stride(0) * stack.itemsize
+        expert, within = divmod(operand.data_ptr() - stack.data_ptr(), step)
         return expert if within == 0 and 0 <= expert < self.experts.count else None
 
 

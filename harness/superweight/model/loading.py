@@ -24,7 +24,7 @@ from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.checkpoints.weight_files import loadable, weight_files
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
-from superweight.model.architecture import inspect_architecture
+from superweight.model.architecture import inspect_architecture, token_embedding
 from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256, rounding
@@ -223,7 +223,7 @@ def _provenance(
         weights_sha256=digest,
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
-        device=execution_device(model.get_input_embeddings()).type,
+        device=execution_device(token_embedding(model) or model).type,
         dtype=str(model.dtype).removeprefix("torch."),
         # Asking the tokenizer's settings is not enough: only the first id tells.
         begins_with_bos=bool(ids) and ids[0] == tokenizer.bos_token_id,

@@ -7,10 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from superweight.model.architecture import stream
+from superweight.model.architecture import stream, with_stream
 from superweight.model.forward_override import shadowed
 from superweight.model.subject import Subject
 
@@ -24,11 +23,9 @@ class Prefix:
 
     def of_first_sequence(self) -> Prefix:
         """Return the prefix of a batch that holds nothing but the first sequence."""
-        if self.output is None:
-            return self
-        first = stream(self.output)[:1]
-        rest = () if isinstance(self.output, torch.Tensor) else self.output[1:]
-        return Prefix(self.block, first if isinstance(self.output, torch.Tensor) else (first, *rest))
+        if self.output is None or stream(self.output).ndim == 4:
+            return self  # no other sequence joins a stream in lanes
+        return Prefix(self.block, with_stream(self.output, stream(self.output)[:1]))
 
 
 @contextmanager

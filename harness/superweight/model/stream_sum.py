@@ -1,106 +1,141 @@
 """Fit what a block adds to the residual stream by what its parts write.
 
 The stream after a block is a sum: the stream before it, what the MLP wrote, what the rest of the block
-wrote, each times one number. The numbers are fitted, and the sum must then hold in every entry.
+wrote, each times one number, or one for each token, or one for each channel. The numbers are fitted, and
+the sum must then hold in every entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, replace
 
 import torch
 
 from superweight.core.errors import UnknownArchitecture
-
-# Rounding steps by which one entry may lie beside the sum, relative to the magnitudes that are added.
-_ROUNDINGS = 16.0
+from superweight.model.linear_fit import Fit, fitted, independent, matters
 
 # A fitted number this near to the one expected is that number, rounded.
 _SAME = 0.02
 
+# A token's numbers are told from its channels, a channel's from the tokens: so many for each of them.
+_ENTRIES = 4
+
+# What has numbers of its own.
+_ALL, _TOKEN, _CHANNEL = "all", "token", "channel"
+
 
 @dataclass(frozen=True)
 class StreamSum:
-    """By what a block multiplies the stream it is given, and the write of its MLP."""
+    """By what a block multiplies the stream it is given, and the writes of its MLP.
+
+    ``gains``: of each write (1, 1); (tokens, 1) or (1, hidden) where every token or channel has its own.
+    """
 
     carry: float
-    gain: float
+    gains: tuple[torch.Tensor, ...]
 
 
 def stream_sum(
     place: str,
     after: torch.Tensor,
-    before: torch.Tensor,
-    write: torch.Tensor | None,
+    before: Sequence[torch.Tensor],
+    writes: Sequence[torch.Tensor],
     stages: Sequence[Sequence[torch.Tensor]],
     expected: float,
 ) -> StreamSum:
     """Fit the stream after a block to its parts, and refuse the block where they do not add up.
 
-    ``stages`` are the writes of the block's other parts, the likely ones first; a later stage is
-    looked at where the earlier ones do not explain the stream. ``expected`` is the gain of the MLP's
-    write as far as it is known. Raises `UnknownArchitecture`, naming ``place``.
+    All are (tokens, hidden); ``before`` holds the stream before the block, and of a stream in lanes how the
+    others differ from the first, so that the number of the first is what is left of all. ``stages`` are
+    the writes of the block's other parts, the likely ones first; a later stage is looked at where the
+    earlier ones do not explain the stream. ``expected`` is the gain of the MLP's writes as far as it is
+    known. Raises `UnknownArchitecture`, naming ``place``.
     """
-    target = after.flatten().double()
-    fixed = [before] if write is None else [before, write]
-    terms = [_flat(term, target) for term in fixed]
     gap = float("inf")
-    for stage in stages:
-        terms += [_flat(term, target) for term in stage]
-        factors = _fitted(target, terms)
-        size = target.abs() + sum(abs(f) * t.abs() for f, t in zip(factors, terms, strict=True))
-        total = sum((f * t for f, t in zip(factors, terms, strict=True)), torch.zeros_like(target))
-        beside = ((target - total).abs() - _ROUNDINGS * torch.finfo(after.dtype).eps * size).max()
-        if float(beside) <= 0:
-            gain = expected if write is None else _snapped(factors[1], expected)
-            if (
-                write is not None
-                and abs(gain) <= _SAME * abs(expected)
-                and _matters(terms[1] * expected, size, after)
-            ):
-                break  # something else carries what the MLP wrote
-            # The stream may come by way of another part, such as an attention that adds it to its own write.
-            carry = 1.0 if abs(factors[0]) <= _SAME else _snapped(factors[0], 1.0)
-            return StreamSum(carry, gain)
-        gap = min(gap, float((target - total).abs().max()))
-    else:
-        _refuse_sum(place, write, gap)
-    raise UnknownArchitecture(
-        f"{place}: what its MLP writes does not reach the residual stream as it is written: something "
-        "unknown stands between them, so nothing is measured"
+    for each in (_ALL, _TOKEN, _CHANNEL) if len(before) == 1 else (_TOKEN,):
+        own = each != _ALL
+        target, *terms = (_rows(item, each) for item in (after, *before, *writes))
+        for stage in stages:
+            terms = [*terms, *(_rows(item, each) for item in stage)]
+            if own and len(terms) * _ENTRIES > target.shape[1]:
+                break
+            fit = fitted(target, terms, by_token=own)
+            gap = min(gap, fit.gap)
+            if not fit.explained or (own and not _told(terms, len(before), len(writes))):
+                continue
+            if len(before) == 1 and not _plain(fit.factors[0]):
+                terms, fit = _fewest(target, terms, fit, 1 + len(writes), by_token=own)
+            found = _numbers(place, target, terms, fit, len(before), len(writes), expected)
+            return replace(found, gains=tuple(_rows(gain, each) for gain in found.gains))
+    raise _unlike_sum(place, bool(writes), gap)
+
+
+def _rows(item: torch.Tensor, each: str) -> torch.Tensor:
+    """Turn (tokens, hidden) so that its rows are what has a number of its own."""
+    return item.T if each == _CHANNEL else item
+
+
+def _plain(carry: torch.Tensor) -> bool:
+    """Tell whether the stream is carried as it is, or by way of another part."""
+    middle = abs(float(carry.median()))
+    return middle <= _SAME or abs(middle - 1) <= _SAME
+
+
+def _fewest(
+    after: torch.Tensor, terms: list[torch.Tensor], fit: Fit, first: int, *, by_token: bool
+) -> tuple[list[torch.Tensor], Fit]:
+    """Leave out, of the parts from ``first`` on, each that the others explain: it may hold the stream."""
+    for at in range(len(terms) - 1, first - 1, -1):
+        fewer = [*terms[:at], *terms[at + 1 :]]
+        without = fitted(after, fewer, by_token=by_token)
+        if without.explained:
+            terms, fit = fewer, without
+    return terms, fit
+
+
+def _told(terms: Sequence[torch.Tensor], first: int, count: int) -> bool:
+    """Tell whether no write is a sum of the other terms: its numbers would be anybody's."""
+    return all(independent(terms[at], [*terms[:at], *terms[at + 1 :]]) for at in range(first, first + count))
+
+
+def _numbers(
+    place: str,
+    after: torch.Tensor,
+    terms: Sequence[torch.Tensor],
+    fit: Fit,
+    lanes: int,
+    count: int,
+    expected: float,
+) -> StreamSum:
+    size = after.abs() + sum(
+        (numbers.to(term.dtype)[:, None] * term).abs()
+        for numbers, term in zip(fit.factors, terms, strict=True)
     )
+    gains = []
+    for write, numbers in zip(terms[lanes : lanes + count], fit.factors[lanes : lanes + count], strict=True):
+        one = len(numbers) == 1
+        lost = (
+            (numbers.abs() <= _SAME * abs(expected)).all()
+            if one
+            else ~matters(write * numbers[:, None], size).any()
+        )
+        if bool(lost) and bool(matters(write * expected, size).any()):
+            raise UnknownArchitecture(
+                f"{place}: what its MLP writes does not reach the residual stream, or not as it is written, "
+                "so nothing is measured"
+            )
+        near = (numbers - expected).abs() <= _SAME * abs(expected)
+        gains.append((torch.where(near, expected, numbers) if one else numbers)[:, None])
+    # The stream may come by way of another part, such as an attention that adds it to its own write.
+    carry = float(fit.factors[0].median())
+    carry = 1.0 if abs(carry) <= _SAME or abs(carry - 1) <= _SAME else carry
+    return StreamSum(carry, tuple(gains))
 
 
-def _refuse_sum(place: str, write: torch.Tensor | None, gap: float) -> NoReturn:
-    what = "the parts outside its MLP" if write is None else "its MLP and its other parts"
-    raise UnknownArchitecture(
+def _unlike_sum(place: str, writes: bool, gap: float) -> UnknownArchitecture:
+    what = "its MLP and its other parts" if writes else "the parts outside its MLP"
+    return UnknownArchitecture(
         f"{place}: what {what} write does not add up to what the residual stream changes by (an entry "
         f"lies {gap:g} beside the sum), so something unknown writes there and nothing is measured"
     )
-
-
-def _matters(write: torch.Tensor, size: torch.Tensor, after: torch.Tensor) -> bool:
-    """Tell whether a write is more than the rounding of the sum that it takes part in."""
-    return bool((write.abs() > _ROUNDINGS * torch.finfo(after.dtype).eps * size).any())
-
-
-def _flat(term: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return term.detach().flatten().to(target)
-
-
-def _fitted(target: torch.Tensor, terms: Sequence[torch.Tensor]) -> list[float]:
-    """Return the number for each term by least squares, every entry weighed by its own magnitude."""
-    size = target.abs() + sum(term.abs() for term in terms)
-    weighed = torch.stack([*terms, target]) / size.clamp_min(1e-30)
-    lengths = weighed[:-1].norm(dim=1).clamp_min(1e-30)
-    columns = weighed[:-1] / lengths[:, None]
-    products = columns @ columns.T
-    factors = torch.linalg.pinv(products, rtol=1e-12, hermitian=True) @ (columns @ weighed[-1])
-    fitted: list[float] = (factors / lengths).tolist()
-    return fitted
-
-
-def _snapped(fitted: float, expected: float) -> float:
-    return expected if abs(fitted - expected) <= _SAME * abs(expected) else fitted

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight.checkpoints.registry import ModelEntry
 from superweight.core.errors import BadInput
-from superweight.model.architecture import Architecture
+from superweight.model.architecture import Architecture, token_embedding
 from superweight.model.projections import execution_device
 
 
@@ -60,7 +61,26 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """The device that token ids are sent to: the embedding's, offloaded or not."""
-        return execution_device(self.model.get_input_embeddings())
+        return execution_device(token_embedding(self.model) or self.model)
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The model without its head; beside towers or an encoder, the language model inside."""
+        config = self.model.config
+        base: PreTrainedModel = self.model.base_model  # type: ignore[assignment]  # of a model it is one
+        if config.get_text_config() is config and not getattr(config, "is_encoder_decoder", False):
+            return base
+        inner: list[PreTrainedModel] = [part for part in base.modules() if isinstance(part, PreTrainedModel)]
+        block, words = self.architecture.blocks[0], config.get_text_config().vocab_size
+        holding = [
+            part
+            for part in inner
+            if any(item is block for item in part.modules())
+            and any(
+                isinstance(item, nn.Embedding) and item.num_embeddings >= words for item in part.modules()
+            )
+        ]
+        return min(holding, key=lambda part: len(list(part.modules())), default=base)
 
     @property
     def relative_step(self) -> float:

@@ -111,9 +111,8 @@ def _scores(
             continue
         projection = subject.architecture.projection(Coordinate(layer, 0, 0, write.expert))
         matrix = projection.matrix().float().cpu().numpy()
-        values = (
-            write.inputs[places[0]] * (direction @ matrix) * float(write.factors[places[0]]) * block.scale
-        )
+        # The factors of channels that differ in them belong to the rows of the matrix.
+        values = write.inputs[places[0]] * ((direction * write.factors[places[0]]) @ matrix) * block.scale
         strongest = np.argsort(-np.abs(values))[:64]
         found += [((write.expert, int(col)), float(values[col])) for col in strongest]
     return found
