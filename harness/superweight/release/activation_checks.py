@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.detection.detect import SuperActivation
 from superweight.detection.scan import Scan
 from superweight.release.limits import Limits
@@ -33,7 +34,11 @@ def compare_activations(
         checks.append(
             not_comparable(ACTIVATIONS, "super activations", "neither model has a super activation")
         )
-    if lost := sorted(set(base.coordinates) - set(release.coordinates)):
+    own = {gain.coordinate for gain in release.gains}
+    gains = sorted({gain.coordinate for gain in base.making_gains} - own)
+    lost: list[Coordinate | GainCoordinate] = sorted(set(base.coordinates) - set(release.coordinates))
+    lost += gains
+    if lost:
         checks.append(broken(ACTIVATIONS, "makers", f"{joined(lost)} no longer makes the super activation"))
     at = f", in {where}," if where else ""
     words = f"the largest activation{at} takes {head_room:.2%} of what the release's dtype can hold"
