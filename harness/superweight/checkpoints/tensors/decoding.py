@@ -132,4 +132,7 @@ def _flipped(block: bytes, dtype: str) -> Floats:
 
 def float8_step(value: float, dtype: str) -> float:
     """Return the gap between numbers of an 8-bit float type around ``value``."""
-    return float(np.spacing(np.array(abs(value), _small_float(dtype))))
+    magnitude = np.array(abs(value), _small_float(dtype))
+    gap = float(np.spacing(magnitude))
+    # Above the largest there is no other.
+    return gap if np.isfinite(gap) else float(magnitude) - float(np.nextafter(magnitude, magnitude * 0))
