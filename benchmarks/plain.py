@@ -38,11 +38,12 @@ def answer(file) -> None:
         f"{file.name}: channel {channel}, token {token}:",
         [round(x) for x in stream[:, token, channel].tolist()],
     )
+    seen = dict(read)  # of this pass: the next ones are on other text
     before, found, gains = perplexity(model, tokenizer), [], []
     for n, block in enumerate(blocks[: 3 * len(blocks) // 4]):
         weight, norm = block.mlp.down_proj.weight, getattr(block, "post_feedforward_layernorm", None)
-        products = read[n][0][token] * weight[channel]
-        written = norm(read[n][1])[token, channel] if norm is not None else products.sum()
+        products = seen[n][0][token] * weight[channel]
+        written = norm(seen[n][1])[token, channel] if norm is not None else products.sum()
         part = float(written / middle[token, channel])
         if norm is not None:
             gain = 1 + norm.weight if "Gemma" in type(norm).__name__ else norm.weight

@@ -17,6 +17,7 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -28,23 +29,48 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = REPOSITORY / "harness"
 PACKAGE = SOURCES / "superweight"
-SECONDS = 60
+# At the least; where the tests themselves take long, as many times as long as they do.
+SECONDS, TIMES = 60, 4
 
 # Nothing but the tiny models, in the order in which they are likely to notice.
 _TINY = ("--sw-model=tiny-planted", "--sw-model=tiny-plain", "--sw-model=tiny-tuned")
 _CLAIMS = ("tests/core/test_signatures.py", "tests/claims/test_paper.py", *_TINY)
 TESTS = {
-    "detection/detect": ("tests/detection/test_detect.py", "tests/detection/test_planting.py", *_CLAIMS),
+    "detection/detect": (
+        *("tests/detection/test_detect.py", "tests/verdicts/test_claims_by_hand.py"),
+        *("tests/detection/test_planting.py", *_CLAIMS),
+    ),
     "model/edits": ("tests/model/test_edits.py", *_CLAIMS),
     "core/statistics": ("tests/core/test_statistics.py", "tests/measurement/test_sequential.py", *_CLAIMS),
     "claims": (
         *("tests/verdicts", "tests/measurement/test_generation.py", "tests/measurement/test_sequential.py"),
         *(*_CLAIMS, "tests/cli/test_sweep.py", "tests/measurement/test_zero_shot.py"),
     ),
+    # The quick ones first, which need no forward pass.
     "release": (
-        *("tests/release/test_result.py", "tests/release/test_compare.py"),
-        "tests/cli/test_compare.py",
+        *("tests/release/test_result.py", "tests/release/test_settlement.py"),
+        *("tests/release/test_config_and_tokenizer.py", "tests/release/test_tensor_names.py"),
+        *("tests/release/test_chat_replies.py", "tests/release/test_same_function.py"),
+        *("tests/release/test_compare.py", "tests/release/test_verdicts.py", "tests/cli/test_compare.py"),
+        *("tests/release/test_packed_releases.py", "tests/release/test_trust.py"),
     ),
+    # Module by module, for what needs none at all.
+    "release/result": ("tests/release/test_result.py",),
+    "release/config_checks": (
+        "tests/release/test_config_and_tokenizer.py",
+        "tests/release/test_settlement.py",
+    ),
+    "release/tokenizer_checks": ("tests/release/test_config_and_tokenizer.py",),
+    "release/matrix_checks": ("tests/release/test_tensor_names.py", "tests/release/test_gguf_release.py"),
+    "release/tensor_names": (
+        *("tests/release/test_tensor_names.py", "tests/release/test_gguf_release.py"),
+        "tests/release/test_packed_releases.py",
+    ),
+    "release/chat_checks": ("tests/release/test_chat_replies.py",),
+    "release/chat_replies": ("tests/release/test_chat_replies.py",),
+    "checkpoints": ("tests/checkpoints", "tests/fault_injection", "tests/release/test_tensor_names.py"),
+    "claims/expectations": ("tests/verdicts/test_expectations.py", "tests/verdicts/test_verdict.py"),
+    "pytest_plugin": ("tests/pytest_plugin", "tests/release/test_base_gate.py", "tests/cli/test_compare.py"),
 }
 _QUIETLY = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not checkpoint")
 # Of the replacements for one operator, those that a slip of the pen would make.
@@ -153,12 +179,12 @@ def preload() -> None:
     gc.freeze()
 
 
-def notices(mutant: Mutant | None, path: Path, tests: tuple[str, ...]) -> str:
+def notices(mutant: Mutant | None, path: Path, tests: tuple[str, ...], seconds: float = 60 * SECONDS) -> str:
     """Run the tests on a mutant, or on the module as it is, in a fork; return what came of it."""
     child = os.fork()
     if child == 0:
         _run_tests(mutant, path, tests)
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -191,6 +217,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="Where every mutant's fate is written.")
     parser.add_argument("--again", type=Path, help="Run only what survived in this earlier output.")
     parser.add_argument("--part", default="1/1", help="Which share of the mutants: 1/2 is every other one.")
+    parser.add_argument("--sample", type=int, help="Run so many mutants of each name, chosen at random.")
+    parser.add_argument("--seed", type=int, default=0, help="What chooses the sample.")
     options = parser.parse_args()
     os.chdir(REPOSITORY)
     preload()
@@ -199,13 +227,18 @@ def main() -> None:
     left = {(row["module"], row["operator"], row["after"]) for row in known if row["fate"] == "survived"}
     rows, begun = [], time.monotonic()
     for name in options.names:
+        started = time.monotonic()
         if notices(None, PACKAGE, TESTS[name]) != "survived":
             raise SystemExit(f"the tests of {name} fail without any mutation")
+        seconds = max(SECONDS, TIMES * (time.monotonic() - started))
         found = [(path, mutant) for path in modules(name) for mutant in mutants(path)]
         if options.again:
             found = [(path, item) for path, item in found if (item.module, item.operator, item.after) in left]
+        if options.sample is not None:
+            chosen = random.Random(options.seed)  # noqa: S311  # a sample, and no secret
+            found = chosen.sample(found, min(options.sample, len(found)))
         for path, mutant in found[number - 1 :: count]:
-            fate = notices(mutant, path, TESTS[name])
+            fate = notices(mutant, path, TESTS[name], seconds)
             rows.append({**mutant._asdict(), "fate": fate})
             del rows[-1]["source"]
             if fate == "survived":

@@ -1,4 +1,4 @@
-"""The functions of ``import superweight``: load, scan, measure, check and compare models.
+"""Hand on the functions of ``import superweight``: load, scan, measure, check and compare models.
 
 A model is a `Subject` that `load` returned. `check` and `compare` take its name instead where it is
 not in memory.

@@ -132,9 +132,9 @@ def test_exl2_is_named_where_its_file_is_not_called_as_transformers_does(folder,
 
 
 def test_shards_without_an_index_are_named(folder, said):
-    """Nobody can say whether those that are there are all."""
-    path = folder("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", config={})
-    assert "holds model-00001-of-00002.safetensors and no model.safetensors.index.json" in said(path)
+    """One of three is missing; which file holds what is then nobody's to say."""
+    path = folder("model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", config={})
+    assert "holds model-00001-of-00003.safetensors and no model.safetensors.index.json" in said(path)
 
 
 def test_a_variant_is_named_with_the_name_it_needs(folder, said):

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
+from superweight.checkpoints.local_model import LocalModel
 from superweight.checkpoints.registry import ModelEntry, load_registry
-from superweight.checkpoints.sources import LocalModel, fetch
+from superweight.checkpoints.sources import fetch
 from superweight.core.errors import BadInput, Unavailable
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

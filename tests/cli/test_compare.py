@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from superweight.checkpoints.registry import resolve
+from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
 from tests.release.releases import DAMAGED, make
 
@@ -58,7 +59,7 @@ def test_limits_are_read_and_used(superweight, tmp_path):
     options = ("--depth", "quality", "--limits", str(tmp_path / "limits.toml"))
     result = superweight("compare", "tiny-planted", "tiny-tuned", *options)
     assert 1 == result.exit_code
-    assert "perplexity on code is" in result.stdout.splitlines()[-1]
+    assert "perplexity on code is" in result.stdout.splitlines()[-2]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,30 @@ def test_what_is_no_model_is_bad_input_at_every_depth(superweight, tmp_path, dep
         assert 4 == result.exit_code
         assert 1 == len([line for line in result.stderr.splitlines() if line.startswith("superweight: ")])
         assert "Traceback" not in result.stderr
+
+
+def test_several_releases_of_one_base_are_judged_in_turn(superweight, pruned, tmp_path, monkeypatch):
+    """One block of text each, a list of contracts, and the base is loaded once; one damaged exits 1."""
+    loaded = []
+    load = RunConfig.load
+    monkeypatch.setattr(
+        RunConfig, "load", lambda self, spec, *rest: loaded.append(str(spec)) or load(self, spec, *rest)
+    )
+    target = tmp_path / "comparisons.json"
+    options = ("--depth", "activations", "--json", str(target))
+    result = superweight("compare", "tiny-planted", "tiny-tuned", str(pruned), *options)
+    assert 1 == result.exit_code
+    assert ["tiny-planted", "tiny-tuned", str(pruned)] == loaded
+    assert ["kept", "damaged"] == [document["verdict"] for document in json.loads(target.read_text())]
+    assert "tiny-tuned against tiny-planted: kept" in result.stdout.splitlines()
+
+
+def test_a_report_is_of_one_release(superweight, pruned, tmp_path):
+    """Two are refused in one line."""
+    options = ("--report", str(tmp_path / "report"))
+    result = superweight("compare", "tiny-planted", "tiny-tuned", str(pruned), *options)
+    assert 4 == result.exit_code
+    assert "--report shows one comparison; give it one RELEASE" in result.stderr
 
 
 def test_pytest_compares_where_a_base_is_given(project, pruned):

@@ -23,19 +23,23 @@ class Rows:
         return self.matrices[layer, channel]
 
 
-def written(*writes):
-    """Return the trace of a stream of ones to which each (layer, token, row, col, x, w) is added."""
+def written(*writes, carry=(1.0,) * BLOCKS):
+    """Return the trace of a stream of ones to which each (layer, token, row, col, x, w) is added.
+
+    ``carry`` is what each block multiplies the stream with that it is given.
+    """
     inputs = np.full((BLOCKS, TOKENS, INTERMEDIATE), 0.1, dtype=np.float32)
     matrices = np.zeros((BLOCKS, HIDDEN, INTERMEDIATE), dtype=np.float32)
     for layer, token, row, col, x, w in writes:
         inputs[layer, token, col] = x
         matrices[layer, row, col] = w
     outputs = np.einsum("ltk,ljk->ltj", inputs, matrices)
-    start = np.ones((1, TOKENS, HIDDEN), dtype=np.float32)
-    residual = np.concatenate([start, start + np.cumsum(outputs, axis=0)])
+    residual = [np.ones((TOKENS, HIDDEN), dtype=np.float32)]
+    for factor, output in zip(carry, outputs, strict=True):
+        residual.append(np.float32(factor) * residual[-1] + output)
     every, ones = np.arange(TOKENS), np.ones(TOKENS, dtype=np.float32)
     writes = tuple((Write(None, every, x, y, ones),) for x, y in zip(inputs, outputs, strict=True))
-    return Trace(writes, tuple(outputs), residual, Rows(matrices))
+    return Trace(writes, tuple(outputs), np.stack(residual), Rows(matrices), carry=tuple(carry))
 
 
 def test_the_scalar_whose_product_makes_the_write_is_found():
@@ -338,3 +342,41 @@ def test_a_write_after_the_plateau_makes_another_activation():
     assert (0, 4) == (found.super_activations[0].onset, found.super_activations[0].last)
     assert {Coordinate(0, 5, 3)} == found.coordinates
     assert [Coordinate(5, 5, 2)] == [item.coordinate for item in found.cancellers]
+
+
+def test_a_plateau_may_shrink_with_its_stream():
+    """Each block keeps three fifths of all it is given: the activation is what it was, relative to that."""
+    (found,) = detect(written((2, 0, 5, 3, 100.0, 8.0), carry=(0.6,) * BLOCKS)).super_activations
+    assert (2, 7) == (found.onset, found.last)
+    assert 800 + 0.6**3 == pytest.approx(found.magnitude)
+
+
+def test_what_a_block_takes_from_the_stream_is_not_its_write():
+    """A channel of 90 is cut to 9 by the block that adds 30 to it, and then grows fivefold with all."""
+    before = (0, 0, 5, 3, 89.0, 1.0)
+    carry = (1.0, 1.0, 0.1, 5.0, 1.0, 1.0, 1.0, 1.0)
+    found = detect(written(before, (2, 0, 5, 4, 30.0, 1.0), carry=carry))
+    (activation,) = found.super_activations
+    assert (2, 7) == (activation.onset, activation.last)
+    assert 195 == pytest.approx(activation.magnitude)
+    assert {Coordinate(2, 5, 4)} <= found.coordinates
+
+
+def test_the_magnitude_is_the_largest_within_the_plateau():
+    """Its last block is in it. Behind it the stream grows threefold, and there -1,000 is less than 851."""
+    writes = (1, 0, 5, 3, 100.0, 8.0), (5, 0, 5, 2, 100.0, 0.5), (6, 0, 5, 1, 100.0, -35.53)
+    (found,) = detect(written(*writes, carry=(1, 1, 1, 1, 1, 1, 3, 1))).super_activations
+    assert (1, 5, 851.0) == (found.onset, found.last, found.magnitude)
+
+
+@pytest.mark.parametrize(("second", "core"), [(399.0, 2), (398.0, 1)])
+def test_the_core_is_about_channels_of_two_fifths_and_more(second, core):
+    """Of an activation of 1,000 one of 400 is strong, one of 399 is not."""
+    found = detect(written((2, 0, 5, 3, 999.0, 1.0), (2, 0, 9, 4, second, 1.0)))
+    assert core == len(found.strongest)
+
+
+def test_a_write_below_a_tenth_of_the_activation_is_no_finding():
+    """Neither of the core nor a companion: nine tenths stand without it."""
+    found = detect(written((2, 0, 5, 3, 100.0, 8.0), (3, 0, 5, 4, 100.0, 0.5)))
+    assert [Coordinate(2, 5, 3)] == [item.coordinate for item in (*found.super_weights, *found.companions)]

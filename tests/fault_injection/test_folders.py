@@ -91,13 +91,35 @@ def test_shards_with_their_index_are_the_model(copy):
     assert [] == notes
 
 
-def test_shards_without_their_index_are_refused(copy, refusal):
-    """transformers would not find them, and nobody knows whether they are all."""
+def test_shards_without_their_index_are_the_model(copy):
+    """Their numbers say that all are there, and each says what it holds; read, scanned and loaded alike."""
+    before = weight(loaded(copy)[0]).clone()
     add_shards(copy)
     for name in ("model.safetensors", "model.safetensors.index.json"):
         (copy / name).unlink()
+    subject, notes = loaded(copy)
+    assert torch.equal(before, weight(subject))
+    assert [] == notes
+    assert torch.equal(before, torch.from_numpy(open_checkpoint(copy).read(DOWN_PROJ)))
+    assert sorted(file.name for file in copy.glob("model*")) == sorted(SHARDS)
+
+
+def test_one_shard_of_two_without_their_index_is_refused(copy, refusal):
+    """What it lacks is named, whether the first is gone or the last."""
+    add_shards(copy)
+    for name in ("model.safetensors", "model.safetensors.index.json", SHARDS[1]):
+        (copy / name).unlink()
     line = refusal(load, resolve(str(copy)), device="cpu")
     assert f"holds {SHARDS[0]} and no model.safetensors.index.json" in line
+
+
+def test_shards_that_both_hold_a_tensor_are_refused(copy, refusal):
+    """Without an index nobody knows which of the two is meant."""
+    add_shards(copy)
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        (copy / name).unlink()
+    shutil.copy(copy / SHARDS[0], copy / SHARDS[1])
+    assert f"is in {SHARDS[0]} and in {SHARDS[1]}" in refusal(open_checkpoint, copy)
 
 
 def test_mistrals_second_set_is_named(copy):

@@ -80,7 +80,7 @@ def test_on_one_gpu_one_worker_runs_all_gpu_tests(machine):
     """Two workers, one GPU: grouping keeps every gpu test on one of them, under the pinned xdist."""
     result, rows = machine("-m", "gpu", "-n2", "--dist", "loadgroup", gpus=1)
     assert 0 == result.ret
-    assert 6 + 22 == len(rows)
+    assert 6 + 24 == len(rows)
     assert 1 == len(workers(rows))
     assert {"0"} == {seen for *_, seen in rows}
 

@@ -22,6 +22,7 @@ from tests.model.families import GATED, Tiny
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged
 
 PLACE = Coordinate(1, 41, 23)
+NO_CHAT = "tiny-planted has no chat template: chat replies are not compared"
 BASELINES = Path(__file__).parents[1] / "claims" / "baselines"
 
 
@@ -44,9 +45,9 @@ def compared(release, *, base="tiny-planted", **options):
 
 @pytest.mark.parametrize("name", list(KEPT))
 def test_a_faithful_release_is_kept(name, base, tmp_path):
-    """Casts, a copy and careful rounding keep what carries the model, and no reason is given."""
+    """Casts, a copy and careful rounding keep what carries the model; that nobody chats with it is said."""
     result = compared(make(base, tmp_path / "release", KEPT[name], [PLACE]))
-    assert ("kept", ()) == (result.verdict, result.reasons)
+    assert ("kept", (NO_CHAT,)) == (result.verdict, result.reasons)
     assert {STATIC, ACTIVATIONS, QUALITY} == {check.depth for check in result.checks}
 
 
@@ -126,6 +127,44 @@ def test_shards_in_order_are_kept_and_swapped_ones_are_not(base, tmp_path):
     swapped = compared(sharded(base, tmp_path / "swapped", swapped=True))
     assert ("kept", "damaged") == (whole.verdict, swapped.verdict)
     assert swapped.reasons[0].startswith("the release's files do not fit together: ")
+
+
+def beside(folder, base, *, scale=1.0):
+    """Write the base's tensors as shards with an index beside the single file."""
+    shards = sharded(base, folder.parent / "shards", swapped=False)
+    for file in shards.glob("model-*.safetensors"):
+        tensors = load_file(file)
+        if NORM in tensors:
+            tensors[NORM] = tensors[NORM] * scale
+        save_file(tensors, folder / file.name, {"format": "pt"})
+    shutil.copy(shards / "model.safetensors.index.json", folder)
+
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [(1.0, "the shards beside it hold the same numbers"), (2.0, f"the shards beside it differ in {NORM}")],
+)
+def test_a_second_set_of_weights_is_compared_and_told(scale, words, base, tmp_path):
+    """Which was judged, and whether a reader of the other set has the same model; it is no damage."""
+    release = make(base, tmp_path / "release", unchanged, [PLACE])
+    beside(release, base, scale=scale)
+    result = compared(release, depths=(STATIC,))
+    (check,) = [check for check in result.checks if check.name == "second set of weights"]
+    assert "kept" == result.verdict
+    assert f"model.safetensors was judged, as transformers loads it; {words}" == check.reason
+    assert (check.reason in result.reasons) == (scale != 1)
+
+
+def test_a_second_set_that_is_not_whole_is_none(base, tmp_path):
+    """A stale index is told when the folder is opened."""
+    release = make(base, tmp_path / "release", unchanged, [PLACE])
+    beside(release, base)
+    next(release.glob("model-*.safetensors")).unlink()
+    names = {check.name for check in compared(release, depths=(STATIC,)).checks}
+    assert "second set of weights" not in names
 
 
 def cut_short(path):

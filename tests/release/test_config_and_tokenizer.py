@@ -102,6 +102,31 @@ def test_another_spelling_is_kept(change, base, release):
     assert "kept" == configs(base, release)["config"].status
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dtype": "float16"}, 'dtype "bfloat16" became "float16"'),
+        ({"vocab_size": 264}, "vocab_size 257 became 264"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings false became true"),
+        ({"max_position_embeddings": 64}, "became 64"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised by fp8"),
+    ],
+)
+def test_what_decides_nothing_and_a_person_wants_to_know_is_told(change, words, base, release):
+    """How numbers are stored, how many tokens there are, how much text is promised."""
+    edit(release, "config.json", **change)
+    check = configs(base, release)["config"]
+    assert "kept" == check.status
+    assert words in check.reason
+
+
+def test_of_a_class_that_nobody_knows_the_file_alone_counts():
+    """What it would fill in is not to be had, and that stops nothing."""
+    stated = {"model_type": "no-such-model", "rms_norm_eps": 1e-5}
+    check = compare_settings(stated, {"model_type": "no-such-model"})
+    assert ("damaged", "config.json: rms_norm_eps 1e-05 became (not set)") == (check.status, check.reason)
+
+
 def test_settings_are_those_of_the_text_model():
     """Of a model of several parts, the part that reads text counts."""
     outer = {"model_type": "x", "text_config": {"rms_norm_eps": 1e-5}}

@@ -11,11 +11,12 @@ import torch
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import fetch
+from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
 from superweight.measurement.corpus import cut, documents
 from superweight.model.gguf_conversion import converted_copy
 from superweight.model.loading import load
-from superweight.release.compare import CompareRequest, compare
+from superweight.release.compare import CompareRequest, compare, loaded_base
 from superweight.release.result import ACTIVATIONS, STATIC
 
 from .releases import DAMAGED, KEPT, clipped, make, sharded
@@ -67,15 +68,26 @@ def passages(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def run_config(passages):
+    return RunConfig(corpus=str(passages), baselines=BASELINES)
+
+
+@pytest.fixture(scope="module")
+def base(copy, run_config):
+    """The real model, loaded and measured once for all its releases."""
+    model = parse_model(f"{NAME}={copy}")
+    return loaded_base(CompareRequest(model, model, run_config=run_config))
+
+
 @pytest.fixture
-def compared(superweight, copy, passages, tmp_path):
-    """Run the command at full depth; its exit code and its JSON."""
+def compared(base, copy, run_config):
+    """Compare at full depth; the contract, as it is written."""
 
     def compare_with(release):
-        target = tmp_path / "comparison.json"
-        options = ("--corpus", str(passages), "--baselines", str(BASELINES), "--json", str(target))
-        result = superweight("compare", f"{NAME}={copy}", str(release), *options)
-        return result.exit_code, json.loads(target.read_text())
+        models = parse_model(f"{NAME}={copy}"), parse_model(str(release))
+        result = compare(CompareRequest(*models, run_config=run_config), held=base)
+        return json.loads(json.dumps(result.as_dict(), allow_nan=False))
 
     return compare_with
 
@@ -83,9 +95,9 @@ def compared(superweight, copy, passages, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(KEPT))
 def test_a_faithful_release_is_kept(name, copy, compared, tmp_path):
-    """A copy, casts and rounding by row exit 0 without a reason."""
-    code, found = compared(make(copy, tmp_path / "release", KEPT[name], PLACES))
-    assert (0, "kept", []) == (code, found["verdict"], found["reasons"])
+    """A copy, casts and rounding by row are kept without a reason."""
+    found = compared(make(copy, tmp_path / "release", KEPT[name], PLACES))
+    assert ("kept", []) == (found["verdict"], found["reasons"])
 
 
 # What the real model's gate says first of each damage.
@@ -103,17 +115,17 @@ FIRST_REASON = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(DAMAGED))
 def test_a_damaged_release_is_named(name, copy, compared, tmp_path):
-    """It exits 1, and what was done to it leads the reasons."""
-    code, found = compared(make(copy, tmp_path / "release", DAMAGED[name][0], PLACES))
-    assert (1, "damaged") == (code, found["verdict"])
+    """What was done to it leads the reasons."""
+    found = compared(make(copy, tmp_path / "release", DAMAGED[name][0], PLACES))
+    assert "damaged" == found["verdict"]
     assert found["reasons"][0].startswith(FIRST_REASON[name])
 
 
 @pytest.mark.slow
 def test_swapped_shards_are_damage(copy, compared, tmp_path):
     """The files do not hold what their index says, and none of it is loaded."""
-    code, found = compared(sharded(copy, tmp_path / "release", swapped=True))
-    assert (1, "damaged") == (code, found["verdict"])
+    found = compared(sharded(copy, tmp_path / "release", swapped=True))
+    assert "damaged" == found["verdict"]
     assert found["reasons"][0].startswith("the release's files do not fit together: ")
 
 
@@ -123,8 +135,8 @@ def test_restoring_what_was_clipped_is_better_and_the_comparison_says_by_how_muc
     apart = {}
     for restored in (False, True):
         release = make(copy, tmp_path / f"restored-{restored}", clipped(restored=restored), PLACES)
-        code, found = compared(release)
-        assert 1 == code
+        found = compared(release)
+        assert "damaged" == found["verdict"]
         (apart[restored],) = (c["figures"]["kl"] for c in found["checks"] if c["check"] == "divergence")
     assert apart[True] < apart[False]
 
@@ -144,8 +156,8 @@ def test_fifty_steps_of_fine_tuning_are_kept(copy, compared, passages, tmp_path)
         optimiser.zero_grad()
     subject.model.save_pretrained(tmp_path / "tuned")
     subject.tokenizer.save_pretrained(tmp_path / "tuned")
-    code, found = compared(tmp_path / "tuned")
-    assert (0, "kept", []) == (code, found["verdict"], found["reasons"])
+    found = compared(tmp_path / "tuned")
+    assert ("kept", []) == (found["verdict"], found["reasons"])
     changed = [
         c["figures"]["relative_error"] for c in found["checks"] if c["check"].startswith("super weight")
     ]

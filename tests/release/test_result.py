@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 
 from superweight.core.errors import HarnessError
@@ -9,6 +12,7 @@ from superweight.release.limits import Limits, read_limits
 from superweight.release.result import (
     QUALITY,
     STATIC,
+    Check,
     Comparison,
     as_markdown,
     as_text,
@@ -17,6 +21,9 @@ from superweight.release.result import (
     not_comparable,
     within,
 )
+
+UNDECIDED = "cannot be judged: changed, and only a forward pass tells whether that matters"
+NOT_REACHED = "cannot be judged: quality not reached"
 
 
 def comparison(*checks):
@@ -34,6 +41,13 @@ def test_an_excess_that_is_no_number_is_damage():
     result = comparison(within(QUALITY, "y", "twice", 2.0), unknown)
     assert "damaged" == unknown.status == result.verdict
     assert ("nobody knows", "twice") == result.reasons
+
+
+def test_a_figure_that_is_no_number_is_null_in_the_contract():
+    """JSON knows neither infinity nor NaN, and a writer that refuses them must not stop the gate."""
+    check = within(QUALITY, "x", "", 2.0, ratio=math.inf, interval=[math.nan, 1.5], share=0.5)
+    figures = json.loads(json.dumps(check.as_dict(), allow_nan=False))["figures"]
+    assert {"ratio": None, "interval": [None, 1.5], "share": 0.5} == figures
 
 
 def test_the_worst_reason_stands_first_and_the_unknown_last():
@@ -54,6 +68,39 @@ def test_a_comparison_of_nothing_is_no_pass():
     assert "cannot be judged" == comparison(not_comparable(STATIC, "a", "not compared")).verdict
     with pytest.raises(HarnessError, match="in no respect"):
         comparison()
+
+
+def noted(status, depth=STATIC):
+    # A status as it is read from a file: equal to ours, and another object.
+    return Check(depth, "x", "".join(list(status)), f"it is {status}")
+
+
+@pytest.mark.parametrize(
+    ("checks", "required", "headline", "degraded"),
+    [
+        ((noted("kept"),), (), "kept", False),
+        ((noted("degraded"),), (), "kept, degraded", True),
+        ((noted("degraded"), noted("damaged")), (), "damaged", False),
+        ((noted("kept"), noted("damaged")), (STATIC,), "damaged", False),
+        ((noted("changed"),), (), UNDECIDED, False),
+        ((noted("changed"), noted("kept", QUALITY)), (), "kept", False),
+        ((noted("changed"), noted("cannot be judged", QUALITY)), (QUALITY,), NOT_REACHED, False),
+        ((noted("cannot be judged", QUALITY), noted("kept")), (QUALITY,), NOT_REACHED, False),
+        ((noted("damaged"), noted("cannot be judged", QUALITY)), (QUALITY,), "damaged", False),
+        ((noted("not comparable"),), (), "cannot be judged", False),
+    ],
+)
+def test_the_headline_is_the_verdict_with_what_a_person_must_know(checks, required, headline, degraded):
+    """Damage first, then what was not reached or not decided, then what is worse."""
+    result = Comparison("base", "release", checks, required)
+    assert (headline, degraded) == (result.headline, result.degraded)
+
+
+def test_reasons_are_damage_then_doubt_then_loss_then_change_then_what_was_left_out():
+    """What is kept gives no reason."""
+    statuses = ("kept", "not comparable", "changed", "degraded", "cannot be judged", "damaged")
+    expected = [f"it is {status}" for status in reversed(statuses[1:])]
+    assert expected == list(comparison(*map(noted, statuses)).reasons)
 
 
 def test_markup_in_a_name_stays_text():

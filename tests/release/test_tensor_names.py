@@ -12,6 +12,7 @@ from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.coordinates import Coordinate
 from superweight.release.limits import Limits
+from superweight.release.matrix_checks import compare_matrices
 from superweight.release.static_checks import compare_static
 from superweight.release.tensor_names import by_meaning, canonical, paired, tied
 
@@ -124,6 +125,51 @@ def test_what_was_destroyed_inside_a_matrix_is_named(change, check, reason, base
     assert found.reason.startswith(reason)
 
 
+def swapped(tensors, places):
+    for name in [name for name in tensors if name.startswith("model.layers.0.")]:
+        twin = name.replace(".0.", ".3.")
+        tensors[name], tensors[twin] = tensors[twin], tensors[name]
+
+
+def shuffled(tensors, places):
+    head = tensors["lm_head.weight"]
+    head[:40] = head[:40].flip(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (swapped, "14 of 39 tensors hold other numbers than the base's: model.layers.0.mlp.down_proj.weight"),
+        (shuffled, "1 of 39 tensors hold other numbers than the base's: 7% of the rows of lm_head.weight"),
+        (in_int8, None),
+        (unchanged, None),
+    ],
+)
+def test_tensors_that_hold_other_numbers_are_told(change, words, base, tmp_path):
+    """Blocks that changed places and rows that were shuffled are a change; rounding is none."""
+    check = checked(base, make(base, tmp_path / "release", change, [PLACE]))["numbers of every tensor"]
+    assert ("kept" if words is None else "changed") == check.status
+    assert check.reason.startswith(words or "all ")
+
+
+def test_a_head_that_only_the_release_stores_is_held_to_the_base_s_embedding(base, tmp_path):
+    """A row of it that was emptied is seen where the base is tied."""
+
+    def tie(tensors, places):
+        tensors.pop("lm_head.weight")
+
+    def store(tensors, places):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        tensors["lm_head.weight"][9] = 0
+
+    for name, change in (("base", tie), ("release", store)):
+        folder = make(base, tmp_path / name, change, [PLACE])
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": name == "base"}))
+    check = checked(tmp_path / "base", tmp_path / "release")["rows and columns"]
+    assert ("damaged", "emptied: row 9 of lm_head.weight") == (check.status, check.reason)
+
+
 def test_gpt2_is_the_same_with_its_wrapper_and_its_masks_and_without(tmp_path):
     """The class's own state dict, as saved by it and as the hub has it."""
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -165,6 +211,58 @@ def test_experts_are_the_same_stacked_and_one_by_one(tmp_path):
     assert by_meaning(sides["single"]).keys() == by_meaning(sides["two"]).keys()
     assert () == paired(sides["single"], sides["two"]).missing
     assert 3 == len(paired(sides["single"], sides["one"]).missing)
+
+
+def experts(folder, *, stacked, turned=False, spoil=None):
+    """Two experts of one block whose numbers are all different, one by one or stacked."""
+    generator = torch.Generator().manual_seed(0)
+    each = [
+        {part: torch.randn(shape, generator=generator) for part, shape in (("up", (6, 8)), ("down", (8, 6)))}
+        for _ in range(2)
+    ]
+    if spoil is not None:
+        spoil(each[1])
+    block = "model.layers.0.mlp.experts"
+    if stacked:
+        downs = torch.stack([one["down"].T if turned else one["down"] for one in each])
+        tensors = {f"{block}.down_proj": downs, f"{block}.up_proj": torch.stack([one["up"] for one in each])}
+    else:
+        tensors = {
+            f"{block}.{number}.{part}_proj.weight": matrix
+            for number, one in enumerate(each)
+            for part, matrix in one.items()
+        }
+    folder.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return open_checkpoint(folder)
+
+
+def row_emptied(expert):
+    expert["down"][3] = 0
+
+
+def grown(expert):
+    expert["up"][2, 2] = 1e9
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("spoil", "reasons"),
+    [
+        (None, []),
+        (row_emptied, ["emptied: row 3 of model.layers.0.mlp.experts.down_proj, expert 1"]),
+        (grown, ["model.layers.0.mlp.experts.up_proj, expert 1 holds a number"]),
+    ],
+)
+def test_an_expert_s_numbers_are_compared_stacked_or_alone(spoil, reasons, turned, tmp_path):
+    """One row emptied, one number grown: told of that expert, whichever way its stack is turned."""
+    base = experts(tmp_path / "base", stacked=False)
+    release = experts(tmp_path / "release", stacked=True, turned=turned, spoil=spoil)
+    checks = list(compare_matrices(base, release, paired(base, release)))
+    damaged = [check.reason for check in checks if check.status == "damaged"]
+    assert len(reasons) == len(damaged)
+    assert all(found.startswith(wanted) for found, wanted in zip(damaged, reasons, strict=True))
+    assert "of 4 tensors" in checks[0].reason or spoil is row_emptied
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """What a verdict is held against, and what a person reads when it does not match."""
 
+from dataclasses import FrozenInstanceError, replace
+
 import pytest
 
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar
+from superweight.claims.catalogue import CLAIMS
 from superweight.claims.expectations import (
     Outcome,
     compare_with_base,
     compare_with_baseline,
+    compare_with_expectation,
     compare_with_paper,
     compare_with_registry,
     explain,
@@ -196,3 +200,89 @@ def test_nothing_on_record_is_said_in_words():
     assert "expected  nothing on record (no source)" in explain(
         "m", Outcome(verdict("refuted"), None, None, ("gap",))
     )
+
+
+@pytest.fixture
+def against(tmp_path):
+    """Hold a verdict of C3 against whatever is at hand; the registry expects "refuted"."""
+
+    def compare(given, *, stored=None, base=None, expect="auto", baselines=()):
+        for name in baselines:
+            (tmp_path / f"{name}.json").write_text("{}")
+        entry = ModelEntry(name="model", source="model", expect={"C3": "refuted"})
+        return compare_with_expectation(
+            given,
+            record("m", given, {}),
+            stored,
+            base=base,
+            expect=expect,
+            entry=entry,
+            path=tmp_path / "C3.json",
+        )
+
+    return compare
+
+
+def of_catalogue(status):
+    return replace(verdict(status), claim=next(claim for claim in CLAIMS if claim.id == "C3"))
+
+
+def test_the_paper_comes_first_where_it_was_asked_for(against):
+    """Whatever else there is, base and baseline included."""
+    given = verdict("supported")
+    stored = record("m", verdict("refuted"), {})
+    assert "paper" == against(given, base=verdict("refuted"), stored=stored, expect="paper").source
+    for other in ("auto", "a", "z"):
+        assert "base" == against(given, base=verdict("refuted"), stored=stored, expect=other).source
+
+
+def test_the_base_comes_before_the_baseline_and_that_before_the_registry(against):
+    """An unreadable baseline is one as well: it is there."""
+    given = verdict("supported")
+    assert "base" == against(given, base=verdict("supported"), stored=record("m", given, {})).source
+    assert "baseline" == against(given, stored=record("m", given, {})).source
+    assert ("baseline", False) == (against(given, stored={}).source, against(given, stored={}).as_expected)
+    assert "registry" == against(given).source
+
+
+def test_a_baseline_that_only_this_claim_lacks_is_a_gap(against):
+    """Where others have theirs, one that is gone is no first meeting; of a claim of one's own it is."""
+    outcome = against(of_catalogue("refuted"), baselines=["C1"])
+    assert (None, False) == (outcome.source, outcome.as_expected)
+    assert "there is no baseline C3.json in " in outcome.gaps[0]
+    assert "registry" == against(verdict("refuted"), baselines=["C1"]).source
+
+
+def test_a_claim_without_any_baseline_beside_it_meets_the_registry(against):
+    """Its own file, were it there, is no other."""
+    assert "registry" == against(of_catalogue("refuted"), baselines=["C3"]).source
+
+
+@pytest.mark.parametrize("base", STATUSES)
+@pytest.mark.parametrize(
+    ("status", "as_expected"),
+    [("supported", True), ("refuted", False), ("inconclusive", False), ("not applicable", True)],
+)
+def test_a_claim_about_the_two_is_held_to_what_it_says(status, as_expected, base):
+    """The base has no base of its own: its verdict on such a claim is nothing to be held to."""
+    given = verdict(status)
+    given = replace(given, claim=replace(given.claim, relation=True))
+    outcome = compare_with_base(given, verdict(base))
+    assert (as_expected, "supported", "base") == (outcome.as_expected, outcome.expected, outcome.source)
+
+
+def test_an_outcome_stays_as_it_was():
+    """Nobody who holds it may turn a gap into none."""
+    outcome = Outcome(verdict("refuted"), "supported", "paper", ("a gap",))
+    with pytest.raises(FrozenInstanceError):
+        outcome.gaps = ()
+
+
+def test_statuses_that_were_read_from_a_file_are_equal_to_the_same_words():
+    """A baseline's "supported" is another object than ours."""
+    read = "".join(["not ", "applicable"])
+    assert compare_with_paper(verdict(read)).as_expected
+    assert compare_with_base(verdict(read), verdict("not applicable")).as_expected
+    given = verdict(read)
+    given = replace(given, claim=replace(given.claim, relation=True, id="".join(["C", "14"])))
+    assert compare_with_base(given, verdict(read)).as_expected

@@ -7,9 +7,20 @@ from dataclasses import replace
 import pytest
 
 from superweight.claims.evidence import Evidence
-from superweight.claims.paper import fine_tuning, location, one_pass
-from superweight.claims.verdict import REFUTED, SUPPORTED
+from superweight.claims.paper import activation_restoration, fine_tuning, location, one_pass, pruning
+from superweight.claims.verdict import NOT_APPLICABLE, REFUTED, SUPPORTED
+from superweight.core.coordinates import Coordinate
+from superweight.measurement.conditions import (
+    COMPANIONS,
+    GAINS,
+    RESTORED_ACTIVATION,
+    SINGLES,
+    restorable,
+    treatments,
+)
 from superweight.measurement.corpus import prompts
+from superweight.release.activation_checks import compare_activations
+from superweight.release.limits import Limits
 from superweight.report.html import page
 from tests.model.families import FAMILIES, planted_in
 
@@ -83,3 +94,44 @@ def test_the_page_lists_neurons_gains_and_what_they_carry():
     assert "<td>1980</td><td>62, 490</td>" in html
     assert f"{GAIN}</th><td>585</td><td>4.4</td><td>1</td><td>10.4 %</td>" in html
     assert "<td>x15,038</td><td>x1,600 to x141,314</td>" in html
+
+
+def test_gains_and_companions_are_pruned_as_conditions_of_their_own_in_c3(evidence):
+    """Their ratios stand beside the set's; the set itself is what decides."""
+    verdict = pruning.judge(evidence)
+    assert GAINS in verdict.evidence["ratios"]
+    assert COMPANIONS not in verdict.evidence["ratios"]
+    assert "measured_alone" not in verdict.evidence
+    (weight,) = evidence.scan.super_weights
+    beside = replace(weight, coordinate=Coordinate(2, 3, 4), part=0.06)
+    again = Evidence(evidence.subject, "builtin")
+    again.scan = replace(evidence.scan, companions=(beside,))
+    assert COMPANIONS in pruning.judge(again).evidence["ratios"]
+
+
+def test_an_activation_beyond_the_windows_is_not_restored(evidence):
+    """Its token is one that no window of text has: C8 does not apply, and nothing is measured for it."""
+    far = tuple(replace(item, token=200) for item in evidence.scan.super_activations)
+    evidence.scan = replace(evidence.scan, super_activations=far)
+    assert () == restorable(evidence.scan)
+    assert NOT_APPLICABLE == activation_restoration.judge(evidence).status
+    assert RESTORED_ACTIVATION not in [item.name for item in treatments(evidence.scan)]
+
+
+def test_of_many_super_weights_c3_says_how_many_were_pruned_alone(evidence):
+    """Ten scalars: eight of them alone, and the evidence says eight."""
+    (weight,) = evidence.scan.super_weights
+    many = tuple(replace(weight, coordinate=Coordinate(1, 17, col), part=col / 100) for col in range(10))
+    evidence.scan = replace(evidence.scan, super_weights=many)
+    verdict = pruning.judge(evidence)
+    assert SINGLES == verdict.evidence["measured_alone"]
+    assert SINGLES == sum(name.endswith("alone") for name in verdict.evidence["ratios"])
+
+
+def test_a_release_whose_gain_no_longer_makes_the_activation_has_lost_a_maker(evidence):
+    """Among the checks of the activations, named as it is written."""
+    found = evidence.scan
+    checks = compare_activations(found, replace(found, gains=()), 0.1, Limits())
+    (lost,) = [check for check in checks if check.name == "makers"]
+    assert GAIN in lost.reason
+    assert not [check for check in compare_activations(found, found, 0.1, Limits()) if check.name == "makers"]

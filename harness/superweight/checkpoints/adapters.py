@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from superweight.checkpoints.forms.form import Codes, Packed
+from superweight.checkpoints.hub import cached_snapshot
 from superweight.checkpoints.registry import ModelEntry
-from superweight.checkpoints.sources import cached_snapshot
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.decoding import Floats
 from superweight.checkpoints.tensors.health import condition

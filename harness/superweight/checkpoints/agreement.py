@@ -1,4 +1,4 @@
-"""Which of several conflicting published sets of super weights a model's weights support."""
+"""Compare conflicting published sets of super weights with what a scan found."""
 
 from __future__ import annotations
 

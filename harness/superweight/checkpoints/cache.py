@@ -1,4 +1,4 @@
-"""The cache directory: what is downloaded or converted is published whole or not at all."""
+"""Keep what is downloaded or converted in a cache directory, whole or not at all."""
 
 from __future__ import annotations
 

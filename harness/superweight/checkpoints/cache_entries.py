@@ -1,4 +1,4 @@
-"""What the cache holds, how much it may hold, and which of it goes first."""
+"""List the entries of the cache, and delete the least recently used beyond its limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A packed checkpoint as the plain one it stands for: every tensor by its plain name, read one by one."""
+"""Read a packed checkpoint as plain tensors, one by one, under their plain names."""
 
 from __future__ import annotations
 

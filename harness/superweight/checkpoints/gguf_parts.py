@@ -1,4 +1,4 @@
-"""A GGUF file that was published in parts, NAME-00001-of-00003.gguf and so on."""
+"""Find the parts of a GGUF file that was published in parts, NAME-00001-of-00003.gguf and so on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person writes for a model on the hub: org/name[@revision][:file.gguf or :Q4_K_M]."""
+"""Parse the name of a model on the hub: org/name[@revision][:file.gguf or :Q4_K_M]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The name of a model as a person typed it, with the registry entry that it stands for."""
+"""Read the name of a model as a person typed it, and keep it with its registry entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody published about a model: scalars, activations, the damage that pruning does."""
+"""Define what is published about a model: scalars, activations, the damage that pruning does."""
 
 from __future__ import annotations
 

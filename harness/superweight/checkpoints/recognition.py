@@ -1,4 +1,4 @@
-"""What a folder is that transformers does not load as it lies, and what to give instead.
+"""Name a folder that transformers does not load, and say what to give instead.
 
 Recognised by the names of its files and by its small documents, so that a repository on the hub is
 recognised before anything large is fetched.
@@ -28,7 +28,7 @@ _NO_WEIGHTS = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state|adapter_model|non_lora_trainables)[^/]*|"
     r"(openvino|params_shard|ggml)[^/]*\.bin|consolidated[^/]*\.pth"
 )
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 _VARIANT = re.compile(r"model\.([\w-]+)(-\d+-of-\d+)?\.safetensors")
 _PROJECTOR = re.compile(r"(^|/)mmproj[^/]*$")
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
@@ -99,8 +99,18 @@ def pickled(names: Collection[str]) -> list[str]:
 
 
 def has_weights(names: Collection[str]) -> bool:
-    """Tell whether transformers finds safetensors in a folder: one file, or the index of several."""
-    return SINGLE in names or INDEX in names
+    """Tell whether a folder holds safetensors: one file, an index of several, or all of several."""
+    return SINGLE in names or INDEX in names or bool(unlisted_shards(names))
+
+
+def unlisted_shards(names: Collection[str]) -> list[str]:
+    """Return the shards of a folder without an index, none unless their numbers say that all are there."""
+    if SINGLE in names or INDEX in names:
+        return []
+    found = {name: match for name in sorted(names) if (match := _SHARD.fullmatch(name))}
+    counts = {int(match[2]) for match in found.values()}
+    whole = len(counts) == 1 and {int(match[1]) for match in found.values()} == set(range(1, max(counts) + 1))
+    return list(found) if whole and len(found) == max(counts) else []
 
 
 def gguf_files(names: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The models that are known: where their weights come from and what is published about them."""
+"""Read the registry: where known models lie, and what is published about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of a registry file: which fields there are, and of which types."""
+"""Define the tables of a registry file: their fields and types."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from superweight.checkpoints.adapters import adapted, named_adapter, open_adapter
 from superweight.checkpoints.gains import locate_gain
+from superweight.checkpoints.hub import cached_snapshot, hub_address, refuse_repository
 from superweight.checkpoints.hub_source import HubSource
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar, load_registry, resolve
-from superweight.checkpoints.sources import cached_snapshot, fetch, hub_address, local_path, refuse_repository
+from superweight.checkpoints.sources import fetch, local_path
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, Scalar
 from superweight.checkpoints.tensors.decoding import EPSILON
 from superweight.checkpoints.tensors.locations import Location, locate

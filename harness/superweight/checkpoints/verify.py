@@ -1,4 +1,4 @@
-"""What is published about a model, held to its files: no model is loaded, and torch is not imported."""
+"""Compare what is published about a model with its files, without loading it."""
 
 from __future__ import annotations
 

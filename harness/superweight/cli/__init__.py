@@ -1,1 +1,1 @@
-"""The ``superweight`` command: one module a subcommand, thin, over the same functions that tests use."""
+"""Run the ``superweight`` command: one thin module a subcommand."""

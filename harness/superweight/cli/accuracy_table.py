@@ -1,4 +1,4 @@
-"""The accuracies behind a verdict on C15, as a table for the terminal."""
+"""Write the accuracies behind a verdict on C15 as a table for the terminal."""
 
 from __future__ import annotations
 

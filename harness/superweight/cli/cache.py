@@ -1,4 +1,4 @@
-"""The command ``superweight cache``."""
+"""Run the command ``superweight cache``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``superweight check``."""
+"""Run the command ``superweight check``."""
 
 from __future__ import annotations
 

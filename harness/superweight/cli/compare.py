@@ -1,4 +1,4 @@
-"""The command ``superweight compare``: thin, over `superweight.release.compare`."""
+"""Run the command ``superweight compare``, thin over `superweight.release.compare`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("base", type=MODEL)
-@click.argument("release", type=MODEL)
+@click.argument("releases", nargs=-1, required=True, metavar="RELEASE...", type=MODEL)
 @click.option(
     "--depth",
     type=click.Choice(["static", "activations", "quality", "all"]),
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 @judging_options
 def compare(
     base: ModelRef,
-    release: ModelRef,
+    releases: tuple[ModelRef, ...],
     depth: str,
     limits_file: Path | None,
     layout: str,
@@ -82,45 +82,49 @@ def compare(
     report: Path | None,
     run_config: RunConfig,
 ) -> None:
-    """Tell whether BASE's super weights survived in RELEASE.
+    """Tell whether BASE's super weights survived in RELEASE, or in each of several.
 
-    Exit code 0: kept; 1: damaged; 3: cannot be judged here; 4: bad input.
+    The base is measured once for all of them. Exit code 0: kept; 1: damaged, where one of them is;
+    3: cannot be judged here; 4: bad input.
 
     Example: superweight compare org/base ./release --format markdown
     """
-    from superweight.release.compare import CompareRequest
-    from superweight.release.compare import compare as compare_models
+    from superweight.release.compare import CompareRequest, compare_all
     from superweight.release.limits import read_limits
     from superweight.release.result import CANNOT_JUDGE, DAMAGED, DEGRADED, DEPTHS, as_markdown, as_text
     from superweight.report.run_info import Stages
 
+    if report is not None and len(releases) > 1:
+        raise BadInput("--report shows one comparison; give it one RELEASE")
+    requests = [
+        CompareRequest(
+            base=base,
+            release=release,
+            depths=DEPTHS if depth == "all" else (depth,),
+            limits=read_limits(limits_file),
+            run_config=run_config,
+            require=None if require is None else _depths(require),
+        )
+        for release in releases
+    ]
     with progressing(COMPARE) as progress:
         stages = Stages(progress)
         models: list[Evidence] = []
-        result = compare_models(
-            CompareRequest(
-                base=base,
-                release=release,
-                depths=DEPTHS if depth == "all" else (depth,),
-                limits=read_limits(limits_file),
-                run_config=run_config,
-                require=None if require is None else _depths(require),
-            ),
-            progress=stages,
-            keep=models.append,
-        )
+        results = compare_all(requests, progress=stages, keep=models.append if report else lambda _: None)
         if report is not None:
-            _report_comparison(report, result, models, stages, run_config.corpus)
+            _report_comparison(report, results[0], models, stages, run_config.corpus)
     if json_file is not None:
-        write_output(json_file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
+        documents = [result.as_dict() for result in results]
+        written = documents[0] if len(documents) == 1 else documents
+        write_output(json_file, json.dumps(written, indent=2, allow_nan=False) + "\n")
     if json_file != "-":
-        click.echo(as_markdown(result) if layout == "markdown" else as_text(result), nl=False)
+        click.echo("\n".join(map(as_markdown if layout == "markdown" else as_text, results)), nl=False)
     if report is not None:
         click.echo(f"report: {report / 'report.html'}", err=True)
-    if result.verdict == CANNOT_JUDGE:
-        raise SystemExit(EXIT_CANNOT_JUDGE)
-    if result.verdict == DAMAGED or (result.degraded and fail_on == DEGRADED):
+    if any(item.verdict == DAMAGED or (item.degraded and fail_on == DEGRADED) for item in results):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
+    if any(item.verdict == CANNOT_JUDGE for item in results):
+        raise SystemExit(EXIT_CANNOT_JUDGE)
 
 
 def _depths(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The ``superweight`` command."""
+"""Run the ``superweight`` command, and turn errors into exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A MODEL on the command line: read once, and completed by the shell."""
+"""Read a MODEL on the command line once, and let the shell complete it."""
 
 from __future__ import annotations
 

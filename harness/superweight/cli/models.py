@@ -1,4 +1,4 @@
-"""The command ``superweight models``."""
+"""Run the command ``superweight models``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, options that several take, and how they write."""
+"""Define what the commands share: exit codes, common options, output files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a command works: a bar with an estimate on a terminal, plain lines elsewhere."""
+"""Show progress: a bar with an estimate on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``superweight read``."""
+"""Run the command ``superweight read``."""
 
 from __future__ import annotations
 

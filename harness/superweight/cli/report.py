@@ -1,4 +1,4 @@
-"""The command ``superweight report``."""
+"""Run the command ``superweight report``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``superweight scan``."""
+"""Run the command ``superweight scan``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``superweight scan`` prints: the finding in one line, then a line for each of its parts."""
+"""Print a scan: the finding in one line, then a line for each of its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``superweight sweep``: thin, over `superweight.quantization.sweep`."""
+"""Run the command ``superweight sweep``, thin over `superweight.quantization.sweep`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an exception of another library says, in one line that ends where a thought does."""
+"""Shorten the message of another library's exception to one line."""
 
 from __future__ import annotations
 

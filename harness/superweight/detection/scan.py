@@ -1,4 +1,4 @@
-"""From a live model to its super weights: trace, detect, prune, look again.
+"""Find the super weights of a live model: trace, detect, prune, and look again.
 
 The paper repeats this "until the magnitudes of large maximum activations are greatly suppressed"
 (section 3.1); here the criterion has a number and every ending has a name.

@@ -14,6 +14,7 @@ from superweight.measurement.controls import (
     largest_other_gains,
     random_of_same_matrices,
 )
+from superweight.measurement.corpus import WINDOW_TOKENS
 from superweight.model.edits import Prune, Scale, ScaleGain
 from superweight.model.subject import Subject
 
@@ -108,7 +109,13 @@ def treatments(found: Scan) -> list[Condition]:
         Condition(scaled(factor), tuple(Scale(coordinate, factor) for coordinate in found.coordinates))
         for factor in SCALES
     ]
-    return [*conditions, Condition(RESTORED_ACTIVATION, whole, restored=found.super_activations)]
+    within = restorable(found)
+    return conditions + ([Condition(RESTORED_ACTIVATION, whole, restored=within)] if within else [])
+
+
+def restorable(found: Scan) -> tuple[SuperActivation, ...]:
+    """Return the super activations at tokens that the windows of a corpus reach."""
+    return tuple(item for item in found.super_activations if item.token < WINDOW_TOKENS)
 
 
 def controls(subject: Subject, found: Scan) -> list[Condition]:

@@ -88,7 +88,7 @@ class Effect:
         return self.ratios.get(PRUNED, self.ratios.get(GAINS))
 
     def alone(self, index: int) -> Ratio | None:
-        """What the scalar at this place of the core does alone; None where that was not measured."""
+        """Return what the scalar at this place of the core does alone; None where that was not measured."""
         single = self.ratios.get(alone(index))
         return self.ratios[PRUNED] if single is None and self.ratios[PRUNED].pruned == 1 else single
 

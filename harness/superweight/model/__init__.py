@@ -1,1 +1,1 @@
-"""A live model: its structure, and how it is loaded, captured and edited."""
+"""Load, capture and edit a live model."""

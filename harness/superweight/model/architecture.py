@@ -1,4 +1,4 @@
-"""Where a decoder keeps its blocks and, in each block, the projections by which its MLP writes.
+"""Find a decoder's blocks and, in each block, the projections by which its MLP writes.
 
 Both are found by structure, not by model name: the blocks are the list of modules that stands
 nearest to the token embedding and is as long as the model is deep; an MLP output projection is the

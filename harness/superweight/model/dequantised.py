@@ -1,4 +1,4 @@
-"""A model of plain linear layers, filled with the numbers that a packed release stands for.
+"""Fill a model of plain linear layers with the numbers of a packed release.
 
 Most packings have kernels for GPUs alone. Their numbers can be computed with anywhere.
 """

@@ -1,4 +1,4 @@
-"""The gains of one norm, or layer scale, behind an MLP: how they are read and scaled.
+"""Read and scale the gains of a norm, or layer scale, behind an MLP.
 
 Everything is asked of the module itself, as it is of a projection: a norm may multiply by its
 parameter, or by one more than it.

@@ -1,4 +1,4 @@
-"""A safetensors copy of a GGUF file's dequantised weights, kept in the cache.
+"""Convert a GGUF file to a safetensors copy of its dequantised weights, kept in the cache.
 
 Reading a GGUF through transformers takes a dozen times as long as reading the copy, and a model
 loaded from GGUF refuses ``save_pretrained``.

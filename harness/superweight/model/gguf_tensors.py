@@ -1,4 +1,4 @@
-"""A GGUF file's tensors as a model of transformers wants them, dequantised one at a time."""
+"""Dequantise a GGUF file's tensors one at a time, named as transformers wants them."""
 
 from __future__ import annotations
 

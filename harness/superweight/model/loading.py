@@ -17,10 +17,11 @@ from superweight.checkpoints.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from superweight.checkpoints.adapters import Adapter, adapted, named_adapter, open_adapter, refuse_unapplied
 from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
+from superweight.checkpoints.local_model import LocalModel
 from superweight.checkpoints.registry import ModelEntry, resolve
-from superweight.checkpoints.sources import LocalModel, fetch, local_path
+from superweight.checkpoints.sources import fetch, local_path
 from superweight.checkpoints.tensors.open import open_checkpoint
-from superweight.checkpoints.weight_files import weight_files, without_adapter
+from superweight.checkpoints.weight_files import loadable, weight_files
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
@@ -77,7 +78,7 @@ def load(
     directory = converted_copy(local.path, progress) if local.is_gguf else local.path
     remote_code = "remote-code" in trust
     try:
-        with quiet_transformers(), without_adapter(directory) as folder:
+        with quiet_transformers(), loadable(directory) as folder:
             config = transformers.AutoConfig.from_pretrained(
                 folder, trust_remote_code=remote_code, local_files_only=True
             )

@@ -1,4 +1,4 @@
-"""In which dtype a model is computed with on a CPU: float32 where main memory has room for it."""
+"""Choose the dtype to compute with on a CPU: float32 where main memory has room for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model's weights go: on one GPU, on several, or, where that is allowed, partly beside them."""
+"""Place a model's weights: on one GPU, on several, or partly beside them where that is allowed."""
 
 from __future__ import annotations
 

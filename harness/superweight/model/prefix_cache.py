@@ -1,4 +1,4 @@
-"""A forward pass that begins in the middle, on what an earlier one left there."""
+"""Begin a forward pass in the middle, on what an earlier one left there."""
 
 from __future__ import annotations
 

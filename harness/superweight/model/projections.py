@@ -1,4 +1,4 @@
-"""One MLP output projection, Y = X Wᵀ: how its scalars are read and its output corrected.
+"""Read the scalars of an MLP output projection, Y = X Wᵀ, and correct its output.
 
 Everything is asked of the module itself: a one-hot input through it, with all its hooks, shows the
 scalar it really computes with, whether its weight is on show, offloaded, quantised or edited.

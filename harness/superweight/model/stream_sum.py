@@ -1,4 +1,4 @@
-"""What a block adds to the residual stream, taken apart into what its parts were seen to write.
+"""Fit what a block adds to the residual stream by what its parts write.
 
 The stream after a block is a sum: the stream before it, what the MLP wrote, what the rest of the block
 wrote, each times one number. The numbers are fitted, and the sum must then hold in every entry.

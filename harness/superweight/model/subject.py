@@ -1,4 +1,4 @@
-"""The model under test: its weights, tokenizer and structure, and where it came from."""
+"""Define the model under test: its weights, tokenizer and structure, and where it came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model's files are sound, and whether what was loaded from them is all that they hold.
+"""Check that a model's files are sound, and that all they contain was loaded.
 
 A loader that fills a gap with random numbers, or leaves out the blocks that a config forgets, hands
 over a model that nobody published. Nothing measured with it would count.

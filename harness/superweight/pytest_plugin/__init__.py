@@ -1,1 +1,1 @@
-"""The pytest plugin: hooks and fixtures, registered by `pytest_superweight`."""
+"""Hand on the hooks and fixtures of the pytest plugin, registered by `pytest_superweight`."""

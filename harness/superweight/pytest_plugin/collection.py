@@ -1,4 +1,4 @@
-"""The claims that ship with the harness, for who has the wheel and not the repository."""
+"""Collect the claims that ship with the harness, for who has the wheel and not the repository."""
 
 from __future__ import annotations
 

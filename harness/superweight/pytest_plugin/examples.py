@@ -1,4 +1,4 @@
-"""How much a pytest run searches for counterexamples of the properties."""
+"""Choose how much a pytest run searches for counterexamples of the properties."""
 
 from __future__ import annotations
 

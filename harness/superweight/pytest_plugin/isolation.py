@@ -1,4 +1,4 @@
-"""What a test may leave on a model that the next test would be judged under: hooks, edits, numbers."""
+"""Find what a test left on a model: hooks, edits, changed numbers."""
 
 from __future__ import annotations
 

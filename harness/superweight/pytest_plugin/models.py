@@ -1,4 +1,4 @@
-"""How a pytest run gets its models, and what becomes of a test whose model cannot be had."""
+"""Load the models of a pytest run, and end a test whose model cannot be had."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person can ask of the plugin: the options of pytest that begin with --sw-."""
+"""Define the options of pytest that begin with --sw-."""
 
 from __future__ import annotations
 

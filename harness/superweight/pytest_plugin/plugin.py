@@ -116,14 +116,14 @@ def _marks(config: pytest.Config, entry: ModelEntry, *, on_gpu: bool) -> list[py
 
 @pytest.fixture(scope="session")
 def sw_entry(request: pytest.FixtureRequest) -> ModelEntry:
-    """The registry entry, or the ad-hoc one, of the model under test."""
+    """Return the registry entry, or the ad-hoc one, of the model under test."""
     entry: ModelEntry = request.param
     return entry
 
 
 @pytest.fixture(scope="session")
 def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan | None:
-    """What a scan finds in the model that the one under test was tuned from, if the registry names it.
+    """Scan the model that the one under test was tuned from, if the registry names it.
 
     It is scanned and gone before the other is loaded: there may be room for one only.
     """
@@ -142,7 +142,7 @@ def tuned_from_scan(sw_entry: ModelEntry, pytestconfig: pytest.Config) -> Scan |
 def subject(
     sw_entry: ModelEntry, tuned_from_scan: Scan | None, pytestconfig: pytest.Config
 ) -> Iterator[Subject]:
-    """The loaded model under test; a test that leaves it changed fails. It is given back at the end."""
+    """Load the model under test; a test that leaves it changed fails. It is released at the end."""
     loaded = acquire(pytestconfig, models.ref_of(pytestconfig, sw_entry))
     yield loaded
     release(pytestconfig, loaded)
@@ -169,7 +169,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
-    """What is measured of the base model, if one is given."""
+    """Measure the base model, if one is given."""
     from superweight.claims.evidence import Evidence
 
     base = models.base_model(pytestconfig)
@@ -185,7 +185,7 @@ def evidence(
     base_evidence: Evidence | None,
     pytestconfig: pytest.Config,
 ) -> Iterator[Evidence]:
-    """Everything the claims need to know about the model under test, measured once."""
+    """Measure everything that the claims need of the model under test, once."""
     from superweight.claims.check import evidence_of
     from superweight.pytest_plugin.verdicts import observe
 
@@ -233,7 +233,7 @@ def as_expected(
 
 @pytest.fixture(scope="session")
 def sw_budget(pytestconfig: pytest.Config) -> Budget:
-    """How many examples each property is tried on, and where those that failed are kept."""
+    """Return how many examples each property is tried on, and where those that failed are kept."""
     from superweight.pytest_plugin.examples import budget
 
     return budget(pytestconfig)
@@ -243,7 +243,7 @@ def sw_budget(pytestconfig: pytest.Config) -> Budget:
 def comparison(
     request: pytest.FixtureRequest, sw_entry: ModelEntry, evidence: Evidence, base_evidence: Evidence
 ) -> Comparison:
-    """The model under test against its base, at every depth; see docs/compare.md."""
+    """Compare the model under test with its base, at every depth; see docs/compare.md."""
     from superweight.claims.run_config import RunConfig
     from superweight.release.compare import CompareRequest, compare_loaded
     from superweight.release.limits import read_limits

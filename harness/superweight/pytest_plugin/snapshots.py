@@ -1,4 +1,4 @@
-"""The syrupy extension that keeps baselines: one JSON file a claim, model, device and dtype.
+"""Keep baselines through syrupy: one JSON file a claim, model, device and dtype.
 
 Three things differ from syrupy's own JSON extension: numbers match within their tolerance, an
 update leaves those that do untouched, and no file is ever taken for unused, so that the baselines

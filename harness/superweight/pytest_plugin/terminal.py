@@ -1,4 +1,4 @@
-"""What a pytest run says of the verdicts: in its header, in its summary, and in the report."""
+"""Write the verdicts of a pytest run to its header, its summary, and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pytest run makes of a claim: its verdict beside what is expected, its snapshot included."""
+"""Compare a claim's verdict with what is expected of it in a pytest run, its snapshot included."""
 
 from __future__ import annotations
 

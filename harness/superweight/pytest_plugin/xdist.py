@@ -1,4 +1,4 @@
-"""How a pytest run shares GPUs and cores out among xdist's workers, and which tests stay together.
+"""Share GPUs and cores out among xdist's workers, and keep a model's tests together.
 
 A worker sees GPUs of its own: the controller tells it which, and it says so to CUDA before anything
 initialises it. Where workers outnumber GPUs, all tests that need one run on one worker.

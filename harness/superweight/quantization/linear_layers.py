@@ -1,4 +1,4 @@
-"""The linear matrices of a decoder's blocks: what is rounded, and what each of them reads.
+"""Find the linear matrices of a decoder's blocks that are rounded, and what each of them reads.
 
 Embeddings and the head stay as they are, as is usual in post-training quantisation.
 """

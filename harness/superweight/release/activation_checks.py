@@ -1,7 +1,8 @@
-"""What one forward pass of each model shows of the super activations."""
+"""Compare the super activations of two models, from one forward pass of each."""
 
 from __future__ import annotations
 
+from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.detection.detect import SuperActivation
 from superweight.detection.scan import Scan
 from superweight.release.limits import Limits
@@ -9,12 +10,12 @@ from superweight.release.result import ACTIVATIONS, Check, broken, joined, not_c
 
 
 def compare_activations(
-    base: Scan, release: Scan, head_room: float, limits: Limits, stretch: float = 1.0
+    base: Scan, release: Scan, head_room: float, limits: Limits, stretch: float = 1.0, where: str = ""
 ) -> list[Check]:
     """Return the checks of what the release's pass shows against the base's.
 
-    ``head_room`` is the release's largest activation over what its own dtype can hold, ``stretch``
-    how many times the base's the median token's norm is.
+    ``head_room`` is the release's largest number over what its own dtype can hold, ``where`` the
+    module that has it, ``stretch`` how many times the base's the median token's norm is.
     """
     checks = []
     known = {(item.channel, item.token): item for item in base.super_activations}
@@ -33,9 +34,14 @@ def compare_activations(
         checks.append(
             not_comparable(ACTIVATIONS, "super activations", "neither model has a super activation")
         )
-    if lost := sorted(set(base.coordinates) - set(release.coordinates)):
+    own = {gain.coordinate for gain in release.gains}
+    gains = sorted({gain.coordinate for gain in base.making_gains} - own)
+    lost: list[Coordinate | GainCoordinate] = sorted(set(base.coordinates) - set(release.coordinates))
+    lost += gains
+    if lost:
         checks.append(broken(ACTIVATIONS, "makers", f"{joined(lost)} no longer makes the super activation"))
-    words = f"the largest activation takes {head_room:.2%} of what the release's dtype can hold"
+    at = f", in {where}," if where else ""
+    words = f"the largest activation{at} takes {head_room:.2%} of what the release's dtype can hold"
     checks.append(within(ACTIVATIONS, "head-room", words, head_room / limits.head_room, share=head_room))
     return checks
 

@@ -1,8 +1,8 @@
-"""A whole comparison: the base's super weights, the two models, and the depths that were asked for."""
+"""Compare a release with its base: super weights, models, and every depth of the request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ from superweight.release.settlement import settled
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
     from superweight.model.subject import Subject
+    from superweight.release.side import Side
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,43 @@ def compare(
     request: CompareRequest,
     progress: Callable[[str], None] = lambda step: None,
     keep: Callable[[Evidence], None] = lambda evidence: None,
+    held: Side | None = None,
 ) -> Comparison:
     """Compare a release with its base at the depths asked for, the cheapest first.
 
     ``keep`` is handed every model that had to be loaded, the base first, for a report to show.
+    ``held`` is the base where it was loaded before: what was measured of it is not measured again.
     Raises `BadInput` for a base that cannot be used, a name that leads nowhere, or a release that is
     no model at all. A release that is one, but broken, is damaged. What cannot be looked at here is
     neither: the comparison says which depth was not reached, and what it needs.
     """
+    seen = looked_at(request, progress, keep, held)
+    names = request.base.entry.name, request.release.entry.name
+    return Comparison(*names, settled(seen), request.required)
+
+
+def compare_all(
+    requests: Sequence[CompareRequest],
+    progress: Callable[[str], None] = lambda step: None,
+    keep: Callable[[Evidence], None] = lambda evidence: None,
+) -> list[Comparison]:
+    """Compare several releases of one base, which is loaded and measured once."""
+    first = requests[0]
+    live = len(requests) > 1 and any(depth != STATIC for depth in first.depths)
+    try:
+        held = loaded_base(first, progress) if live else None
+    except (TooLarge, UnknownArchitecture, NotLoadable):
+        held = None  # each comparison says so for itself
+    return [compare(request, progress, keep, held) for request in requests]
+
+
+def looked_at(
+    request: CompareRequest,
+    progress: Callable[[str], None] = lambda step: None,
+    keep: Callable[[Evidence], None] = lambda evidence: None,
+    held: Side | None = None,
+) -> list[Check]:
+    """Return what `compare` sees, before a deeper look settles what a shallow one found."""
     base_entry, release_entry = request.base.entry, request.release.entry
     require_different_models(base_entry, release_entry)
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
@@ -98,20 +128,31 @@ def compare(
         progress("comparing the files")
         checks += _static(request, known)
     if deeper or not known:
-        progress(f"loading {base_entry.name}")
         try:
-            base = request.run_config.evidence(request.base, progress)
-            keep(base)
-            _ = base.scan, base.windows  # a base or a corpus that cannot be used is bad input
+            base = held or loaded_base(request, progress)
+            keep(base.evidence)
         except (TooLarge, UnknownArchitecture, NotLoadable) as error:
             checks += _unreached(deeper or (STATIC,), "base", f"the base cannot be run here: {error}")
         else:
             if STATIC in request.depths and not known:
                 progress("comparing the files")
-                checks += _static(request, frozenset(base.scan.coordinates))
+                checks += _static(request, frozenset(base.evidence.scan.coordinates))
             if deeper:
                 checks += _live(request, base, progress, keep)
-    return Comparison(base_entry.name, release_entry.name, settled(checks), request.required)
+    return checks
+
+
+def loaded_base(request: CompareRequest, progress: Callable[[str], None] = lambda step: None) -> Side:
+    """Load a base, to be held against one release or many.
+
+    Raises `BadInput` for a base or a corpus that cannot be used.
+    """
+    from superweight.release.side import Side
+
+    progress(f"loading {request.base.entry.name}")
+    base = Side(request.run_config.evidence(request.base, progress))
+    _ = base.evidence.scan, base.evidence.windows
+    return base
 
 
 def _unreached(depths: Collection[str], name: str, reason: str) -> list[Check]:
@@ -175,10 +216,12 @@ def _only_loaded(entry: ModelEntry, trust: Collection[str]) -> str | None:
 
 def _live(
     request: CompareRequest,
-    base: Evidence,
+    base: Side,
     progress: Callable[[str], None],
     keep: Callable[[Evidence], None],
 ) -> list[Check]:
+    from superweight.release.side import Side
+
     progress(f"loading {request.release.entry.name}")
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
     try:
@@ -190,27 +233,31 @@ def _live(
             raise  # a name or a network that a person can mend
         return _unreached(deeper, "loading", f"the release cannot be run here: {error}")
     keep(release)
-    return live_checks(request, base, release, progress)
+    return live_checks(request, base, Side(release), progress)
 
 
 def live_checks(
     request: CompareRequest,
-    base: Evidence,
-    release: Evidence,
+    base: Side,
+    release: Side,
     progress: Callable[[str], None] = lambda step: None,
 ) -> list[Check]:
     """Return the checks of the two deeper depths on models that are loaded."""
     from superweight.release.activation_checks import compare_activations
     from superweight.release.config_checks import compare_settings
-    from superweight.release.function_match import compare_function, jump
+    from superweight.release.function_match import compare_functions, jumps
+    from superweight.release.head_room import largest_number
     from superweight.release.quality_checks import compare_quality
 
     def activations() -> list[Check]:
-        share = release.scan.largest / _largest_number(release.subject)
-        jumps = jump(base.subject), jump(release.subject)
-        stretch = jumps[1].norm / jumps[0].norm
-        found = compare_activations(base.scan, release.scan, share, request.limits, stretch)
-        matched = [compare_function(*jumps, request.limits)] if base.scan.super_activations else []
+        scans = base.evidence.scan, release.evidence.scan
+        largest = largest_number(release.subject)
+        share = largest.magnitude / _largest_of_dtype(release.subject)
+        before = base.jumps
+        after = jumps(release.subject, [(jump.layer, jump.token) for jump in before[1:]])
+        stretch = after[0].norm / before[0].norm
+        found = compare_activations(*scans, share, request.limits, stretch, largest.module)
+        matched = compare_functions(before, after, request.limits) if scans[0].super_activations else []
         return [*found, *matched]
 
     checks: list[Check] = []
@@ -249,14 +296,16 @@ def _measured(depth: str, run: Callable[[], list[Check]]) -> list[Check]:
 
 def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -> Comparison:
     """Compare two models that are in memory already, and their files, at every depth."""
+    from superweight.release.side import Side
+
     known = known_super_weights(request.base.entry, request.run_config.baselines) or frozenset(
         base.scan.coordinates
     )
-    checks = [*_static(request, known), *live_checks(request, base, release)]
+    checks = [*_static(request, known), *live_checks(request, Side(base), Side(release))]
     return Comparison(base.subject.name, release.subject.name, settled(checks), request.required)
 
 
-def _largest_number(subject: Subject) -> float:
+def _largest_of_dtype(subject: Subject) -> float:
     """Return the largest number of the dtype that the release is published to compute in.
 
     That is the dtype of its matrices. Of packed ones config.json tells it, and where it does not, the

@@ -28,6 +28,16 @@ _POSITIONS = {
     "no_rope_layers": None,
     "alibi": None,
 }
+# Of those, what acts from a certain length on: the first two hold that length.
+_WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+)
+# The longest text that predictions are compared on.
+READ = 1024
 # What every token's numbers depend on.
 _COMPUTED = (
     "hidden_act",
@@ -107,13 +117,15 @@ def compare_settings(base: Mapping[str, Any], release: Mapping[str, Any]) -> Che
         return within(STATIC, CONFIG, f"{words}{f'; {joined(told)}' if told else ''}", 0.0)
     words = joined([f"{key} {_shown(before.get(key))} became {_shown(after.get(key))}" for key in differing])
     positions = [key for key in differing if _of_positions(key)]
-    return broken(STATIC, CONFIG, f"config.json: {words}", keys=differing, positions=positions)
+    unseen = bool(positions) and _acts_beyond(READ, positions, before, after, base, release)
+    rope = len(positions) == len(differing) and not any(key in _WINDOWS for key in positions)
+    figures = {"keys": differing, "positions": positions, "unseen": unseen, "rope_alone": rope}
+    return broken(STATIC, CONFIG, f"config.json: {words}", **figures)
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a config decides what is computed, whichever way it is written."""
-    text = config.get("text_config")
-    whole = {**config, **text} if isinstance(text, dict) else dict(config)
+    whole = dict(_text(config))
     found = {key: whole[key] for key in (*_COMPUTED, *_POSITIONS) if whole.get(key) is not None}
     found |= _rope(whole)
     for key in _ACTIVATIONS:
@@ -166,6 +178,32 @@ def _of_positions(key: str) -> bool:
     return key in known or key.startswith(
         ("rope.", "beta_", "mscale", "attention_factor", "low_freq", "high_freq")
     )
+
+
+def _acts_beyond(
+    length: int,
+    positions: list[str],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    base: Mapping[str, Any],
+    release: Mapping[str, Any],
+) -> bool:
+    """Tell whether what differs changes nothing up to ``length`` tokens, and text beyond it."""
+    windows = [side.get(key) for side in (before, after) for key in _WINDOWS[:2]]
+    sizes = [size for size in windows if isinstance(size, int)]
+    if any(key in _WINDOWS for key in positions) and sizes and min(sizes) >= length:
+        return True
+    # From there on positions are stretched; beyond what the base promises that is no difference to it.
+    stretched = _text(release).get("max_position_embeddings")
+    promised = _text(base).get("max_position_embeddings")
+    if after.get("rope_type") != "dynamic" or not isinstance(stretched, int):
+        return False
+    return length <= stretched < (promised if isinstance(promised, int) else stretched)
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
 
 
 def _same(one: Any, other: Any) -> bool:

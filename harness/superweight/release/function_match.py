@@ -7,7 +7,8 @@ neurons and channels are permuted, signed, scaled or rotated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from superweight.release.settlement import FUNCTION
 _COUNTS = 0.1
 # A stream that lies on one channel has most of its square there; a rotated one is spread.
 _ON_ONE_CHANNEL = 0.5
+# Beside the largest jump, those that reach this share of it and this many times the median norm.
+_ALSO, _LEAST = 0.25, 10.0
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,27 @@ class Jump:
         return int(np.count_nonzero(np.abs(self.scores) >= _COUNTS * np.abs(self.scores[0])))
 
 
-def jump(subject: Subject) -> Jump:
-    """Return the largest jump of a token's norm in one pass over the default prompt."""
+def jumps(subject: Subject, places: Collection[tuple[int, int]] | None = None) -> tuple[Jump, ...]:
+    """Return the jumps of tokens' norms in one pass over the default prompt, the largest first.
+
+    Beside the largest all that reach a share of it: a model may have several super activations, on
+    several tokens or made in several blocks. With ``places``, each a block and a token, those instead.
+    """
     seen = trace(subject, default_prompt())
     norms = np.linalg.norm(seen.residual.astype(np.float64), axis=-1)
     rise = (norms[1:] - norms[:-1]) / np.median(norms[1:], axis=-1, keepdims=True)
-    layer, token = (int(place) for place in np.unravel_index(int(rise.argmax()), rise.shape))
+    layers, tokens = np.unravel_index(np.argsort(-rise, axis=None), rise.shape)
+    ranked = [(int(layer), int(token)) for layer, token in zip(layers, tokens, strict=True)]
+    least = max(_ALSO * float(rise.max()), _LEAST)
+    if places is None:
+        others = [place for place in ranked[1:_LOOKED_AT] if rise[place] >= least]
+    else:
+        others = [(layer, token) for layer, token in places if layer < len(rise) and token < rise.shape[1]]
+    chosen = dict.fromkeys([ranked[0], *others])
+    return tuple(_jump(subject, seen, norms, layer, token) for layer, token in chosen)
+
+
+def _jump(subject: Subject, seen: Trace, norms: Array, layer: int, token: int) -> Jump:
     stream = seen.residual[layer + 1, token]
     direction = stream / np.linalg.norm(stream)
     norm = float(np.median(norms[layer + 1]))
@@ -98,6 +117,19 @@ def _scores(
         strongest = np.argsort(-np.abs(values))[:64]
         found += [((write.expert, int(col)), float(values[col])) for col in strongest]
     return found
+
+
+def compare_functions(base: Sequence[Jump], release: Sequence[Jump], limits: Limits) -> list[Check]:
+    """Return the checks of the base's jumps: the largest against the largest, the others place by place."""
+    checks = [compare_function(base[0], release[0], limits)]
+    at = {(jump.layer, jump.token): jump for jump in release}
+    for jump in base[1:]:
+        name = f"{FUNCTION}, token {jump.token} in block {jump.layer}"
+        if (own := at.get((jump.layer, jump.token))) is None:
+            checks.append(broken(ACTIVATIONS, name, f"block {jump.layer} or token {jump.token} is not there"))
+        else:
+            checks.append(replace(compare_function(jump, own, limits), name=name))
+    return checks
 
 
 def compare_function(base: Jump, release: Jump, limits: Limits) -> Check:

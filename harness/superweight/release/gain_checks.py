@@ -1,4 +1,4 @@
-"""What the files say of gains behind the MLP: the largest of each norm, held to the base's."""
+"""Compare the gains behind the MLP in two checkpoints' files: the largest of each norm."""
 
 from __future__ import annotations
 

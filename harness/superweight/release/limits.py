@@ -1,4 +1,4 @@
-"""How much a release may differ from its base before it counts as damaged."""
+"""Define how much a release may differ from its base before it counts as damaged."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ class Limits:
     ``divergence``: mean KL(base || release) per token, in nats. ``same_top``: least share of
     positions with the same likeliest token. ``loop_rate``: how much more often greedy text may loop.
     ``damage_share``: least share of the base's damage, in log-perplexity, that pruning still does.
+    ``reply_ratio``: the perplexity ratio on the base's own chat replies, ``degraded_reply_ratio`` from
+    where on they are told to be worse. ``end_rise``: by how many nats the end of a reply may be less
+    likely.
     """
 
     value_error: float = 0.25
@@ -35,6 +38,9 @@ class Limits:
     same_top: float = 0.5
     loop_rate: float = 0.5
     damage_share: float = 0.5
+    reply_ratio: float = 2.0
+    degraded_reply_ratio: float = 1.2
+    end_rise: float = 3.0
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -1,4 +1,4 @@
-"""What a comparison of two models consists of, and how it reads."""
+"""Define the result of a comparison, and write it as text and Markdown."""
 
 from __future__ import annotations
 
@@ -46,8 +46,15 @@ class Check:
             "check": self.name,
             "status": self.status,
             "reason": self.reason,
-            "figures": dict(self.figures),
+            "figures": {name: _finite(value) for name, value in self.figures.items()},
         }
+
+
+def _finite(value: Any) -> Any:
+    """Return a figure with None for what is no number: JSON has none for infinity and NaN."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def within(depth: str, name: str, reason: str, excess: float, **figures: Any) -> Check:

@@ -1,4 +1,4 @@
-"""What a shallow check saw, settled by a deeper one: a kept function decides, coordinates do not."""
+"""Settle what a shallow check found by a deeper one: a kept function decides, coordinates do not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from superweight.release.result import CHANGED, DAMAGED, KEPT, QUALITY, STATIC, 
 
 # Said of coordinates: a neuron or channel that has another number now fails all of these.
 _OF_COORDINATES = ("super activation on channel", "new super activations", "makers")
+EMPTIED = "rows and columns"
 _CARRIED = "what the super weights carry"
 # Its module needs torch, and the files alone do not.
 FUNCTION = "function of the super weights"
@@ -18,10 +19,12 @@ FUNCTION = "function of the super weights"
 def settled(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Return the checks, with damage that a deeper look takes back turned into `CHANGED`.
 
-    A super weight's value decides nothing by the files alone, nor where the jump and the
-    predictions are the base's. A setting of the config decides nothing where predictions, those
-    on long windows included, are the base's, unless it bears on positions: longer text than was
-    read would show it.
+    A super weight's value decides nothing by the files alone, unless it was pruned or changed its
+    sign and its row is otherwise the base's; nor where the jump and the
+    predictions are the base's. A setting of the config decides nothing where predictions are sound;
+    one that bears on positions, where those on long windows are, and where it does not first act
+    beyond them. Of files alone positions that are turned otherwise are a change: that is how a model
+    is tuned for longer text.
     """
     given = tuple(checks)
     return tuple(_settled(check, given) for check in given)
@@ -34,17 +37,30 @@ def _settled(check: Check, given: tuple[Check, ...]) -> Check:
 
 
 def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:
-    function = [item.status == KEPT for item in given if item.name == FUNCTION]
+    function = [item.status == KEPT for item in given if item.name.startswith(FUNCTION)]
     predictions = [item.status for item in given if item.depth == QUALITY and "perplexity" in item.name]
     sound = bool(predictions) and DAMAGED not in predictions
     # Without predictions a scalar that changed its sign in place would pass for a symmetry.
     moved = any(
-        item.name == FUNCTION and item.figures["base_at"] != item.figures["release_at"] for item in given
+        item.figures.get("base_at") != item.figures.get("release_at")
+        for item in given
+        if item.name.startswith(FUNCTION)
     )
     kept = bool(function) and all(function) and (sound or (moved and not predictions))
     if check.depth == STATIC and check.name.startswith("super weight "):
         alone = {item.depth for item in given} == {STATIC}
-        return 1 < check.excess < float("inf") if alone else kept or (sound and not function)
+        if alone:
+            return 1 < check.excess < float("inf") or check.figures.get("row_alike") is False
+        return kept or (sound and not function)
     if check.depth == STATIC and check.name == CONFIG:
-        return set(predictions) == {KEPT} and not check.figures.get("positions")
-    return kept and check.name.startswith((*_OF_COORDINATES, _CARRIED))
+        if {item.depth for item in given} == {STATIC}:
+            return bool(check.figures.get("rope_alone"))
+        positions, unseen = check.figures.get("positions"), check.figures.get("unseen")
+        read = any("tokens" in item.name for item in given if item.depth == QUALITY)
+        return sound and not unseen and (read or not positions)
+    if check.name == EMPTIED:
+        # Every token passes through a projection: whether a row of it mattered, any text shows.
+        return sound and check.figures.get("of_tokens") is False
+    if check.name == _CARRIED:
+        return kept or (sound and not function)
+    return kept and check.name.startswith(_OF_COORDINATES)

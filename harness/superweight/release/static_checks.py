@@ -1,4 +1,4 @@
-"""What two checkpoints' files say of the super weights, without a forward pass."""
+"""Compare the super weights in two checkpoints' files, without a forward pass."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from superweight.checkpoints.recognition import SINGLE
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.health import condition, zero_means_emptied
 from superweight.checkpoints.tensors.locations import Location, locate, locations
+from superweight.checkpoints.tensors.open import second_set
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, BrokenModel
 from superweight.release.config_checks import compare_configs
@@ -28,6 +30,10 @@ from superweight.release.result import (
 )
 from superweight.release.tensor_names import Held, by_meaning, paired
 from superweight.release.tokenizer_checks import compare_tokenizers
+
+SECOND_SET = "second set of weights"
+# Rounding to three bits moves the median number by a third of itself, another order by more than all.
+_ALIKE = 0.5
 
 
 def compare_static(
@@ -50,7 +56,7 @@ def compare_static(
         # Packed in a form that only its own kernels read.
         return [cannot_judge(STATIC, "structure", f"the release's matrices cannot be read: {error}")]
     checks = [_structure(base, release, _projections(base), shapes), *_conditions(base, release)]
-    checks += [*compare_configs(base, release), *compare_tokenizers(base, release)]
+    checks += [*_second_set(release), *compare_configs(base, release), *compare_tokenizers(base, release)]
     if checks[0].status != KEPT:
         return checks  # a coordinate means nothing in a matrix of another shape
     checks += [_scalar(base, release, coordinate, limits) for coordinate in sorted(coordinates)]
@@ -117,6 +123,28 @@ def _conditions(base: Checkpoint, release: Checkpoint) -> Iterator[Check]:
         yield within(STATIC, "numbers", f"all {len(names)} tensors are finite and none was emptied", 0.0)
 
 
+def _second_set(release: Checkpoint) -> Iterator[Check]:
+    """Yield what a second set of weights in the same folder holds: another reader may take that one."""
+    second = second_set(release)
+    if second is None:
+        return
+    first, other = release.tensors(), second.tensors()
+    differing = [
+        name
+        for name in sorted(first.keys() | other.keys())
+        if name not in first or name not in other or not _equal(release, second, name)
+    ]
+    words = f"{SINGLE} was judged, as transformers loads it; the shards beside it "
+    if differing:
+        yield not_comparable(STATIC, SECOND_SET, f"{words}differ in {joined(differing)}")
+    else:
+        yield within(STATIC, SECOND_SET, f"{words}hold the same numbers", 0.0)
+
+
+def _equal(one: Checkpoint, other: Checkpoint, name: str) -> bool:
+    return bool(np.array_equal(one.read(name), other.read(name), equal_nan=True))
+
+
 def _zero_already(base: Checkpoint, held: Held | None) -> bool:
     return held is not None and condition(base, held.name).zero
 
@@ -139,7 +167,8 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
         )
     apart = abs(now.value - was.value)
     error = apart / abs(was.value) if was.value else (math.inf if apart else 0.0)
-    ranks = _rank(before.matrix(base), was.value), _rank(after.matrix(release), now.value)
+    matrices = before.matrix(base), after.matrix(release)
+    ranks = _rank(matrices[0], was.value), _rank(matrices[1], now.value)
     figures = {
         "base": was.value,
         "release": now.value,
@@ -148,6 +177,7 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
         "release_rank": ranks[1],
         "step": now.step,
         "error_in_steps": apart / now.step if now.step else None,
+        "row_alike": _alike(matrices[0][coordinate.row], matrices[1][coordinate.row]),
     }
     change = f"from {was.value:.6g} to {now.value:.6g}"
     if now.value == 0 and was.value != 0:
@@ -162,6 +192,12 @@ def _scalar(base: Checkpoint, release: Checkpoint, coordinate: Coordinate, limit
     moved = f"rank {ranks[0]} to {ranks[1]}"
     words = f"super weight {coordinate} went {change} ({error:.2%} off{steps}), {moved}"
     return within(STATIC, name, words, error / limits.value_error, **figures)
+
+
+def _alike(before: np.ndarray, after: np.ndarray) -> bool:
+    """Tell whether two rows are the same but for a few numbers: neurons moved or turned are not."""
+    # By the median, which a super weight or two do not move.
+    return bool(np.median(np.abs(after - before)) <= _ALIKE * np.median(np.abs(before)))
 
 
 def _rank(matrix: np.ndarray, value: float) -> int:

@@ -119,11 +119,17 @@ _TIED_BY_CLASS = frozenset(
 
 @dataclass(frozen=True)
 class Held:
-    """One tensor by what it is. ``plain`` tensors have a shape and numbers that can be compared."""
+    """One tensor by what it is. ``plain`` tensors have a shape and numbers that can be compared.
+
+    Of an expert ``leading`` is where it lies in its stack, empty where it stands alone; ``fused``
+    says that the gate's and the up projection's numbers lie in one tensor.
+    """
 
     name: str
     info: TensorInfo
     plain: bool
+    leading: tuple[int, ...] | None = None
+    fused: bool = False
 
 
 def canonical(name: str) -> str:
@@ -169,16 +175,16 @@ def by_meaning(checkpoint: Checkpoint) -> dict[str, Held]:
     tensors = checkpoint.tensors()
     keyed = [
         # Integers may hold several numbers each: then their shape is the packing's.
-        (key, Held(name, info, plain and info.dtype not in INTEGERS))
+        (key, Held(name, info, plain and info.dtype not in INTEGERS, leading, fused))
         for name, info in tensors.items()
-        for key, plain in _keys(name, info)
+        for key, plain, leading, fused in _keys(name, info)
     ]
     twice = {key for key, count in Counter(key for key, _ in keyed).items() if count > 1}
     # Two towers of one checkpoint may differ in the wrapper alone; then the wrapper is their name.
     return {held.name if key in twice else key: held for key, held in keyed}
 
 
-def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool]]:
+def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool, tuple[int, ...] | None, bool]]:
     if recomputed(name, info) or companion(name):
         return
     key = canonical(_plain_name(name))
@@ -186,15 +192,20 @@ def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool]]:
     if ending is not None:
         key = key.removesuffix(ending) + ("" if ending == "_blocks" else ".weight")
     plain = ending is None and info.dtype not in ("U8", "I32")
+    readable = plain and info.dtype not in INTEGERS
     if stack := _STACKED.fullmatch(key):
+        parts = _EXPERT_PARTS[stack["part"]]
         for expert in range(info.shape[0] if info.shape else 0):
-            for part in _EXPERT_PARTS[stack["part"]]:
-                yield f"{stack['block']}experts.{expert}.{part}", False
+            place = (expert,) if readable and len(info.shape) == 3 else None
+            for part in parts:
+                yield f"{stack['block']}experts.{expert}.{part}", False, place, len(parts) > 1
     elif (one := _ONE_EXPERT.fullmatch(key)) and one["part"] in _EXPERT_PARTS:
-        for part in _EXPERT_PARTS[one["part"]]:
-            yield f"{one['block']}experts.{one['expert']}.{part}", False
+        parts = _EXPERT_PARTS[one["part"]]
+        alone = () if readable and len(info.shape) == 2 else None
+        for part in parts:
+            yield f"{one['block']}experts.{one['expert']}.{part}", False, alone, len(parts) > 1
     else:
-        yield key, plain
+        yield key, plain, None, False
 
 
 def _plain_name(name: str) -> str:
@@ -224,6 +235,8 @@ def paired(base: Checkpoint, release: Checkpoint) -> Pairing:
     before, after = by_meaning(base), by_meaning(release)
     pairs = {key: (before[key], after[key]) for key in before if key in after}
     missing = [before[key].name for key in before if key not in after and _wanted(key, base, release)]
+    if (head := _stored_head(before, after)) is not None:
+        pairs |= head  # where the base's embedding is its head, it is what a stored one is held to
     reshaped, told = [], []
     for key, (was, now) in pairs.items():
         if not (was.plain and now.plain) or was.info.shape == now.info.shape:
@@ -235,6 +248,13 @@ def paired(base: Checkpoint, release: Checkpoint) -> Pairing:
         else:
             reshaped.append(now.name)
     return Pairing(pairs, tuple(missing), tuple(reshaped), tuple(told))
+
+
+def _stored_head(before: dict[str, Held], after: dict[str, Held]) -> dict[str, tuple[Held, Held]] | None:
+    """Pair the head that only the release stores with the base's embedding."""
+    key = next((key for key in HEAD if key in after and key not in before), None)
+    embedding = before.get("embed_tokens.weight") or before.get("wte.weight")
+    return None if key is None or embedding is None else {key: (embedding, after[key])}
 
 
 def _wanted(key: str, base: Checkpoint, release: Checkpoint) -> bool:

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from superweight.claims.evidence import Evidence
 from superweight.core.resources import fixtures_directory
 from superweight.core.statistics import bootstrap
 from superweight.measurement.corpus import WINDOW_TOKENS, documents
-from superweight.measurement.evaluate import Values, predicted, token_nll
+from superweight.measurement.evaluate import Values
+from superweight.release.config_checks import READ
 from superweight.release.limits import Limits
 from superweight.release.result import QUALITY, Check, graded, not_comparable
+from superweight.release.side import Side
 
 # Few, because their cost grows with their length; paired, so that few are enough.
-LONG, LONG_WINDOWS, LONGEST = 512, 2, 1024
+LONG, LONGEST = 512, READ
 # Of each kind of text; together one pass.
 _PROBE_WINDOWS = 8
 # What one interval's units are: a stretch of this many tokens.
@@ -45,79 +46,76 @@ def risen(name: str, base: Values, release: Values, limits: Limits, where: str =
     )
 
 
-def shared(mine: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two sets of log-probabilities over the tokens that both vocabularies have."""
-    size = min(mine.shape[-1], theirs.shape[-1])
-    if mine.shape[-1] == theirs.shape[-1]:
-        return mine, theirs
-    return mine[..., :size].log_softmax(-1), theirs[..., :size].log_softmax(-1)
-
-
-def compare_texts(base: Evidence, release: Evidence, limits: Limits) -> Iterator[Check]:
+def compare_texts(base: Side, release: Side, limits: Limits) -> Iterator[Check]:
     """Yield the checks of perplexity on each kind of text, and on long windows."""
     for file in sorted((fixtures_directory() / "probes").glob("*.txt")):
         where = f" on {file.stem}"
-        sides = [
-            _ids(side, file.read_text(encoding="utf-8"), WINDOW_TOKENS, _PROBE_WINDOWS)
-            for side in (base, release)
-        ]
-        yield _compared(f"perplexity{where}", base, release, sides, limits, where)
-    text = "\n\n".join(documents(base.corpus))
-    longest = min(_positions(base), _positions(release))
-    for length, count, skipped, where in (
-        (LONG, LONG_WINDOWS, 0, f" on windows of {LONG} tokens"),
-        (LONGEST, 1, LONG, f" beyond {LONG} tokens"),
-    ):
-        if length > longest:
-            continue
-        sides = [_ids(side, text, length, count) for side in (base, release)]
-        if min(map(len, sides)) == count:
-            yield _compared(f"perplexity{where}", base, release, sides, limits, where, skipped)
+        text = file.read_text(encoding="utf-8")
+        both = [_ids(side, text, WINDOW_TOKENS)[:_PROBE_WINDOWS] for side in (base, release)]
+        name = f"perplexity{where}"
+        if not torch.equal(*both) or len(both[0]) == 0:
+            yield _cut_differently(name, where)
+        else:
+            before, after = _losses(base, release, both[0])
+            yield risen(name, before, after, limits, where)
+    yield from _long(base, release, limits)
 
 
-def _positions(side: Evidence) -> int:
+def _long(base: Side, release: Side, limits: Limits) -> Iterator[Check]:
+    """Yield the checks on long windows: the longest that the base promises, and one of `LONG` beside it."""
+    text = "\n\n".join(documents(base.evidence.corpus))
+    # The base's promise: a release that promises less is read as far as the base is.
+    longest = min(_positions(base), LONGEST)
+    if longest < LONG:
+        return
+    tokens = longest if longest == LONGEST else LONG
+    (first, second) = (_ids(side, text, tokens) for side in (base, release))
+    where = f" on windows of {LONG} tokens"
+    if not torch.equal(first, second):
+        yield _cut_differently(f"perplexity{where}", where)
+        return
+    if len(first) == 0:
+        return
+    before, after = _losses(base, release, first[:1])
+    near = [before[:, : LONG - 1], after[:, : LONG - 1]]
+    if len(rest := first[1:2, :LONG]):
+        near = [np.concatenate(pair) for pair in zip(near, _losses(base, release, rest), strict=True)]
+    yield risen(f"perplexity{where}", _stretches(near[0]), _stretches(near[1]), limits, where)
+    if tokens > LONG:
+        where = f" beyond {LONG} tokens"
+        was, now = _stretches(before[:, LONG:]), _stretches(after[:, LONG:])
+        yield risen(f"perplexity{where}", was, now, limits, where)
+
+
+def _cut_differently(name: str, where: str) -> Check:
+    return not_comparable(QUALITY, name, f"the tokenizers cut the text{where} differently")
+
+
+def _positions(side: Side) -> int:
     return int(
         getattr(side.subject.model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
     )
 
 
-def _ids(side: Evidence, text: str, tokens: int, count: int) -> torch.Tensor:
-    """Return the first few windows of a text: (windows, tokens), BOS before each where there is one."""
+def _ids(side: Side, text: str, tokens: int) -> torch.Tensor:
+    """Return the windows of a text: (windows, tokens), BOS before each where there is one."""
     subject = side.subject
     ids = subject.encode(text)
     lead = [subject.tokenizer.bos_token_id] if subject.provenance.begins_with_bos else []
     body, step = ids[len(lead) :], tokens - len(lead)
     starts = range(0, len(body) - step + 1, step)
-    return torch.tensor([[*lead, *body[start : start + step]] for start in starts][:count], dtype=torch.long)
+    windows = [[*lead, *body[start : start + step]] for start in starts]
+    return torch.tensor(windows, dtype=torch.long).reshape(-1, tokens)
 
 
-def _compared(
-    name: str,
-    base: Evidence,
-    release: Evidence,
-    sides: list[torch.Tensor],
-    limits: Limits,
-    where: str,
-    skipped: int = 0,
-) -> Check:
-    if not torch.equal(*sides) or len(sides[0]) == 0:
-        return not_comparable(QUALITY, name, f"the tokenizers cut the text{where} differently")
-    rows = []
-    # Short windows go together, long ones one by one: their logits are what takes the memory.
-    for ids in sides[0].split(max(1, LONG // sides[0].shape[1])):
-        mine, theirs = shared(*(_log_probabilities(side, ids) for side in (base, release)))
-        rows.append([_nll(each, ids)[:, skipped:] for each in (mine, theirs)])
-    before, after = (np.concatenate(each) for each in zip(*rows, strict=True))
-    length = min(_STRETCH, before.shape[1])
-    whole = before.shape[1] // length * length
-    return risen(
-        name, before[:, :whole].reshape(-1, length), after[:, :whole].reshape(-1, length), limits, where
-    )
+def _losses(base: Side, release: Side, ids: torch.Tensor) -> tuple[Values, Values]:
+    """Return both models' NLL over the tokens that both vocabularies have, (windows, tokens - 1)."""
+    size = min(base.vocabulary, release.vocabulary)
+    return base.nll(ids, size), release.nll(ids, size)
 
 
-def _log_probabilities(side: Evidence, ids: torch.Tensor) -> torch.Tensor:
-    return predicted(side.subject, ids.to(side.subject.device)).cpu()
-
-
-def _nll(log_probabilities: torch.Tensor, ids: torch.Tensor) -> Values:
-    return token_nll(log_probabilities, ids[:, 1:]).double().numpy()
+def _stretches(nll: Values) -> Values:
+    """Cut long windows into what the interval is taken over: (stretches, tokens)."""
+    length = min(_STRETCH, nll.shape[1])
+    whole = nll.shape[1] // length * length
+    return nll[:, :whole].reshape(-1, length)

@@ -1,4 +1,4 @@
-"""What the tokenizer's files make of text: ids, BOS in front, a row for every token, the chat template."""
+"""Compare two tokenizers by their files: ids, BOS in front, a row for every token, the chat template."""
 
 from __future__ import annotations
 

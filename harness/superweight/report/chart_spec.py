@@ -1,4 +1,4 @@
-"""What a figure draws, apart from how it is drawn: curves, bars, labelled points, and the table of it."""
+"""Define what a figure draws, apart from how it is drawn: curves, bars, labelled points, its table."""
 
 from __future__ import annotations
 

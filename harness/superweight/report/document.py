@@ -1,4 +1,4 @@
-"""What report.json holds: one model, several, or a release beside its base.
+"""Build and check report.json: one model, several, or a release beside its base.
 
 The page is made from such a document alone. ``schema.json`` beside this module describes it.
 """

@@ -1,4 +1,4 @@
-"""The paper's figures as charts, made from what a report holds of one model and from nothing else."""
+"""Make the paper's figures as charts from a report's data of one model, and from nothing else."""
 
 from __future__ import annotations
 

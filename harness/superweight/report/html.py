@@ -1,4 +1,4 @@
-"""One self-contained page made from a report's document: no network, no scripts, only escaped text."""
+"""Make one self-contained page from a report's document: no network, no scripts, only escaped text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report shows of one model, taken from its evidence as JSON values.
+"""Gather what a report shows of one model from its evidence, as JSON values.
 
 Short passes are made anew: the prompts' traces under the controls, one next token, four restored
 continuations. What takes long, predictions on the corpus and what the model writes, is shown only

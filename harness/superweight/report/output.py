@@ -1,4 +1,4 @@
-"""A report on disk: report.json, report.html and the figures, each of them whole or not at all."""
+"""Write a report to disk: report.json, report.html and the figures, each whole or not at all."""
 
 from __future__ import annotations
 

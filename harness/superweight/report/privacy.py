@@ -1,4 +1,4 @@
-"""What of the machine stays out of a report: where the home directory lies, and so whose it is."""
+"""Keep the home directory, and so whose it is, out of a report."""
 
 from __future__ import annotations
 

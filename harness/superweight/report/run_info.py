@@ -1,4 +1,4 @@
-"""How a run came about: the command that reproduces it, versions, and where its time went."""
+"""Record how a run came about: the command that reproduces it, versions, and where its time went."""
 
 from __future__ import annotations
 

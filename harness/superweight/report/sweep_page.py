@@ -1,4 +1,4 @@
-"""A sweep written down: the JSON that is kept as its baseline, and from it the table and the figure."""
+"""Write a sweep as the JSON that is kept as its baseline, and from it the table and the figure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The forms in which quantised models are released: how each is recognised, unpacked and called."""
+"""Recognise and unpack the forms in which quantised models are released."""

@@ -1,4 +1,4 @@
-"""What a form of release is: how its tensors are recognised, and how a part of a matrix is unpacked."""
+"""Define a form of release: how its tensors are recognised, and how a part of a matrix is unpacked."""
 
 from __future__ import annotations
 

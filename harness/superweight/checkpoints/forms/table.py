@@ -1,4 +1,4 @@
-"""The table of forms: which are read, and what a tensor is called whose form is not."""
+"""List the forms that are read, and name the form of a tensor that is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors by name; of their numbers only the bytes that are needed are read."""
+"""Read a checkpoint's tensors by name, and of their numbers only the bytes that are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the blocks of a quantised tensor are, by what config.json says."""
+"""Read the block lengths of quantised tensors from config.json."""
 
 from __future__ import annotations
 

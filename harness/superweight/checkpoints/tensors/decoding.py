@@ -1,4 +1,4 @@
-"""From stored bytes to float32, and how far apart the numbers are that a type can store."""
+"""Decode stored bytes to float32, and compute the step between numbers of a type."""
 
 from __future__ import annotations
 

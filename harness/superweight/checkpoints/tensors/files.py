@@ -1,4 +1,4 @@
-"""The files of a checkpoint as byte ranges, and those of this machine."""
+"""Read byte ranges of a checkpoint's files, here those of this machine."""
 
 from __future__ import annotations
 

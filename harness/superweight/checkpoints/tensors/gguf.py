@@ -1,4 +1,4 @@
-"""The header of a GGUF file.
+"""Read the header of a GGUF file.
 
 The reader of the gguf package turns every token of the vocabulary into arrays, which takes seconds;
 here the vocabulary is passed over, and only the bytes of the header are touched.

@@ -1,4 +1,4 @@
-"""Whether a tensor's numbers are fit to compute with."""
+"""Check whether a tensor's numbers are fit to compute with."""
 
 from __future__ import annotations
 

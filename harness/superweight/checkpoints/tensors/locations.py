@@ -1,4 +1,4 @@
-"""From a coordinate to the tensor that holds it, by the names that checkpoints give their projections."""
+"""Find the tensor of a coordinate, by the names that checkpoints give their projections."""
 
 from __future__ import annotations
 

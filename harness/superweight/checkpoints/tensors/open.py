@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from superweight.checkpoints.recognition import INDEX, SINGLE, names_in, pickled, what_it_is
+from superweight.checkpoints.recognition import INDEX, SINGLE, names_in, pickled, unlisted_shards, what_it_is
 from superweight.checkpoints.tensors import gguf, safetensors
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.files import File, Folder, LocalFolder
@@ -96,7 +96,20 @@ def _open_folder(name: str, folder: Folder) -> Checkpoint:
         return _open_index(name, folder, index)
     if folder.document(_MISTRAL_PARAMS) is not None and folder.find(_MISTRAL) is not None:
         return _open_file(name, folder, _MISTRAL)
+    if isinstance(folder, LocalFolder) and (unlisted := unlisted_shards(names_in(folder.path))):
+        return _open_unlisted(name, folder, unlisted)
     raise BadInput(_what_else(name, folder))
+
+
+def _open_unlisted(name: str, folder: Folder, names: list[str]) -> Checkpoint:
+    """Open shards without an index: each says itself what it holds."""
+    headers = {file: safetensors.read_header(_found(folder, file)) for file in names}
+    files: dict[str, str] = {}
+    for file, header in headers.items():
+        if repeated := sorted(header.keys() & files.keys()):
+            raise BrokenModel(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {file}")
+        files |= dict.fromkeys(header, file)
+    return Checkpoint(name, folder, files, headers.__getitem__)
 
 
 def is_mistral(path: Path) -> bool:
@@ -177,12 +190,14 @@ def _refuse_misplaced_part(name: str, metadata: gguf.Metadata, place: int, count
 
 
 def shards(directory: Path) -> list[str]:
-    """Return the files of a directory's weights that its index names, none where there is no index.
+    """Return the files of a directory's weights that its index names, or that belong together without one.
 
     Beside a single file of weights no index counts: transformers loads the single file. Raises
     `BadInput` for an index that is none, or that leads out of the directory.
     """
-    return [] if (directory / SINGLE).is_file() else indexed_shards(directory)
+    if (directory / SINGLE).is_file():
+        return []
+    return indexed_shards(directory) or unlisted_shards(names_in(directory))
 
 
 def indexed_shards(directory: Path) -> list[str]:
@@ -191,6 +206,21 @@ def indexed_shards(directory: Path) -> list[str]:
     if not index.is_file():
         return []
     return sorted(set(_weight_map(index.read_bytes(), str(index)).values()))
+
+
+def second_set(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Return the shards that an index lists beside a checkpoint's single file, None without a whole set."""
+    folder = checkpoint.folder
+    if not isinstance(folder, LocalFolder) or checkpoint.is_gguf or folder.find(SINGLE) is None:
+        return None
+    text = folder.document(INDEX)
+    try:
+        second = None if text is None else _open_index(checkpoint.name, folder, text)
+        if second is not None:
+            second.tensors()
+    except BadInput:
+        return None  # stale, which is told where the folder is fetched
+    return second
 
 
 def _weight_map(text: bytes, place: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Files behind an address, of which a server sends only the ranges that are asked for.
+"""Read byte ranges of files behind an address.
 
 Imported only where an address is given: what it imports takes longer than reading a local file.
 """

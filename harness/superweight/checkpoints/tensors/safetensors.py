@@ -1,4 +1,4 @@
-"""The header of a safetensors file, believed only where it agrees with itself and with the file."""
+"""Read the header of a safetensors file, and refuse one that contradicts itself or the file."""
 
 from __future__ import annotations
 

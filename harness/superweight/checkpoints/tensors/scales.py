@@ -1,4 +1,4 @@
-"""What stored integers and 8-bit floats are multiplied with, by the tensors beside them."""
+"""Find the scales of stored integers and 8-bit floats in the tensors beside them."""
 
 from __future__ import annotations
 

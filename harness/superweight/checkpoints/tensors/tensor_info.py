@@ -1,4 +1,4 @@
-"""What a file's header says of one tensor."""
+"""Define what a file's header says of one tensor."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The claims, one small module each: what it says, the statistic, the threshold, why."""
+"""Judge each claim of the paper in a module of its own: the statistic, the threshold, and why."""

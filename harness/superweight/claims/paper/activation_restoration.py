@@ -28,6 +28,8 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def _judged(look: Look) -> Verdict:
+    if RESTORED_ACTIVATION not in look.measurements:
+        return not_applicable(CLAIM, "no window of text is as long as the place of the super activation")
     lost, still_lost = look.nll_increase(PRUNED), look.nll_increase(RESTORED_ACTIVATION)
     if jackknife(lost).low <= 0:
         return not_applicable(CLAIM, "pruning the set loses nothing that could be won back")

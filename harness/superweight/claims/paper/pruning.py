@@ -19,7 +19,17 @@ from superweight.claims.verdict import (
 )
 from superweight.core.coordinates import Coordinate
 from superweight.core.statistics import Interval, jackknife
-from superweight.measurement.conditions import CANCELLERS, INTACT, PRUNED, all_but, alone
+from superweight.measurement.conditions import (
+    CANCELLERS,
+    CHANNEL_GAINS,
+    COMPANIONS,
+    GAINS,
+    INTACT,
+    PRUNED,
+    SINGLES,
+    all_but,
+    alone,
+)
 from superweight.measurement.sequential import Look
 
 CLAIM = Claim("C3", "Pruning the super weights multiplies perplexity.", 'Table 1, "Prune SW"')
@@ -30,11 +40,16 @@ PERPLEXITY_RATIO = 10.0
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Prune the set, the unit of the claim; single weights and leave-one-out are evidence."""
+    """Prune the set, the unit of the claim; single weights and leave-one-out are evidence.
+
+    So are companions, pruned with the set, and gains, pruned by themselves. Of more than `SINGLES`
+    super weights those that make the largest parts are pruned alone, which the evidence says.
+    """
     found = evidence.scan.coordinates
     if not found:
         return not_applicable(CLAIM, "no super weight is found")
-    others = [name(index) for index in range(len(found)) for name in (alone, all_but)] + [CANCELLERS]
+    others = [name(index) for index in range(len(found)) for name in (alone, all_but)]
+    others += [CANCELLERS, COMPANIONS, GAINS, CHANNEL_GAINS]
     return settled(evidence.sequential.at([PRUNED, *others]), lambda look: _judged(look, found, others))
 
 
@@ -60,4 +75,6 @@ def _judged(look: Look, found: Sequence[Coordinate], others: Sequence[str]) -> V
             for name in others
             if name in measurements
         },
+        # Said only where it is so: of the others, each alone would be one more condition.
+        **({"measured_alone": SINGLES} if len(found) > SINGLES else {}),
     )
