@@ -73,7 +73,9 @@ FORMS = (
         "write it whole with save_pretrained and give that folder",
     ),
     Form(
-        "in Mistral's or Meta's own layout", re.compile(r"consolidated[\w.-]*\.(safetensors|pth)"), _CONVERTED
+        "in Mistral's or Meta's own layout",
+        re.compile(r"consolidated[\w.-]*\.(safetensors|pth)"),
+        f"{_CONVERTED}; one consolidated.safetensors beside params.json is read at --depth static",
     ),
 )
 

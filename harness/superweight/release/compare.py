@@ -14,7 +14,7 @@ from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
 from superweight.checkpoints.tensors.locations import locations
-from superweight.checkpoints.tensors.open import is_remote
+from superweight.checkpoints.tensors.open import is_mistral, is_remote
 from superweight.claims.baselines import baseline_path, read
 from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
@@ -118,7 +118,9 @@ def looked_at(
     require_different_models(base_entry, release_entry)
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
     for entry in (base_entry, release_entry):
-        if named_adapter(entry) is None:
+        # What is read from files alone need be no model that runs.
+        by_files = not deeper and is_mistral(local_path(entry))
+        if named_adapter(entry) is None and not by_files:
             _refuse_no_model(entry, allow_pickle="pickle" in request.run_config.trust)
     known = known_super_weights(base_entry, request.run_config.baselines)
     checks: list[Check] = []

@@ -73,6 +73,21 @@ _GGUF_WHOLE = {
     "output_norm.weight": "norm.weight",
 }
 _GGUF_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+# Mistral's own names, of consolidated.safetensors.
+_MISTRAL = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+_MISTRAL_BLOCK = re.compile(
+    r"layers\.(\d+)\.((?:attention|feed_forward)\.w[qkvo123]|attention_norm|ffn_norm)\.weight"
+)
 _VOCABULARY = re.compile(
     r"(embed_tokens|wte|lm_head|embed_in|embed_out|word_embeddings|output_layer)\.(weight|bias)"
 )
@@ -197,7 +212,9 @@ def _plain_name(name: str) -> str:
     if match := _GGUF_BLOCK.fullmatch(name):
         part = _GGUF.get(match[2])
         return name if part is None else f"layers.{match[1]}.{part}.{match[3]}"
-    return _GGUF_WHOLE.get(name, name)
+    if match := _MISTRAL_BLOCK.fullmatch(name):
+        return f"layers.{match[1]}.{_MISTRAL[match[2]]}.weight"
+    return "embed_tokens.weight" if name == "tok_embeddings.weight" else _GGUF_WHOLE.get(name, name)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ _HUB = re.compile(
 _ADDRESS = re.compile(r"(?P<path>https?://[^?#]+)(?P<query>\?[^#]*)?")
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _WEIGHTS = (".safetensors", ".gguf")
+# Mistral's own layout.
+_MISTRAL, _MISTRAL_PARAMS = "consolidated.safetensors", "params.json"
 
 
 def is_remote(where: str) -> bool:
@@ -92,6 +94,8 @@ def _open_folder(name: str, folder: Folder) -> Checkpoint:
     index = folder.document(INDEX)
     if index is not None:
         return _open_index(name, folder, index)
+    if folder.document(_MISTRAL_PARAMS) is not None and folder.find(_MISTRAL) is not None:
+        return _open_file(name, folder, _MISTRAL)
     if isinstance(folder, LocalFolder) and (unlisted := unlisted_shards(names_in(folder.path))):
         return _open_unlisted(name, folder, unlisted)
     raise BadInput(_what_else(name, folder))
@@ -106,6 +110,12 @@ def _open_unlisted(name: str, folder: Folder, names: list[str]) -> Checkpoint:
             raise BrokenModel(f"{name}: {repeated[0]!r} is in {files[repeated[0]]} and in {file}")
         files |= dict.fromkeys(header, file)
     return Checkpoint(name, folder, files, headers.__getitem__)
+
+
+def is_mistral(path: Path) -> bool:
+    """Tell whether a folder is in Mistral's own layout alone, whose files are read and not loaded."""
+    others = any((path / name).is_file() for name in (SINGLE, INDEX))
+    return not others and all((path / name).is_file() for name in (_MISTRAL, _MISTRAL_PARAMS))
 
 
 def _what_else(name: str, folder: Folder) -> str:
