@@ -29,9 +29,9 @@ def sound(path):
     return passes("zizmor", "--offline", path)
 
 
-def test_there_are_three_workflows():
-    """One for every push, one for GPUs, one for releases."""
-    assert ["ci.yml", "gpu.yml", "release.yml"] == [path.name for path in WORKFLOWS]
+def test_there_are_four_workflows():
+    """One for every push, one for decoders to come, one for GPUs, one for releases."""
+    assert ["ci.yml", "decoders.yml", "gpu.yml", "release.yml"] == [path.name for path in WORKFLOWS]
 
 
 def test_the_workflows_are_valid_and_sound():

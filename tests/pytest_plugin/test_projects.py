@@ -84,12 +84,12 @@ def test_a_machine_without_a_home_keeps_its_cache_in_tmpdir(monkeypatch, tmp_pat
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("pathlib.Path.home", _no_home)
+    monkeypatch.setattr("pwd.getpwuid", _no_entry)
     assert tmp_path / f"superweight-harness-{os.getuid()}" == cache_directory()
 
 
-def _no_home():
-    raise RuntimeError("Could not determine home directory.")
+def _no_entry(user):
+    raise KeyError(f"getpwuid(): uid not found: {user}")
 
 
 def as_another_user(folder, script, *arguments):

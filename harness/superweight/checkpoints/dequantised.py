@@ -74,7 +74,7 @@ def plain_tensors(checkpoint: Checkpoint) -> dict[str, PlainTensor]:
         kind = packed.kind if packed is not None else _scaled(checkpoint, info)
         fused = suffix == _BLOCKS
         if kind is not None:
-            of_a_packing |= set(_beside(name, stem, fused, inside))
+            of_a_packing |= set(_beside(name, stem, inside, fused=fused))
         plain = name if packed is None else stem if fused else f"{stem}.weight"
         if checkpoint.merged is not None:
             packed = checkpoint.merged(name, info.shape if packed is None else packed.shape, packed)
@@ -119,7 +119,7 @@ def _by_module(names: Collection[str]) -> dict[str, list[str]]:
     return inside
 
 
-def _beside(name: str, stem: str, fused: bool, inside: Mapping[str, list[str]]) -> Iterator[str]:
+def _beside(name: str, stem: str, inside: Mapping[str, list[str]], *, fused: bool) -> Iterator[str]:
     """Return the tensors that belong to the packing of ``name``."""
     module = stem.removesuffix(".weight") if not fused else stem
     yield from (module + end for end in (*_WHOLE_SCALES, _BLOCKS) if module + end != name)

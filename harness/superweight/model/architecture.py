@@ -149,7 +149,7 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
         )
     blocks = _blocks(model, count)
     if blocks is None:
-        lists = [str(len(item)) for part in _holding(model)[-1:] for item in _outermost_lists(part)]
+        lists = [str(len(item)) for part in _holding(model)[-1:] for item in _outermost_lists(part, count)]
         raise UnknownArchitecture(
             f"{name}: looked for one list of {count} blocks near the token embedding; found "
             + (f"lists of {', '.join(lists)}" if lists else "none")
@@ -227,7 +227,7 @@ def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     """
     beside_encoder = bool(getattr(model.config, "is_encoder_decoder", False))
     for part in _holding(model):
-        lists = [item for item in _outermost_lists(part) if not beside_encoder or _reads_an_encoder(item)]
+        lists = [item for item in _outermost_lists(part, count) if not beside_encoder or _reads_an_encoder(item)]
         matching = [item for item in lists if len(item) == count] or lists
         if len(matching) > 1:  # an encoder's beside a decoder's
             matching = [item for item in matching if _reads_an_encoder(item)] or matching
@@ -240,12 +240,12 @@ def _reads_an_encoder(blocks: nn.ModuleList) -> bool:
     return any(_is_cross_attention(path) for path, _ in blocks.named_modules())
 
 
-def _outermost_lists(part: nn.Module) -> list[nn.ModuleList]:
-    """Return the lists of several modules of one kind that lie in no other list."""
+def _outermost_lists(part: nn.Module, count: int) -> list[nn.ModuleList]:
+    """Return the lists of several modules that lie in no other list; of one, where ``count`` is one."""
     found: dict[str, nn.ModuleList] = {}
     for path, item in part.named_modules():
         inner = any(path.startswith(f"{other}.") for other in found)
-        if isinstance(item, nn.ModuleList) and len(item) > 1 and not inner:
+        if isinstance(item, nn.ModuleList) and len(item) >= min(2, count) and not inner:
             found[path] = item
     return list(found.values())
 

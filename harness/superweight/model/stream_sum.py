@@ -68,7 +68,7 @@ def stream_sum(
                 terms, fit = _fewest(target, terms, fit, 1 + len(writes), by_token=own)
             found = _numbers(place, target, terms, fit, len(before), len(writes), expected)
             return replace(found, gains=tuple(_rows(gain, each) for gain in found.gains))
-    raise _unlike_sum(place, bool(writes), gap)
+    raise _unlike_sum(place, gap, writes=bool(writes))
 
 
 def _rows(item: torch.Tensor, each: str) -> torch.Tensor:
@@ -133,7 +133,7 @@ def _numbers(
     return StreamSum(carry, tuple(gains))
 
 
-def _unlike_sum(place: str, writes: bool, gap: float) -> UnknownArchitecture:
+def _unlike_sum(place: str, gap: float, *, writes: bool) -> UnknownArchitecture:
     what = "its MLP and its other parts" if writes else "the parts outside its MLP"
     return UnknownArchitecture(
         f"{place}: what {what} write does not add up to what the residual stream changes by (an entry "
