@@ -227,7 +227,9 @@ def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     """
     beside_encoder = bool(getattr(model.config, "is_encoder_decoder", False))
     for part in _holding(model):
-        lists = [item for item in _outermost_lists(part, count) if not beside_encoder or _reads_an_encoder(item)]
+        lists = _outermost_lists(part, count)
+        if beside_encoder:
+            lists = [item for item in lists if _reads_an_encoder(item)]
         matching = [item for item in lists if len(item) == count] or lists
         if len(matching) > 1:  # an encoder's beside a decoder's
             matching = [item for item in matching if _reads_an_encoder(item)] or matching
