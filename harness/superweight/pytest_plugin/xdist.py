@@ -86,10 +86,17 @@ def by_model(items: list[pytest.Item]) -> None:
 
 
 def keep_together(items: list[pytest.Item]) -> None:
-    """Put the tests that need a GPU and belong to no model into one group."""
+    """Put the tests that need a GPU and belong to no model into one group.
+
+    On a CPU a model's properties are a group of their own: they take as long as its claims, and loading
+    a model twice takes less than waiting for the longer half.
+    """
     for item in items:
-        if item.get_closest_marker("gpu") and not item.get_closest_marker("xdist_group"):
+        on_gpu = item.get_closest_marker("gpu") is not None
+        if on_gpu and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(_GROUP))
+        if not on_gpu and "sw_budget" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("properties"))
 
 
 def share_cores() -> None:
