@@ -150,7 +150,7 @@ class WholeStack(Experts):
 class TwiceNamed(Experts):
     """Experts whose module fails where a token has only one (LongCat-Flash): each is named twice.
 
-    The second time it has no weight. Experts beyond the count hand on what they are given: no matrix is theirs.
+    The second time it has no weight. Those beyond the count hand on what they are given, by no matrix.
     """
 
     def _own_rows(self, read: torch.Tensor, index: torch.Tensor, expert: int) -> torch.Tensor:
