@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 
 from superweight.checkpoints.registry import resolve
 from superweight.core import markdown
@@ -128,7 +130,8 @@ def build(job: Job) -> transformers.PreTrainedModel:
     auto = transformers.AutoModelForImageTextToText if job.image_text else transformers.AutoModelForCausalLM
     overrides = dict(job.overrides or {})
     layer_scalar = overrides.pop("__layer_scalar__", None)
-    model = auto.from_config(tiny_config(job.model_type, overrides)).eval().float()
+    with _empty_timm_towers():
+        model = auto.from_config(tiny_config(job.model_type, overrides)).eval().float()
     for part in model.modules():
         config = getattr(part, "config", None)
         if getattr(config, "_experts_implementation", None) is not None:
@@ -142,6 +145,17 @@ def build(job: Job) -> transformers.PreTrainedModel:
             if layer_scalar is not None and path.endswith("layer_scalar"):
                 buffer.fill_(layer_scalar)
     return model  # type: ignore[no-any-return]  # the auto classes are untyped
+
+
+@contextmanager
+def _empty_timm_towers() -> Iterator[None]:
+    """Build image towers of the timm library without a layer: only text is run, and timm is not needed."""
+    init = TimmWrapperModel.__init__
+    TimmWrapperModel.__init__ = transformers.PreTrainedModel.__init__
+    try:
+        yield
+    finally:
+        TimmWrapperModel.__init__ = init
 
 
 def _planted_everywhere(subject: Subject, model: nn.Module, ids: torch.Tensor) -> tuple[str, str]:

@@ -320,6 +320,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     "dots3_note": {"vision_config": _D3V, "audio_config": {"adapter_out_dim": 64, "adapter_input_size": 32}},
     "gemma3n_text": _G3N,
+    "gemma3n": {"text_config": dict(_G3N)},
     "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},

@@ -20,7 +20,7 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.detection.detect import COMPANION, OUTLIER_RATIO, SHARE, SPAN
 from superweight.detection.trace import Trace
-from superweight.model.batch_rows import entering, with_rows
+from superweight.model.batch_rows import entering, rows_join, with_rows
 from superweight.model.capture import DenseWrite
 from superweight.model.projections import with_correction
 from superweight.model.subject import Subject
@@ -163,11 +163,11 @@ class SpeculativePruning:
             -write.scale * torch.tensor([*own.values()]),
         )
 
-    def join(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def join(self, block: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Bring the copy, where there is one, into the batch that a block computes on; a pre-hook."""
         hidden = entering(arguments, keywords)
-        if hidden.ndim == 4:
-            return None  # nothing is foreseen of a stream in lanes
+        if not rows_join(block, hidden):
+            return None  # nothing is foreseen there
         if self.copy is None:
             return None if len(hidden) == 1 else with_rows(hidden[:1], 1, arguments, keywords)
         return with_rows(torch.cat([hidden[:1], self.copy[None]]), 1, arguments, keywords)

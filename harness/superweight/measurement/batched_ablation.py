@@ -18,7 +18,7 @@ from torch import nn
 from superweight.core.errors import EditFailed
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.model.activation_patch import patch_stream
-from superweight.model.batch_rows import NoRowsJoin, entering, with_rows
+from superweight.model.batch_rows import NoRowsJoin, entering, rows_join, with_rows
 from superweight.model.edits import ROUNDINGS, Scale, gain_factors
 from superweight.model.gains import gains_of
 from superweight.model.projections import LinearProjection, Projection
@@ -91,9 +91,9 @@ def _join(seats: BatchLayout, layer: int) -> Any:
     """Return a hook that brings the batch before a block to the rows that the block computes on."""
     copies = 1 + seats.joined(layer)
 
-    def join(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def join(block: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         hidden = entering(arguments, keywords)
-        if hidden.ndim != 3:
+        if not rows_join(block, hidden):
             raise NoRowsJoin
         new = copies - len(hidden) // seats.sequences
         hidden = torch.cat([hidden, *[hidden[: seats.sequences]] * new])

@@ -23,7 +23,8 @@ from transformers.pytorch_utils import Conv1D
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput, UnknownArchitecture
-from superweight.model.experts import Experts, WholeStack
+from superweight.model.experts import Experts, GroupedStack, TwiceNamed, WholeStack
+from superweight.model.half_blocks import in_halves
 from superweight.model.projections import LinearProjection, Projection
 
 
@@ -46,6 +47,10 @@ class NamingRules(NamedTuple):
     mixer_classes: tuple[str, ...] = (*mixers, "mixer")
     # Experts for what is no text, beside those for text.
     not_text: tuple[str, ...] = ("vision", "image", "audio")
+    # The part that holds the output projections of all experts, beside a router of its own (JetMoE).
+    grouped_output: str = "output_linear"
+    # What stands for the experts that only hand on what they are given (LongCat-Flash).
+    identity_experts: str = "identity_expert"
     # A number of the block by which the MLP's write is multiplied before it is added (Granite).
     write_scale: str = "residual_multiplier"
 
@@ -154,6 +159,7 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
             f"{name}: looked for one list of {count} blocks near the token embedding; found "
             + (f"lists of {', '.join(lists)}" if lists else "none")
         )
+    blocks = in_halves(blocks)
     if _sees_later_tokens(blocks):
         raise UnknownArchitecture(
             f"{name} is an encoder: its attention sees later tokens, and a causal decoder was looked for"
@@ -259,7 +265,10 @@ def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Bl
         experts
         for path, part in module.named_modules()
         if not any(name in path for name in NAMING_RULES.not_text)
-        for experts in _experts(part, layer, hidden, dtype)
+        for experts in (
+            *_experts(part, layer, hidden, dtype),
+            *(() if _is_mixer(module, path) else _grouped_experts(part, layer, hidden, dtype)),
+        )
     ]
     if len(linear) > 1:
         return f"found {len(linear)}: {', '.join(linear)}"
@@ -352,7 +361,8 @@ def _experts(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> 
         if transposed:
             outputs, inputs = inputs, outputs
         if outputs == hidden:
-            kind = WholeStack if whole else Experts
+            twice = hasattr(module, NAMING_RULES.identity_experts)
+            kind = WholeStack if whole else TwiceNamed if twice else Experts
             yield kind(module, name, layer, count, hidden, inputs, dtype, transposed)
     said = getattr(module, "num_experts", None)
     for name, parameter in module.named_parameters():
@@ -361,6 +371,17 @@ def _experts(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> 
         if flat and isinstance(said, int) and _positional(module) == 3 and parameter.shape[1] == hidden:
             inputs = parameter.shape[0] // said
             yield Experts(module, name, layer, said, hidden, inputs, dtype, transposed=True)
+
+
+def _grouped_experts(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Iterator[Experts]:
+    """Yield the experts of a module that routes to them, where a part of it holds all output projections."""
+    name = NAMING_RULES.grouped_output
+    parameter = getattr(getattr(module, name, None), "weight", None)
+    if not isinstance(getattr(module, "router", None), nn.Module) or not isinstance(parameter, nn.Parameter):
+        return
+    if parameter.ndim == 3 and parameter.shape[1] == hidden and _positional(module) == 1:
+        count, _, inputs = parameter.shape
+        yield GroupedStack(module, f"{name}.weight", layer, count, hidden, inputs, dtype)
 
 
 def _positional(module: nn.Module) -> int:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from superweight.core.errors import UnknownArchitecture
+from superweight.model.half_blocks import HalfBlock
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SHAPES = re.compile(r"\b(?:sizes?|shapes?|dimensions?)\b")
@@ -17,6 +19,14 @@ _SHAPES = re.compile(r"\b(?:sizes?|shapes?|dimensions?)\b")
 
 class NoRowsJoin(Exception):
     """Raised where a stream has no place for more rows, such as one in several lanes."""
+
+
+def rows_join(block: nn.Module, hidden: torch.Tensor) -> bool:
+    """Tell whether more rows can join the stream before a block.
+
+    They cannot where it is in several lanes, nor at half a block, which is handed more than its stream.
+    """
+    return hidden.ndim == 3 and not isinstance(block, HalfBlock)
 
 
 def rows_do_not_fit(error: RuntimeError) -> bool:

@@ -17,6 +17,7 @@ from superweight.model.architecture import Architecture, Block, stream
 from superweight.model.batch_rows import entering
 from superweight.model.experts import Experts, ExpertsCall
 from superweight.model.followed_writes import FollowedWrites, times
+from superweight.model.half_blocks import HalfBlock
 from superweight.model.lanes import in_lane, lanes_of, leading_lane
 from superweight.model.projections import LinearProjection
 from superweight.model.stream_sum import StreamSum, stream_sum
@@ -361,7 +362,7 @@ def _first(output: Any) -> torch.Tensor | None:
 def _tell(block: Block, layer: int, seen: _Seen, meanwhile: Meanwhile) -> RemovableHandle:
     def tell(_: nn.Module, arguments: Any, output: Any) -> None:
         dense, scale = seen.dense, seen.scale
-        if block.dense is None or dense is None or scale is None:
+        if block.dense is None or dense is None or scale is None or isinstance(block.module, HalfBlock):
             return
         after = stream(output).detach()
         inputs, outputs = (tensor.reshape(*after.shape[:-1], -1) for tensor in dense)
@@ -388,6 +389,8 @@ def _parts(block: Block, layer: int, seen: _Seen, lane: torch.Tensor | None) -> 
         _refuse_unlike_sum(block.experts, layer, seen.experts, routed)
         factors = _factors(seen, len(block.sources) - 1, lane, len(seen.experts.whole))
         for part in routed:
+            if part.expert is not None and part.expert >= block.experts.count:
+                continue  # it hands on what it is given, and holds no matrix
             yield replace(part, factors=times(part.factors, factors[part.places]))
 
 
@@ -415,11 +418,12 @@ def _routed_parts(experts: Experts, call: ExpertsCall) -> list[Part]:
 
 def _refuse_unlike_sum(experts: Experts, layer: int, call: ExpertsCall, parts: list[Part]) -> None:
     """Raise where what the experts write, weighted, is not what their module returns."""
-    whole = call.whole
+    whole = call.whole if call.bias is None else call.whole - call.bias
     total = torch.zeros(whole.shape, device=whole.device)
     for part in parts:
         total.index_add_(0, part.places, part.outputs.float() * part.factors[:, None])
-    largest = max((float(part.outputs.abs().max()) for part in parts), default=0.0)
+    beside = [] if call.bias is None else [float(call.bias.abs().max())]
+    largest = max([*beside, *(float(part.outputs.abs().max()) for part in parts)], default=0.0)
     apart = float((total - whole.float()).abs().max())
     if not apart <= _ROUNDINGS * torch.finfo(whole.dtype).eps * largest:
         raise UnknownArchitecture(

@@ -34,7 +34,7 @@ class ExpertsCall:
     """One call of a block's experts: for each of n pairs which token, which expert, and its weight.
 
     ``hidden``: (n, hidden), what the expert is given; ``places``, ``index`` and ``weights``: (n,);
-    ``whole``: (tokens, hidden), what all write together.
+    ``whole``: (tokens, hidden), what all write together; ``bias``: (hidden,), what of it no expert writes.
     """
 
     hidden: torch.Tensor
@@ -42,6 +42,7 @@ class ExpertsCall:
     index: torch.Tensor
     weights: torch.Tensor
     whole: torch.Tensor
+    bias: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,59 @@ class WholeStack(Experts):
 
 
 @dataclass(frozen=True)
+class TwiceNamed(Experts):
+    """Experts whose module fails where a token has only one (LongCat-Flash): each is named twice.
+
+    The second time it has no weight. Those beyond the count hand on what they are given, by no matrix.
+    """
+
+    def _own_rows(self, read: torch.Tensor, index: torch.Tensor, expert: int) -> torch.Tensor:
+        return read[: len(read) // 2]
+
+    def _through(self, hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        weights = torch.tensor([1.0, 0.0], dtype=hidden.dtype, device=hidden.device).expand(len(index), 2)
+        answer: torch.Tensor = self.module(hidden, index[:, None].expand(-1, 2), weights)
+        return answer.flatten(0, -2)
+
+
+@dataclass(frozen=True)
+class GroupedStack(Experts):
+    """Experts in a module that routes by itself and sorts the tokens by expert (JetMoE).
+
+    The module is called with nothing but the tokens. Its router answers, for the rows in the order of the
+    experts, where each goes among the pairs, its token and its weight, and how many rows each expert has.
+    """
+
+    def call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> ExpertsCall:
+        """Return what a call of the module was about."""
+        (given,) = (*arguments, *keywords.values())
+        hidden = given.detach().flatten(0, -2)
+        with torch.no_grad():
+            _, places, weights, sizes, _ = self._router(hidden)
+        index = torch.arange(self.count, device=hidden.device)
+        index = index.repeat_interleave(torch.tensor(sizes, device=hidden.device))
+        whole = output.detach().flatten(0, -2).clone()
+        return ExpertsCall(hidden[places], places, index, weights, whole, self._bias)
+
+    @property
+    def _router(self) -> nn.Module:
+        return self.module.get_submodule("router")
+
+    @property
+    def _bias(self) -> torch.Tensor | None:
+        bias = getattr(self.module, "bias", None)
+        return bias.detach() if isinstance(bias, torch.Tensor) else None
+
+    def _through(self, hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        order = index.argsort(stable=True)
+        sizes = index.bincount(minlength=self.count).tolist()
+        ones = torch.ones(len(index), dtype=hidden.dtype, device=hidden.device)
+        with shadowed(self._router, lambda _: (order, order, ones, sizes, None)):
+            answer: torch.Tensor = self.module(hidden[None])[0]
+        return answer if self._bias is None else answer - self._bias
+
+
+@dataclass(frozen=True)
 class ExpertProjection(Projection):
     """The output projection of one routed expert: a slice of the experts' parameter."""
 
@@ -209,7 +263,8 @@ class _Tap(TorchFunctionMode):
             answers = func(read, *args[1:], **(kwargs or {}))
             each = zip(range(self.experts.count), read, answers, strict=True)
             return torch.stack([self.then(number, own, answer) for number, own, answer in each])
-        read = args[0] if probed is None else probed
+        # An expert without a token reads no row, and one that is named twice reads each row twice.
+        read = args[0] if probed is None else probed.repeat(len(args[0]) // len(probed), 1)
         return self.then(expert, read, func(read, *args[1:], **(kwargs or {})))
 
     def _expert(self, operand: Any) -> int | None:

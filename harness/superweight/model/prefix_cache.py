@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from superweight.model.architecture import stream, with_stream
@@ -25,7 +26,15 @@ class Prefix:
         """Return the prefix of a batch that holds nothing but the first sequence."""
         if self.output is None or stream(self.output).ndim == 4:
             return self  # no other sequence joins a stream in lanes
-        return Prefix(self.block, with_stream(self.output, stream(self.output)[:1]))
+        whole = stream(self.output)
+        first = with_stream(self.output, whole[:1])
+        if isinstance(first, tuple):  # what a half of a block hands on beside its stream
+            first = with_stream((None, *(_first_of(item, whole) for item in first[1:])), first[0])
+        return Prefix(self.block, first)
+
+
+def _first_of(item: Any, whole: torch.Tensor) -> Any:
+    return item[:1] if isinstance(item, torch.Tensor) and item.shape == whole.shape else item
 
 
 @contextmanager
