@@ -31,6 +31,9 @@ AT_HAND = {
 }
 
 
+PROPERTIES = "tests/claims/test_properties.py"
+
+
 def needs(command):
     """What a command needs that is not here: the hub, a GPU, or the harness's own tests, which run anyway."""
     text = str(command)
@@ -59,7 +62,7 @@ def marks(command):
     """Mark what reads the real model; what judges or sweeps all of it takes minutes."""
     if REAL not in str(command):
         return []
-    long = command.arguments[0] in ("check", "sweep")
+    long = command.arguments[0] in ("check", "sweep", PROPERTIES)
     return [pytest.mark.checkpoint, *([pytest.mark.slow] if long else [])]
 
 
@@ -90,7 +93,8 @@ def project(pytester, monkeypatch):
         copy_checkpoint(stored, pytester.path / name)
     claims = pytester.path / "tests" / "claims"
     claims.mkdir(parents=True)
-    shutil.copy(REPOSITORY / "tests" / "claims" / "test_paper.py", claims)
+    for file in ("test_paper.py", "test_properties.py"):
+        shutil.copy(REPOSITORY / "tests" / "claims" / file, claims)
     shutil.copytree(REPOSITORY / "tests" / "claims" / "baselines", claims / "baselines")
     return pytester
 
@@ -131,7 +135,8 @@ def test_pytest_takes_it(command, pytester):
 @pytest.mark.parametrize("command", runnable("pytest"))
 def test_pytest_runs_it(command, project):
     """Verbatim, on the models of the page, with one claim of the twelve: nothing fails."""
-    narrowed = [] if "-k" in command.arguments else ["-k", "known_place"]
+    whole = "-k" in command.arguments or PROPERTIES in command.arguments
+    narrowed = [] if whole else ["-k", "known_place"]
     result = project.runpytest_inprocess("-p", "no:cacheprovider", *command.arguments, *narrowed)
     passed = result.parseoutcomes()
     assert (pytest.ExitCode.OK, True) == (result.ret, passed.get("passed", 0) > 0)

@@ -32,6 +32,10 @@ def alone(monkeypatch):
     monkeypatch.setattr(dequantised, "_installed", lambda package: False)
 
 
+# Every form has its numbers tried in every run; three go through all depths, the others in long runs.
+SOME = [pytest.param(name, marks=[] if place < 3 else [pytest.mark.slow]) for place, name in enumerate(FORMS)]
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_the_model_computes_with_the_numbers_of_its_codes(name, source, tmp_path, alone):
     """Every linear map is plain, in float32, as wide as the config says, and near what was rounded."""
@@ -51,7 +55,7 @@ def test_the_model_computes_with_the_numbers_of_its_codes(name, source, tmp_path
         assert float((apart.amax(-1) / span.clamp_min(1e-6)).max()) < WITHIN.get(name, 1 / 25), tensor_name
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", SOME)
 def test_a_sound_release_is_kept_at_every_depth(name, source, tmp_path, alone):
     """From the command line, all depths required."""
     release = pack(source, tmp_path / "packed", name)
@@ -69,7 +73,7 @@ def test_a_ruined_release_is_damaged_at_the_depth_of_activations(name, source, t
     assert "super activation" in result.output
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", SOME)
 def test_a_packed_base_is_compared_at_every_depth(name, source, tmp_path, alone):
     """The base's own head-room, activations and predictions are those of its codes."""
     base = pack(source, tmp_path / "packed", name)

@@ -90,6 +90,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Whatever order others then choose, one model's tests stay together, so that it is loaded once.
     """
     xdist.keep_together(items)  # before xdist looks at the groups
+    if not models.named_models(config):  # a real model is searched where somebody names it, and in long runs
+        for item in items:
+            if xdist.searches(item) and item.get_closest_marker("checkpoint") is not None:
+                item.add_marker(pytest.mark.slow)
     if config.option.sw_base is None:
         items[:] = [item for item in items if "comparison" not in getattr(item, "fixturenames", ())]
     yield

@@ -95,8 +95,13 @@ def keep_together(items: list[pytest.Item]) -> None:
         on_gpu = item.get_closest_marker("gpu") is not None
         if on_gpu and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(_GROUP))
-        if not on_gpu and "sw_budget" in getattr(item, "fixturenames", ()):
+        if not on_gpu and searches(item):
             item.add_marker(pytest.mark.xdist_group("properties"))
+
+
+def searches(item: pytest.Item) -> bool:
+    """Tell whether a test looks for counterexamples of a property."""
+    return "sw_budget" in getattr(item, "fixturenames", ())
 
 
 def share_cores() -> None:

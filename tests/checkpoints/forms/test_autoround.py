@@ -43,6 +43,9 @@ save_file(held, sys.argv[1])
 """
 FORMATS = {"less one": "auto_round:auto_gptq", "as it is": "auto_round", "awq": "auto_round:auto_awq"}
 
+# Importing the library takes seconds: one worker does it.
+pytestmark = pytest.mark.xdist_group("autoround")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
