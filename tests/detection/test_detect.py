@@ -380,3 +380,29 @@ def test_a_write_below_a_tenth_of_the_activation_is_no_finding():
     """Neither of the core nor a companion: nine tenths stand without it."""
     found = detect(written((2, 0, 5, 3, 100.0, 8.0), (3, 0, 5, 4, 100.0, 0.5)))
     assert [Coordinate(2, 5, 3)] == [item.coordinate for item in (*found.super_weights, *found.companions)]
+
+
+def chain(*made):
+    """Return what is found where each (layer, product) is made by a scalar of its own on one channel."""
+    return detect(
+        written(
+            *((layer, 0, 5, number, 100.0, product / 100) for number, (layer, product) in enumerate(made))
+        )
+    ).coordinates
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        pytest.param([(1, 400), (2, 400), (3, 70)], 3, id="eight per cent, next to it"),
+        pytest.param([(1, 400), (2, 400), (3, 40)], 2, id="less than a twentieth"),
+        pytest.param([(1, 400), (2, 400), (5, 70)], 2, id="not next to it"),
+        pytest.param([(1, 800), (2, 70)], 1, id="one block is no chain"),
+        pytest.param([(1, 300), (2, 300), (3, 300), (4, 75)], 4, id="of three blocks"),
+        pytest.param([(1, 400), (2, 400), (3, 70), (4, 60)], 4, id="next to a link"),
+        pytest.param([(1, 400), (2, 400), (3, 50), (3, 52)], 3, id="at least half of its block's write"),
+    ],
+)
+def test_links_belong_to_a_chain_down_to_a_twentieth(made, found):
+    """Blocks in a row that build an activation up are one finding, also where one of them adds little."""
+    assert found == len(chain(*made))
