@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import pytest
 import torch
 
 from superweight.core.coordinates import Coordinate
 from superweight.model.edits import Prune, edited
-from superweight.model.prefix_cache import keeping_prefixes, resumed
+from superweight.model.prefix_cache import Prefix, keeping_prefixes, resumed
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
@@ -29,3 +31,12 @@ def test_a_resumed_pass_equals_a_whole_one(planted, block):
     assert torch.equal(whole_edited, again_edited)
     assert torch.equal(whole, after)
     assert not torch.equal(whole, whole_edited)
+
+
+def test_the_first_sequence_is_handed_on_in_what_the_block_returns():
+    """Reformer's blocks return a named tuple, and the next one reads it by its names."""
+    returned = namedtuple("Returned", ["attn_output", "hidden_states", "buckets"])  # as there
+    whole = returned(torch.ones(2, 3, 4), torch.zeros(2, 3, 4), None)
+    first = Prefix(1, whole).of_first_sequence().output
+    assert returned is type(first)
+    assert ((1, 3, 4), (1, 3, 4), None) == (first.attn_output.shape, first.hidden_states.shape, first.buckets)

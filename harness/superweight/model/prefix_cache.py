@@ -29,7 +29,8 @@ class Prefix:
         whole = stream(self.output)
         first = with_stream(self.output, whole[:1])
         if isinstance(first, tuple):  # what a half of a block hands on beside its stream
-            first = with_stream((None, *(_first_of(item, whole) for item in first[1:])), first[0])
+            parts = (first[0], *(_first_of(item, whole) for item in first[1:]))
+            first = type(first)(*parts) if hasattr(first, "_fields") else parts
         return Prefix(self.block, first)
 
 
