@@ -58,7 +58,9 @@ def read(name: str) -> Row:
 
 def keep(name: str, row: Row) -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
-    kept(name).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    # Messages name the release by where it lay on this machine.
+    text = re.sub(rf"{re.escape(str(WORK))}/release-\d+", "RELEASE", json.dumps(row, indent=1))
+    kept(name).write_text(text + "\n", encoding="utf-8")
 
 
 def base_folder() -> Path:
