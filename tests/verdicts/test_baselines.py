@@ -8,7 +8,16 @@ import pytest
 
 from superweight.claims.baselines import baseline_path, differences, dump, merged, parse, read
 from superweight.claims.record import record
-from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Measured, Verdict, counted, judged
+from superweight.claims.verdict import (
+    AT_LEAST,
+    Claim,
+    Criterion,
+    Measured,
+    Verdict,
+    counted,
+    judged,
+    measured,
+)
 from superweight.core.statistics import Interval
 
 CLAIM = Claim("C3", "sentence", "place")
@@ -290,3 +299,44 @@ def test_no_name_leads_out_of_the_root(model, tmp_path):
     assert path == path.resolve()
     assert not folder.startswith((".", "-"))
     assert folder.replace("-", "").replace(".", "").isalnum()
+
+
+def near(value, *, half=0.07, threshold=0.07, **changed):
+    """The record of a verdict whose interval reaches ``half`` to either side of ``value``."""
+    interval = Interval(value - half, value + half)
+    verdict = judged(CLAIM, Criterion("share", measured(value, absolute=0.1), interval, threshold, AT_LEAST))
+    return record("m", verdict, {}) | changed
+
+
+def test_an_undecided_verdict_and_a_decided_one_of_the_same_numbers_are_no_difference():
+    """C12 on two processors: 0.129 [0.059, 0.199] and 0.177 [0.107, 0.247], of at least 0.07."""
+    undecided, decided = near(0.129), near(0.177)
+    assert ("inconclusive", "supported") == (undecided["status"], decided["status"])
+    assert [] == differences(undecided, decided) == differences(decided, undecided)
+    assert undecided == merged(undecided, decided)
+
+
+@pytest.mark.parametrize(
+    ("stored", "new"),
+    [
+        (near(0.129), near(0.129, status="supported")),
+        (near(0.177, status="inconclusive"), near(0.177)),
+        (near(0.0, half=0.0699), near(0.0698, threshold=-0.0001, half=0.0699)),
+        (near(-0.01, half=0.07), near(0.177)),
+        (near(0.129), near(0.177, evidence={"more": 1})),
+    ],
+    ids=["status by hand", "stored by hand", "other threshold", "other numbers", "other evidence"],
+)
+def test_an_undecided_verdict_differs_where_its_numbers_do_not_explain_it(stored, new):
+    """A status that does not follow from numbers, or follows from other ones, is a change."""
+    assert differences(stored, new)
+
+
+def test_supported_and_refuted_are_never_the_same_measurement():
+    """However wide the tolerance: one says yes and the other says no."""
+    stored, new = near(0.08, half=0.005), near(0.06, half=0.005)
+    for criterion in (*stored["criteria"], *new["criteria"]):
+        for item in (criterion["statistic"], *criterion["interval"]):
+            item["within"] = 1.0
+    assert ("supported", "refuted") == (stored["status"], new["status"])
+    assert ['status: was "supported", is "refuted"'] == differences(stored, new)

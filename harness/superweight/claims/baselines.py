@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from superweight.core.errors import BadInput
+from superweight.claims.verdict import INCONCLUSIVE, Criterion, Measured, worst
+from superweight.core.errors import BadInput, HarnessError
+from superweight.core.statistics import Interval
 
 _NUMBER = {"value", "within"}
 _NOT_COMPARED = "provenance"
@@ -39,8 +41,31 @@ def parse(text: str) -> dict[str, Any] | None:
 
 
 def differences(stored: Any, new: Any) -> list[str]:
-    """Return one line for each leaf that differs: where, from what, to what."""
-    return list(_differences(stored, new, ""))
+    """Return one line for each leaf that differs: where, from what, to what.
+
+    Of two records alike in every number, one that could not be decided and one that could are the
+    same measurement on either side of a threshold: that is no difference.
+    """
+    found = list(_differences(stored, new, ""))
+    return [] if len(found) == 1 and _on_either_side(stored, new) else found
+
+
+def _on_either_side(stored: Any, new: Any) -> bool:
+    """Tell whether two records have each the status that follows from their numbers, one undecided."""
+    try:
+        statuses = [record["status"] for record in (stored, new)]
+        implied = [worst([_status(item) for item in record["criteria"]]) for record in (stored, new)]
+    except (KeyError, TypeError, ValueError, HarnessError):
+        return False
+    return statuses == implied and statuses[0] != statuses[1] and INCONCLUSIVE in statuses
+
+
+def _status(criterion: Mapping[str, Any]) -> str:
+    low, high = (end["value"] for end in criterion["interval"])
+    statistic = Measured(**criterion["statistic"])
+    return Criterion(
+        "", statistic, Interval(low, high), criterion["threshold"], criterion["direction"]
+    ).status
 
 
 def _differences(stored: Any, new: Any, path: str) -> Iterator[str]:
@@ -86,6 +111,9 @@ def _short(value: Any) -> str:
 
 def merged(stored: Any, new: Any) -> Any:
     """Return ``new`` with every leaf that is within tolerance left as it was stored."""
+    if _on_either_side(stored, new) and not differences(stored, new):
+        # The status belongs to the numbers that stay.
+        new = {**new, "status": stored["status"]}
     if not isinstance(stored, type(new)) or not differences({"": stored}, {"": new}):
         return stored if isinstance(stored, type(new)) else new
     if isinstance(new, dict) and not _is_number(new):

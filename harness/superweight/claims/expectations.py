@@ -11,7 +11,7 @@ from superweight.checkpoints.registry import ModelEntry
 from superweight.claims.baselines import baseline_path, differences, has_others
 from superweight.claims.catalogue import CLAIMS
 from superweight.claims.properties.catalogue import PROPERTIES
-from superweight.claims.verdict import NOT_APPLICABLE, SUPPORTED, Verdict
+from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, SUPPORTED, Verdict
 from superweight.core.environment import in_ci
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def compare_with_baseline(
     expected = str(stored["status"])
     gaps = tuple(differences(dict(stored), dict(recorded)))
     # The status is what a gate is about: it does not hang on the comparison of leaves alone.
-    return Outcome(verdict, expected, "baseline", gaps or _status_gap(verdict, expected, "the baseline"))
+    if not gaps and INCONCLUSIVE not in (expected, verdict.status):
+        gaps = _status_gap(verdict, expected, "the baseline")
+    return Outcome(verdict, expected, "baseline", gaps)
 
 
 def report_missing_baseline(verdict: Verdict, path: Path) -> Outcome:

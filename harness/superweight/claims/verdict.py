@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,7 +139,7 @@ def judged(claim: Claim, *criteria: Criterion, **evidence: Any) -> Verdict:
     statuses = [criterion.status for criterion in criteria]
     if not statuses:
         raise HarnessError(f"{claim.id} was judged by nothing")
-    status = next((s for s in (REFUTED, INCONCLUSIVE) if s in statuses), SUPPORTED)
+    status = worst(statuses)
     deciding = criteria[statuses.index(status)]
     low, high = deciding.interval.low, deciding.interval.high
     spread = "" if low == high else f" [{readable(low)}, {readable(high)}]"
@@ -148,6 +148,11 @@ def judged(claim: Claim, *criteria: Criterion, **evidence: Any) -> Verdict:
         f"supported when {deciding.direction} {readable(deciding.threshold)}"
     )
     return Verdict(claim, status, reason, criteria, evidence)
+
+
+def worst(statuses: Collection[str]) -> str:
+    """Return the status of a verdict over criteria of these statuses, which must all hold."""
+    return next((status for status in (REFUTED, INCONCLUSIVE) if status in statuses), SUPPORTED)
 
 
 def not_applicable(claim: Claim, reason: str) -> Verdict:
