@@ -9,7 +9,17 @@ from superweight.checkpoints.registry import resolve
 from superweight.core.coordinates import Coordinate
 from superweight.release.compare import CompareRequest, compare
 from superweight.release.config_checks import compare_settings
-from superweight.release.result import DEGRADED, KEPT, QUALITY, STATIC, Check, broken, within
+from superweight.release.result import (
+    ACTIVATIONS,
+    DEGRADED,
+    DEPTHS,
+    KEPT,
+    QUALITY,
+    STATIC,
+    Check,
+    broken,
+    within,
+)
 from superweight.release.settlement import EMPTIED, settled
 
 from .releases import make, scaled
@@ -112,9 +122,9 @@ def compared(change, folder, *depths):
 
 
 @pytest.mark.parametrize("name", list(SYMMETRIES))
-@pytest.mark.parametrize("depth", [STATIC, QUALITY])
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_no_depth_by_itself_calls_the_same_function_damaged(name, depth, tmp_path):
-    """The files say changed at most, and the predictions are the base's."""
+    """The files say changed at most, the pass shows the same function, the predictions are the base's."""
     assert compared(SYMMETRIES[name], tmp_path, depth).verdict in ("kept", "cannot be judged")
 
 
@@ -122,6 +132,11 @@ def test_no_depth_by_itself_calls_the_same_function_damaged(name, depth, tmp_pat
 def test_a_super_weight_pruned_or_flipped_in_its_row_is_damage_by_the_files_alone(factor, tmp_path):
     """All else of the row being the base's, nothing has moved."""
     assert "damaged" == compared(scaled(factor), tmp_path, STATIC).verdict
+
+
+def test_a_super_weight_that_was_flipped_is_no_mirrored_channel(tmp_path):
+    """Its neuron does as much along the stream; the channel's sign before the first block gives it away."""
+    assert "damaged" == compared(scaled(-1.0), tmp_path, ACTIVATIONS).verdict
 
 
 @pytest.mark.parametrize("change", [channels_permuted, rotated])

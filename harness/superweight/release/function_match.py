@@ -28,6 +28,8 @@ _ON_ONE_CHANNEL = 0.5
 # Beside the largest jump, those that reach this share of it and this many times the median norm.
 _ALSO, _LEAST = 0.25, 10.0
 _LOOKED_AT = 8
+# The cosine of what a channel held and holds: rounding leaves 0.99 of it, another channel's is near 0.
+_AS_A_WHOLE = 0.9
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Jump:
 
     ``neurons`` are (expert, column), the strongest first, with their ``scores`` beside them:
     (neurons,). ``channel`` is the stream's largest, ``share`` its part of the stream's square.
-    ``norm`` is the median token's, ``largest`` the stream's largest number over it.
+    ``norm`` is the median token's, ``largest`` the stream's largest number over it. ``entering`` is what
+    that channel holds of every token before the first block: (tokens,).
     """
 
     layer: int
@@ -47,6 +50,7 @@ class Jump:
     share: float
     norm: float
     largest: float
+    entering: Array
 
     @property
     def coordinates(self) -> list[Coordinate]:
@@ -96,6 +100,7 @@ def _jump(subject: Subject, seen: Trace, norms: Array, layer: int, token: int) -
         float(direction[channel] ** 2),
         norm,
         float(np.abs(stream[channel])) / norm,
+        seen.residual[0, :, channel],
     )
 
 
@@ -140,6 +145,7 @@ def compare_function(base: Jump, release: Jump, limits: Limits) -> Check:
         "token": [base.token, release.token],
         "base_at": [str(place) for place in base.coordinates],
         "release_at": [str(place) for place in release.coordinates],
+        "mirrored": _mirrored(base, release),
     }
     if (base.layer, base.token) != (release.layer, release.token):
         words = f"the stream jumps in block {release.layer} at token {release.token}"
@@ -159,6 +165,14 @@ def compare_function(base: Jump, release: Jump, limits: Limits) -> Check:
     )
 
 
+def _mirrored(base: Jump, release: Jump) -> bool:
+    """Tell whether the channel has the other sign as a whole, and not only where the stream jumps."""
+    if base.channel != release.channel or base.entering.shape != release.entering.shape:
+        return False
+    product = float(base.entering @ release.entering)
+    return product < -_AS_A_WHOLE * float(np.linalg.norm(base.entering) * np.linalg.norm(release.entering))
+
+
 def _listed(scores: Array) -> str:
     return joined([f"{score:.4g}" for score in scores])
 
@@ -171,4 +185,6 @@ def _moved(base: Jump, release: Jump) -> str:
         )
     before, after = base.coordinates, release.coordinates[: base.counting]
     moved = [f"{was} is now {now}" for was, now in zip(before, after, strict=False) if was != now]
-    return f"; the same super weights elsewhere: {joined(moved)}" if moved else ""
+    if moved:
+        return f"; the same super weights elsewhere: {joined(moved)}"
+    return f"; channel {base.channel} as a whole has the other sign" if _mirrored(base, release) else ""

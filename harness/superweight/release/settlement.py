@@ -42,7 +42,7 @@ def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:
     sound = bool(predictions) and DAMAGED not in predictions
     # Without predictions a scalar that changed its sign in place would pass for a symmetry.
     moved = any(
-        item.figures.get("base_at") != item.figures.get("release_at")
+        item.figures.get("base_at") != item.figures.get("release_at") or item.figures.get("mirrored")
         for item in given
         if item.name.startswith(FUNCTION)
     )
