@@ -240,7 +240,7 @@ def in_shards(given: Draft) -> None:
 def old_spelling(given: Draft) -> None:
     """Write the config as transformers 4 did."""
     rope = given.config.pop("rope_parameters")
-    given.config |= {"rope_theta": rope["rope_theta"], "rope_scaling": None}
+    given.config.update({"rope_theta": rope["rope_theta"], "rope_scaling": None})
     given.config["torch_dtype"] = given.config.pop("dtype")
 
 

@@ -200,8 +200,9 @@ def test_results_read_as_short_text(planted):
     assert "C1 supported: of old" == repr(Verdict(Claim("C1", "", ""), SUPPORTED, "of old"))
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_types():
-    """mypy, strict, agrees with every type that the consumer program asserts."""
+    """mypy, strict, agrees with every type that the consumer program asserts; `make lint` asks it, too."""
     consumer = Path(__file__).with_name("consumer.py")
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", str(consumer)],

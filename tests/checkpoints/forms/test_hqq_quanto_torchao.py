@@ -1,5 +1,8 @@
 """HQQ, optimum-quanto and torchao: what is read is what the library, or its layout in torch, gives."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -126,9 +129,17 @@ def state_of(tensor):
 
 
 @pytest.mark.parametrize("kind", ["qint8", "qfloat8_e4m3fn", "qint4", "qint2"])
-def test_quanto_itself_says_the_same(same, kind):
+def test_quanto_itself_says_the_same(same, kind, monkeypatch):
     """Where optimum-quanto is installed, its own dequantize is the measure."""
     library = pytest.importorskip("optimum.quanto")
+    from optimum.quanto.library import get_extension
+
+    # Its unpacking in Python, which is registered for every device. That in C++ is compiled on first
+    # use, for half a minute.
+    every_device = partial(
+        torch.ops.quanto.unpack.default._op_dk, torch._C.DispatchKey.CompositeExplicitAutograd
+    )
+    monkeypatch.setattr(get_extension("quanto_cpp"), "_lib", SimpleNamespace(unpack=every_device))
     weight = torch.randn(32, 256, generator=generator(3)) / 20
     qtype = library.qtypes[kind]
     if qtype.bits == 8:
