@@ -113,6 +113,7 @@ class CheckedModel(Checked):
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdict on each claim, in their order."""
         return tuple(outcome.verdict for outcome in self.outcomes)
 
     def report(self, directory: str | Path) -> None:

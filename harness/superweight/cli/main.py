@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from typing import Any
 
@@ -17,14 +18,25 @@ from superweight.cli.read import read
 from superweight.cli.report import render
 from superweight.cli.scan import scan
 from superweight.cli.sweep import sweep
+from superweight.core.environment import versions
 from superweight.core.errors import BadInput, one_line
 from superweight.core.run_notes import noted
 
-_PLEASE_REPORT = "please report it with the lines above and superweight --version"
+_PLEASE_REPORT = "please report it with the lines above and superweight --version --json"
+_AS_JSON = "superweight.version_as_json"
 
 
 class _Group(click.Group):
     """Turns the harness's own errors into one line and the exit code of the contract; tells its notes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:  # an option before the command: click would exit with 2
+            click.echo(f"superweight: {error.format_message()}; see superweight --help", err=True)
+            ctx.exit(EXIT_BAD_INPUT)
 
     def invoke(self, ctx: click.Context) -> Any:
         with noted() as ctx.obj:
@@ -56,8 +68,36 @@ class _Group(click.Group):
             ctx.exit(EXIT_UNFORESEEN)
 
 
+def _as_json(context: click.Context, option: click.Parameter, given: bool) -> None:
+    context.meta[_AS_JSON] = given
+
+
+def _show_version(context: click.Context, option: click.Parameter, given: bool) -> None:
+    """Print the version; `--json` is eager, so that it is known by now wherever it stands."""
+    if context.resilient_parsing:
+        return
+    if not given:
+        if context.meta[_AS_JSON]:
+            raise click.UsageError("--json belongs behind a command, or beside --version")
+        return
+    if context.meta[_AS_JSON]:
+        click.echo(json.dumps(versions(__version__), indent=2))
+    else:
+        click.echo(f"superweight, version {__version__}")
+    context.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.option(
+    "--json", is_flag=True, is_eager=True, expose_value=False, callback=_as_json, help="With --version: as JSON."
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit; with --json those of Python and of every package that counts, too.",
+)
 def main() -> None:
     """Find, prune and judge the super weights of a language model.
 

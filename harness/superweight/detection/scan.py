@@ -73,6 +73,7 @@ class Scan:
 
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
+        """Where the super weights are, in the order of ``super_weights``."""
         return tuple(weight.coordinate for weight in self.super_weights)
 
     @property

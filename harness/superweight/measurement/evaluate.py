@@ -61,6 +61,7 @@ class Measurement:
 
     @property
     def perplexity(self) -> float:
+        """Exponential of the mean NLL over all windows."""
         return float(np.exp(self.nll.mean()))
 
     def __repr__(self) -> str:

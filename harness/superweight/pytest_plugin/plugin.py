@@ -15,7 +15,7 @@ import pytest
 from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.registry import ModelEntry, load_registry
 from superweight.core.errors import BadInput, BrokenModel, one_line
-from superweight.pytest_plugin import collection, models, xdist
+from superweight.pytest_plugin import collection, groups, models, xdist
 from superweight.pytest_plugin.models import acquire, release
 from superweight.pytest_plugin.terminal import ABOUT, PROPERTY, USED, Verdicts
 
@@ -50,8 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell xdist's workers which GPUs are theirs."""
+    """Tell xdist's workers which GPUs are theirs, and where their groups are looked for."""
     xdist.tell(node)
+    groups.tell(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a model on one worker under ``--dist loadgroup``."""
+    return groups.scheduler(config, log)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -98,6 +105,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if "comparison" not in getattr(item, "fixturenames", ())]
     yield
     xdist.by_model(items)
+    groups.hand_over(config, items)
 
 
 def _parameters(config: pytest.Config) -> list[Any]:
