@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from superweight.core.coordinates import Coordinate
@@ -53,6 +53,9 @@ class NamingRules(NamedTuple):
     identity_experts: str = "identity_expert"
     # A number of the block by which the MLP's write is multiplied before it is added (Granite).
     write_scale: str = "residual_multiplier"
+    # The setting that says whether attention sees later tokens, and how it says so (XLNet).
+    attention_type: str = "attn_type"
+    bidirectional: str = "bi"
 
 
 NAMING_RULES = NamingRules()
@@ -152,17 +155,19 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
         raise UnknownArchitecture(
             f"{name}: config.json has {count} blocks (num_hidden_layers), and one is needed"
         )
+    if _said(model.config) is None and len(lists := _named_lists(model, count)) > 1:
+        raise UnknownArchitecture(
+            f"{name}: config.json says no depth of the whole, and its blocks lie in {_listed(lists)}, which "
+            "hand on streams of their own"
+        )
     blocks = _blocks(model, count)
     if blocks is None:
-        lists = [str(len(item)) for part in _holding(model)[-1:] for item in _outermost_lists(part, count)]
-        raise UnknownArchitecture(
-            f"{name}: looked for one list of {count} blocks near the token embedding; found "
-            + (f"lists of {', '.join(lists)}" if lists else "none")
-        )
+        raise UnknownArchitecture(f"{name}: {_no_one_list(model, count)}")
     blocks = in_halves(blocks)
-    if _sees_later_tokens(blocks):
+    if _sees_later_tokens(model, blocks):
         raise UnknownArchitecture(
-            f"{name} is an encoder: its attention sees later tokens, and a causal decoder was looked for"
+            f"{name} is an encoder, or reads a prompt as one: its attention sees later tokens, and a causal "
+            "decoder was looked for"
         )
     layout = []
     for layer, module in enumerate(blocks):
@@ -184,11 +189,15 @@ def inspect_architecture(model: PreTrainedModel) -> Architecture:
 def _depth_and_width(model: PreTrainedModel) -> tuple[int | None, int | None]:
     """Return how many blocks and channels the config names, that of the innermost part if need be."""
     inner = [part for part in _holding(model) if isinstance(part, PreTrainedModel)]
-    for config in (model.config.get_text_config(), *(part.config.get_text_config() for part in inner)):
-        count, hidden = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
-        if isinstance(count, int) and isinstance(hidden, int):
-            return count, hidden
-    return None, None
+    said = (_said(config) for config in (model.config, *(part.config for part in inner)))
+    return next((found for found in said if found is not None), (None, None))
+
+
+def _said(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """Return how many blocks and channels a config names of its decoder, or None."""
+    text = config.get_text_config()
+    count, hidden = (getattr(text, name, None) for name in ("num_hidden_layers", "hidden_size"))
+    return (count, hidden) if isinstance(count, int) and isinstance(hidden, int) else None
 
 
 def _holding(model: PreTrainedModel) -> list[nn.Module]:
@@ -209,7 +218,9 @@ def token_embedding(model: PreTrainedModel) -> nn.Module | None:
     return embedding
 
 
-def _sees_later_tokens(blocks: nn.ModuleList) -> bool:
+def _sees_later_tokens(model: PreTrainedModel, blocks: nn.ModuleList) -> bool:
+    if getattr(model.config, NAMING_RULES.attention_type, None) == NAMING_RULES.bidirectional:
+        return True
     said = [
         (getattr(module, "is_decoder", None), getattr(module, "is_causal", None))
         for path, module in blocks.named_modules()
@@ -244,6 +255,32 @@ def _blocks(model: PreTrainedModel, count: int) -> nn.ModuleList | None:
     return None
 
 
+def _no_one_list(model: PreTrainedModel, count: int) -> str:
+    """Say why no one list of modules is the decoder's blocks."""
+    lists = _named_lists(model, count)
+    found = _listed(lists)
+    looked = f"looked for one list of {count} blocks near the token embedding; found"
+    if len(lists) < 2:
+        return f"{looked} {found or 'none'}"
+    if count > sum(lists.values()):
+        return f"{looked} {found}: {sum(lists.values())} blocks, so they run several times (it is looped)"
+    if bool(getattr(model.config, "is_encoder_decoder", False)):
+        return f"{looked} {found}, none of which has attention of its own to what an encoder read"
+    if len({path.rpartition(".")[0] for path in lists}) == 1 and set(lists.values()) == {count}:
+        return f"{looked} {found}: the parts of a block lie in lists of their own, and no module is a block"
+    return f"{looked} {found}, and which of them is the decoder is not told"
+
+
+def _named_lists(model: PreTrainedModel, count: int) -> dict[str, int]:
+    """Return the lists of modules in a model that lie in no other list, and how long they are."""
+    names = {id(item): path for path, item in model.named_modules()}
+    return {names[id(item)]: len(item) for item in _outermost_lists(model, count)}
+
+
+def _listed(lists: dict[str, int]) -> str:
+    return ", ".join(f"{path} ({length})" for path, length in lists.items())
+
+
 def _reads_an_encoder(blocks: nn.ModuleList) -> bool:
     return any(_is_cross_attention(path) for path, _ in blocks.named_modules())
 
@@ -260,7 +297,12 @@ def _outermost_lists(part: nn.Module, count: int) -> list[nn.ModuleList]:
 
 def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Block | str:
     """Return what a block writes with, or what is wrong with it in words."""
-    linear = _linear_projections(module, layer, hidden, dtype)
+    ending = _ending_at_the_stream(module, layer, hidden, dtype)
+    linear = _chosen_by_name(ending)
+    if tables := _expert_tables(module, hidden):
+        return f"found {tables[0]}, an embedding that holds an expert in each row: such writes are not read"
+    if latent := _latent_experts(module, hidden):
+        return f"found {latent}, whose experts do not write to the stream but to channels of their own"
     routed = [
         experts
         for path, part in module.named_modules()
@@ -273,9 +315,15 @@ def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Bl
     if len(linear) > 1:
         return f"found {len(linear)}: {', '.join(linear)}"
     if len(routed) > 1:
-        return f"found {len(routed)} sets of routed experts"
+        kinds = ", ".join(type(experts.module).__name__ for experts in routed)
+        return f"found {len(routed)} sets of routed experts ({kinds})"
     if not linear and not routed:
-        return Block(module, None) if _only_mixes(module, hidden) else "found none"
+        if _only_mixes(module, hidden):
+            return Block(module, None)
+        fault = next(filter(None, (_mixer(module, path) for path in ending)), None)
+        return fault or (
+            f"found {', '.join(ending)}, none under a name that tells which" if ending else "found none"
+        )
     path, dense = next(iter(linear.items()), ("", None))
     experts = routed[0] if routed else None
     if experts is not None and (fault := _unlike(experts.module)):
@@ -286,19 +334,46 @@ def _block(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype) -> Bl
     return Block(module, dense, experts, float(scale))
 
 
-def _linear_projections(
+def _expert_tables(block: nn.Module, hidden: int) -> list[str]:
+    """Return the embeddings in a block whose rows are as wide as the stream (Doge's experts)."""
+    return [
+        path
+        for path, part in block.named_modules()
+        if isinstance(part, nn.Embedding) and part.embedding_dim == hidden and not _is_mixer(block, path)
+    ]
+
+
+def _latent_experts(block: nn.Module, hidden: int) -> str:
+    """Return the experts that write to fewer channels than the stream has, or nothing (Nemotron 3 super)."""
+    for path, part in block.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            named = parameter.ndim == 3 and name in NAMING_RULES.output_projections
+            if named and _positional(part) == 3 and hidden not in parameter.shape[1:]:
+                return f"{path} ({type(part).__name__})"
+    return ""
+
+
+def _ending_at_the_stream(
     block: nn.Module, layer: int, hidden: int, dtype: torch.dtype
 ) -> dict[str, LinearProjection]:
+    """Return the linear maps of a block, outside its mixers and norms, that end at the stream's width."""
     found = {}
     for path, module in block.named_modules():
         shape = None if _is_mixer(block, path) or _is_in_norm(path) else _linear_shape(module)
         if shape is not None and shape[0] == hidden:
             transposed = isinstance(module, Conv1D)
             found[path] = LinearProjection(module, layer, *shape, dtype, transposed)
-    if len(found) > 1:
-        names = NAMING_RULES.output_projections
-        found = {path: item for path, item in found.items() if path.rpartition(".")[2] in names}
     return found
+
+
+def _chosen_by_name(found: dict[str, LinearProjection]) -> dict[str, LinearProjection]:
+    """Of several linear maps return those under the name of an output projection."""
+    names = NAMING_RULES.output_projections
+    return (
+        found
+        if len(found) <= 1
+        else {path: item for path, item in found.items() if path.rpartition(".")[2] in names}
+    )
 
 
 def _is_mixer(block: nn.Module, path: str) -> bool:

@@ -95,6 +95,8 @@ class _Seen:
     # What the block's other parts returned, by path, and which of them are norms.
     others: dict[str, torch.Tensor] = field(default_factory=dict)
     norms: set[str] = field(default_factory=set)
+    # The parts, by path, that are no norms and were given what carries the MLP's write.
+    readers: list[str] = field(default_factory=list)
     # What the last norm behind a write was given and returned, (tokens, hidden).
     last_norm: tuple[torch.Tensor, torch.Tensor] | None = None
     carry: float = 1.0
@@ -215,6 +217,7 @@ class _Watch:
         self.seen.before = lanes_of(entering(arguments, keywords).detach().clone(), self.hidden, self.tokens)
         self.seen.others.clear()
         self.seen.norms.clear()
+        self.seen.readers.clear()
         self.seen.last_norm = None
         self.seen.writes.carriers.clear()
         self.seen.norm = None
@@ -252,6 +255,7 @@ class _Watch:
 
     def _keeper(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+            self._note_reader(path, module, arguments)
             first, before = _first(output), self.seen.before
             if first is None or before is None or first.numel() != before[0].numel():
                 return
@@ -261,6 +265,14 @@ class _Watch:
                     self.seen.norms.add(path)
 
         return keep
+
+    def _note_reader(self, path: str, module: nn.Module, arguments: Any) -> None:
+        given = _first(arguments)
+        if given is None or _is_norm(module) or next(module.parameters(), None) is None:
+            return
+        rows = given.detach().flatten(0, -2)
+        if any(torch.equal(carrier.value, rows) for carrier in self.seen.writes.carriers):
+            self.seen.readers.append(f"{path} ({type(module).__name__})")
 
     def _end(self, module: nn.Module, arguments: Any, output: Any) -> None:
         seen, given = self.seen, self.seen.before
@@ -292,7 +304,13 @@ class _Watch:
                 f"{self.name} hands on a stream of {tuple(rows[0].shape)} numbers, and its MLP writes "
                 f"{tuple(writes[0].shape)}"
             )
-        sums = [self._sum(rows, lane.flatten(0, 1), writes) for lane in after]
+        try:
+            sums = [self._sum(rows, lane.flatten(0, 1), writes) for lane in after]
+        except UnknownArchitecture as error:
+            if not self.seen.readers:
+                raise
+            by = self.seen.readers[0]
+            raise UnknownArchitecture(f"{error}; what its MLP writes is read by {by}") from None
         self.seen.carry = median(found.carry for found in sums)
         return [list(found.gains) for found in sums]
 
@@ -345,6 +363,8 @@ def _others(block: Block) -> Iterator[tuple[str, nn.Module]]:
     own = set(block.sources)
     holding = {id(part) for part in block.module.modules() if own & set(part.modules())}
     holding |= {id(inner) for part in own for inner in part.modules()}
+    # A list runs nothing: what lies beside the MLP in one is no part of the MLP (T5).
+    holding -= {id(part) for part in block.module.modules() if isinstance(part, nn.ModuleList)}
     for path, part in block.module.named_modules():
         inside = path.split(".")[:-1]
         parents = [block.module.get_submodule(".".join(inside[: n + 1])) for n in range(len(inside))]
