@@ -417,6 +417,7 @@ OVERRIDES |= {
     },
     "qwen2_5_omni_thinker": {"vision_start_token_id": 240, **_mrope(2, 3, 3)},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 240},
+    "udop": {"d_ff": INTER},
     # Towers of the timm library say their width themselves; the projection behind them is built by it.
     "fast_vlm": {"vision_config": {"hidden_size": 32}},
     "perception_lm": {"vision_config": {"model_args": {"embed_dim": 32}}},

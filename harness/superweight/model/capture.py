@@ -13,13 +13,15 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from superweight.core.errors import NotFinite, UnknownArchitecture
-from superweight.model.architecture import Architecture, Block, stream
+from superweight.model.architecture import Architecture
 from superweight.model.batch_rows import entering
+from superweight.model.block_writers import Block
 from superweight.model.experts import Experts, ExpertsCall
 from superweight.model.followed_writes import FollowedWrites, times
 from superweight.model.half_blocks import HalfBlock
 from superweight.model.lanes import in_lane, lanes_of, leading_lane
 from superweight.model.projections import LinearProjection
+from superweight.model.residual_stream import stream
 from superweight.model.stream_sum import StreamSum, stream_sum
 
 # How far the sum of the parts may lie from the whole, in steps of the dtype at the whole's largest
