@@ -36,7 +36,7 @@ _COMPANION = re.compile(
     r"|\.(channel_wise|optimize|round_zero)|\.qzeros|\.scales|\.g_idx|\.SCB|\.weight_format"
     r"|\.weight_scale(_inv)?|\.weight_scale_2"
     r"|\.weight_zero_point|\.weight_shape|\.weight_g_idx|\.weight_global_scale|\.input_scale|\.output_scale"
-    r"|\.k_scale|\.v_scale|\.input_global_scale|\._weight_(scale|zero_point)|_proj_scales"
+    r"|\.k_scale|\.v_scale|\.input_global_scale|\._weight_(scale|zero_point|(act_)?per_tensor_scale)|_proj_scales"
     r"|\.weight\._(scale|shift)|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+))"
 )
 _ONE_EXPERT = re.compile(
