@@ -11,6 +11,7 @@ import numpy as np
 
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.decoding import INTEGERS
+from superweight.checkpoints.tensors.gguf_names import IN_BLOCK, WHOLE, plain_name
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 
 # Wrappers that transformers adds or strips by itself when it loads a checkpoint.
@@ -55,24 +56,6 @@ _EXPERT_PARTS = {
     "up_proj": ("up",),
     "gate_up_proj": ("gate", "up"),
 }
-# The dense decoder of llama.cpp's names; what is not listed has no counterpart to be held to.
-_GGUF = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
-_GGUF_WHOLE = {
-    "token_embd.weight": "embed_tokens.weight",
-    "output.weight": "lm_head.weight",
-    "output_norm.weight": "norm.weight",
-}
-_GGUF_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 # Mistral's own names, of consolidated.safetensors.
 _MISTRAL = {
     "attention.wq": "self_attn.q_proj",
@@ -209,12 +192,9 @@ def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool, tuple[int, .
 
 
 def _plain_name(name: str) -> str:
-    if match := _GGUF_BLOCK.fullmatch(name):
-        part = _GGUF.get(match[2])
-        return name if part is None else f"layers.{match[1]}.{part}.{match[3]}"
     if match := _MISTRAL_BLOCK.fullmatch(name):
         return f"layers.{match[1]}.{_MISTRAL[match[2]]}.weight"
-    return "embed_tokens.weight" if name == "tok_embeddings.weight" else _GGUF_WHOLE.get(name, name)
+    return "embed_tokens.weight" if name == "tok_embeddings.weight" else plain_name(name)
 
 
 @dataclass(frozen=True)
@@ -260,9 +240,9 @@ def _stored_head(before: dict[str, Held], after: dict[str, Held]) -> dict[str, t
 def _wanted(key: str, base: Checkpoint, release: Checkpoint) -> bool:
     if base.is_gguf != release.is_gguf:
         # Another format holds other things beside the decoder; what is in both of its vocabularies counts.
-        known = set(_GGUF_WHOLE.values())
+        known = set(WHOLE.values())
         block = re.fullmatch(r"layers\.\d+\.(.+)\.(weight|bias)", key)
-        if key not in known and not (block and block[1] in _GGUF.values()):
+        if key not in known and not (block and block[1] in IN_BLOCK.values()):
             return False
     if key not in HEAD:
         return True
