@@ -9,6 +9,7 @@ import numpy as np
 
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.core.errors import BadInput
+from superweight.release import rope_order
 from superweight.release.extents import FAINT, Extent, Table, extents, in_file, in_memory
 from superweight.release.result import CHANGED, STATIC, Check, broken, joined, not_comparable, within
 from superweight.release.settlement import EMPTIED
@@ -43,9 +44,10 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
             continue
         try:
             pair = _experts(base, was, release, now) if expert else _alone(base, was, release, now, key)
+            ordered = rope_order.in_one_order(key, (base, was, pair[0]), (release, now, pair[1]))
             if pair[0].shape != pair[1].shape:
                 continue  # told elsewhere
-            *sizes, share = extents(*pair)
+            *sizes, share = extents(*(ordered or pair))
         except BadInput:
             unread.append(now.name)
             continue
@@ -57,7 +59,7 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         emptied += lost
         tokens = tokens or (bool(lost) and vocabulary(key))
         comparable = base.is_gguf == release.is_gguf or not _REORDERED.search(key)
-        if comparable and share > _OTHER:
+        if comparable and ordered is not None and share > _OTHER:
             other.append(name if share > 0.5 else f"{share:.0%} of the rows of {name}")
         ratio = sizes[1].peak / sizes[0].peak
         highest = max(highest, ratio)

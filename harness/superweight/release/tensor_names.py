@@ -129,6 +129,11 @@ def recomputed(name: str, info: TensorInfo) -> bool:
     return bool(_RECOMPUTED.fullmatch(name)) or (bool(_MASK.fullmatch(name)) and len(info.shape) != 1)
 
 
+def is_mistral_name(name: str) -> bool:
+    """Tell whether a tensor of a block is called as in Mistral's own files."""
+    return bool(_MISTRAL_BLOCK.fullmatch(name))
+
+
 def companion(name: str) -> bool:
     """Tell whether a tensor only says how packed numbers are read: zero is a value like any other there."""
     return bool(_COMPANION.fullmatch(name))
