@@ -51,7 +51,8 @@ def block_writers(module: nn.Module, layer: int, hidden: int, dtype: torch.dtype
     linear = _chosen_by_name(ending)
     if tables := _expert_tables(module, hidden):
         return f"found {tables[0]}, an embedding that holds an expert in each row: such writes are not read"
-    if latent := _latent_experts(module, hidden):
+    # One linear map behind them is the block's one writer; beside another it is not told which is which.
+    if len(ending) > 1 and (latent := _latent_experts(module, hidden)):
         return f"found {latent}, whose experts do not write to the stream but to channels of their own"
     routed = [
         experts
