@@ -15,7 +15,7 @@ from superweight.model.stream_sum import StreamSum, stream_sum
 
 
 @dataclass
-class Seen:
+class BlockRecord:
     """What the hooks of one block caught."""
 
     writes: FollowedWrites
@@ -39,7 +39,7 @@ class Seen:
 
 
 def explained(
-    place: str, seen: Seen, expected: float, before: torch.Tensor, after: torch.Tensor
+    place: str, seen: BlockRecord, expected: float, before: torch.Tensor, after: torch.Tensor
 ) -> list[list[torch.Tensor]]:
     """Return the gains of the carried writes in every lane; refuse what does not add up."""
     writes = [carrier.value for carrier in seen.writes.carriers]
@@ -66,7 +66,7 @@ def explained(
 
 def _sum(
     place: str,
-    seen: Seen,
+    seen: BlockRecord,
     expected: float,
     before: list[torch.Tensor],
     after: torch.Tensor,
@@ -87,7 +87,7 @@ def _sum(
     return found if target is after else replace(found, carry=1.0)
 
 
-def settle(seen: Seen, gains: list[list[torch.Tensor]], *, routed: bool) -> None:
+def settle(seen: BlockRecord, gains: list[list[torch.Tensor]], *, routed: bool) -> None:
     """Keep what arrived in each lane, and by which factor each source's write did."""
     carriers = seen.writes.carriers
     if not carriers:

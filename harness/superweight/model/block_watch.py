@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from superweight.core.errors import UnknownArchitecture
-from superweight.model.arrived_writes import Seen, explained, settle
+from superweight.model.arrived_writes import BlockRecord, explained, settle
 from superweight.model.batch_rows import entering
 from superweight.model.block_writers import Block
 from superweight.model.lanes import lanes_of
@@ -24,7 +24,7 @@ class BlockWatch:
 
     block: Block
     layer: int
-    seen: Seen
+    seen: BlockRecord
     hidden: int
     tokens: tuple[int, int]
     patched: bool

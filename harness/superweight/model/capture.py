@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from superweight.core.errors import NotFinite, UnknownArchitecture
 from superweight.model.architecture import Architecture
-from superweight.model.arrived_writes import Seen
+from superweight.model.arrived_writes import BlockRecord
 from superweight.model.batch_rows import entering
 from superweight.model.block_watch import BlockWatch
 from superweight.model.block_writers import Block
@@ -104,7 +104,7 @@ def recorded(
     block's MLP wrote.
     """
     layout = architecture.layout[start:]
-    record, caught = Record(), [Seen(FollowedWrites(len(block.sources))) for block in layout]
+    record, caught = Record(), [BlockRecord(FollowedWrites(len(block.sources))) for block in layout]
     entered: list[torch.Tensor] = []
     with ExitStack() as hooks:
         first = architecture.blocks[start]
@@ -148,7 +148,7 @@ def _before_blocks(entered: list[torch.Tensor]) -> Callable[[nn.Module, Any, Any
     return before
 
 
-def _tell(block: Block, layer: int, seen: Seen, meanwhile: Meanwhile) -> RemovableHandle:
+def _tell(block: Block, layer: int, seen: BlockRecord, meanwhile: Meanwhile) -> RemovableHandle:
     def tell(_: nn.Module, arguments: Any, output: Any) -> None:
         dense, scale = seen.dense, seen.scale
         if block.dense is None or dense is None or scale is None or isinstance(block.module, HalfBlock):
@@ -161,7 +161,7 @@ def _tell(block: Block, layer: int, seen: Seen, meanwhile: Meanwhile) -> Removab
     return block.module.register_forward_hook(tell)
 
 
-def _parts(block: Block, layer: int, seen: Seen, lane: torch.Tensor | None) -> Iterator[Part]:
+def _parts(block: Block, layer: int, seen: BlockRecord, lane: torch.Tensor | None) -> Iterator[Part]:
     """Yield what each projection of a block read and wrote, each with its factors in the leading lane."""
     if seen.dense is not None:
         inputs, outputs = (tensor.flatten(0, -2) for tensor in seen.dense)
@@ -177,7 +177,7 @@ def _parts(block: Block, layer: int, seen: Seen, lane: torch.Tensor | None) -> I
             yield replace(part, factors=times(part.factors, factors[part.places]))
 
 
-def _factors(seen: Seen, source: int, lane: torch.Tensor | None, tokens: int) -> torch.Tensor:
+def _factors(seen: BlockRecord, source: int, lane: torch.Tensor | None, tokens: int) -> torch.Tensor:
     """Return what a source's write is multiplied with, in the leading lane: (tokens,) or (tokens, hidden)."""
     factor = seen.factors.get(source)
     if factor is None:
@@ -215,7 +215,7 @@ def _refuse_unlike_sum(experts: Experts, layer: int, call: ExpertsCall, parts: l
         )
 
 
-def _arrived(seen: Seen, lane: torch.Tensor | None) -> torch.Tensor:
+def _arrived(seen: BlockRecord, lane: torch.Tensor | None) -> torch.Tensor:
     """Return what reached the residual stream in its leading lane: (sequences, tokens, hidden)."""
     if seen.arrived is None:
         return torch.zeros(seen.after.shape[1:])  # type: ignore[union-attr]  # the block has ended

@@ -224,6 +224,19 @@ def test_the_micro_scaled_formats_of_torchao_are_read(same, kind):
     assert f"torchao {kind.split(',')[0].replace(' fp', 'FP')}" == location.tensor.dtype
 
 
+def test_model_optimizer_nvfp4_is_torchao_s(same):
+    """The same three tensors under ModelOpt's names are the numbers that torchao's dequantize gives."""
+    expected, tensors, _ = micro_scaled(6, "NVFP4, whole")
+    named = {
+        "weight": tensors["_weight_qdata"],
+        "weight_scale": tensors["_weight_scale"],
+        "weight_scale_2": tensors["_weight_per_tensor_scale"],
+    }
+    config = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    _, location = same(expected, named, config, rtol=1e-6, atol=1e-8)
+    assert "NVFP4" == location.tensor.dtype
+
+
 def test_scales_in_tiles_that_are_read_as_rows_are_noticed(same):
     """The comparison fails where the order of the scales is not the one that the metadata tells."""
     expected, tensors, metadata = micro_scaled(4, "NVFP4, tiles", rows=128, cols=256)
