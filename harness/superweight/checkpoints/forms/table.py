@@ -32,8 +32,8 @@ SCALED: tuple[Description, ...] = (
         "q times weight_scale_inv, weight_scale or .scale; one a tensor, row or block, the blocks' lengths "
         "from weight_block_size or config_groups; scales stored as U8 or F8_E8M0 are 2^(u8 - 127)",
         "compressed_tensors' own decompress (tensor, channel, group, block, mxfp8); transformers' own "
-        "Fp8Dequantize (DeepSeek's blocks); torch's float8 types and repeat_interleave for blocks that do not "
-        "divide the matrix, E8M0 scales, fbgemm and ModelOpt",
+        "Fp8Dequantize (DeepSeek's blocks); torch's float8 types and repeat_interleave for blocks that do "
+        "not divide the matrix, E8M0 scales, fbgemm and ModelOpt",
     ),
     Description(
         "8-bit integers with scales",
