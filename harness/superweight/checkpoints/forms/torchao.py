@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from superweight.checkpoints.forms.form import (
     Codes,
@@ -87,15 +88,15 @@ def _micro_scaled(source: Source, stem: str, kind: str, settings: Mapping[str, o
     return Packed(f"torchao {called}", shape, part)
 
 
-def _order(rows: slice, groups: int, *, swizzled: bool) -> np.ndarray:
+def _order(rows: slice, groups: int, *, swizzled: bool) -> npt.NDArray[np.intp]:
     """Return where the scales of some rows lie in the file: (rows, groups)."""
     row, col = np.meshgrid(np.arange(rows.start, rows.stop), np.arange(groups), indexing="ij")
     if not swizzled:
-        return row * groups + col
+        return np.asarray(row * groups + col)
     tile = row // _TILE_ROWS * -(-groups // _TILE_COLS) + col // _TILE_COLS
     within = row % _TILE_ROWS
     line = within % _TILE_STORED * (_TILE_ROWS // _TILE_STORED) + within // _TILE_STORED
-    return (tile * _TILE_ROWS + line) * _TILE_COLS + col % _TILE_COLS
+    return np.asarray((tile * _TILE_ROWS + line) * _TILE_COLS + col % _TILE_COLS)
 
 
 def _blocked_evenly(source: Source, stem: str, kind: str) -> Packed:
