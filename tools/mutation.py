@@ -62,6 +62,7 @@ TESTS = {
         "tests/release/test_settlement.py",
     ),
     "release/tokenizer_checks": ("tests/release/test_config_and_tokenizer.py",),
+    "release/extents": ("tests/release/test_matrix_checks.py",),
     "release/matrix_checks": (
         *("tests/release/test_matrix_checks.py", "tests/release/test_tensor_names.py"),
         "tests/release/test_gguf_release.py",

@@ -55,7 +55,7 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
             continue  # told elsewhere
         count += 1
         name = f"{now.name}, expert {now.leading[0]}" if now.leading else now.name
-        lost = [f"{what} of {name}" for what in _emptied(*sizes)] if len(pair[0].shape) == 2 else []
+        lost = [f"{what} of {name}" for what in _emptied(pair[0].shape, *sizes)]
         emptied += lost
         tokens = tokens or (bool(lost) and vocabulary(key))
         comparable = base.is_gguf == release.is_gguf or not _REORDERED.search(key)
@@ -112,8 +112,10 @@ def _experts(base: Checkpoint, was: Held, release: Checkpoint, now: Held) -> tup
     return in_memory(before), in_memory(after.T if turned else after)
 
 
-def _emptied(before: Extent, after: Extent) -> Iterator[str]:
+def _emptied(shape: tuple[int, ...], before: Extent, after: Extent) -> Iterator[str]:
     """Yield the rows and columns that are zero in one matrix and not in the other."""
+    if len(shape) != 2:
+        return
     for was, now, word in ((before.rows, after.rows, "row"), (before.cols, after.cols, "column")):
         # Counted, not only looked up: where channels were permuted an empty one lies elsewhere.
         if np.count_nonzero(now == 0) <= np.count_nonzero(was == 0):
