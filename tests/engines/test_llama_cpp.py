@@ -124,7 +124,7 @@ def test_the_tokens_are_the_same_ids_with_the_bos(plain, subject):
     """Every text that is measured on is the same list of ids in both engines."""
     runner = LlamaCppRunner(plain, threads=1, gpu=False)
     texts = texts_of("builtin")
-    assert [subject.encode(text) for text in texts] == runner.tokenise(texts)
+    assert list(map(subject.encode, texts)) == runner.tokenise(texts)
     assert BYTES == runner.tokenise(["a"])[0][0]
     runner.free()
 
@@ -238,7 +238,11 @@ def test_the_process_ends_with_the_run_that_started_it(plain):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     child = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)

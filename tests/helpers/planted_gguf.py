@@ -40,11 +40,12 @@ def write_tiny_gguf(
     architecture: str = "llama",
     *,
     bos: bool = True,
+    splitter: str = "gpt-2",
 ) -> Path:
     """Write a tiny checkpoint as a GGUF file, its matrices in a type that gguf quantises to.
 
     ``changed`` takes the place of tensors, by their names in GGUF, before they are rounded. ``bos`` says
-    whether one is put in front of a text.
+    whether one is put in front of a text, ``splitter`` names what splits text before it is tokenised.
     """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(4)
@@ -62,7 +63,7 @@ def write_tiny_gguf(
     writer.add_vocab_size(len(tokens))
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}" if kind != "F32" else "ALL_F32"])
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(splitter)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([_MERGE])

@@ -60,7 +60,9 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
         base_scan = scan_of_origin(request.model, acquire, free)
     progress(f"loading {request.model}")
     subject = request.run_config.load(request.model, progress)
-    base = request.run_config.evidence(request.base, progress, base=True) if request.base else None
+    base = None
+    if request.base is not None:
+        base = request.run_config.for_base(request.base).evidence(request.base, progress)
     if base is not None:
         base_scan = base.scan
     loader = request.run_config.engine_loader(request.run_config.engine)

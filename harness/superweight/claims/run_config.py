@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,16 @@ class RunConfig:
 
         return load(model.entry, device=self.device, dtype=self.dtype, trust=self.trust, progress=progress)
 
-    def evidence(self, model: ModelRef, progress: Progress = silent, *, base: bool = False) -> Evidence:
-        """Load a model to be measured, by itself or as the ``base`` of one."""
+    def evidence(self, model: ModelRef, progress: Progress = silent) -> Evidence:
+        """Load a model to be measured."""
         from superweight.claims.evidence import Evidence
 
-        loader = self.engine_loader(self.engine_of_base(model) if base else self.engine)
+        loader = self.engine_loader(self.engine)
         return Evidence(self.load(model, progress), self.corpus, load_engine=loader)
+
+    def for_base(self, model: ModelRef) -> RunConfig:
+        """Return the same options with the engine that runs a base."""
+        return replace(self, engine=self.engine_of_base(model))
 
     def engine_loader(self, name: str) -> Callable[[Subject], Engine] | None:
         """Return what loads an engine for a subject; None for the subject's own."""

@@ -156,7 +156,7 @@ def loaded_base(request: CompareRequest, progress: Callable[[str], None] = lambd
     from superweight.release.side import Side
 
     progress(f"loading {request.base.entry.name}")
-    base = Side(request.run_config.evidence(request.base, progress, base=True))
+    base = Side(request.run_config.for_base(request.base).evidence(request.base, progress))
     _ = base.evidence.scan, base.evidence.windows
     return base
 

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -117,12 +118,17 @@ def _write(
         writing.flush()
         writing.truncate(-(-writing.seek(0, os.SEEK_END) // alignment) * alignment)
     if not shared:
-        _log.warning(
-            "an edited copy of %s takes %.0f MB while it is used: "
-            "the file system of the cache shares no blocks",
-            source.name,
-            source.stat().st_size / 1e6,
-        )
+        _tell_of_room(source.name, source.stat().st_size)
+
+
+@cache
+def _tell_of_room(name: str, size: int) -> None:
+    """Note, once a file, that its copies share nothing with it."""
+    _log.warning(
+        "an edited copy of %s takes %.0f MB while it is used: the file system of the cache shares no blocks",
+        name,
+        size / 1e6,
+    )
 
 
 def _places(

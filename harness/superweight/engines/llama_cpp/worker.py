@@ -69,12 +69,13 @@ class Worker:
 
     def predict(self, sequences: Sequence[Sequence[int]], out: str) -> Answer:
         """Write the logits after every token but the last of each sequence, in order, as float32."""
-        with Path(out).open("wb") as file:
-            for group in _groups(sequences):
-                longest = max(map(len, group))
-                with self.model.context(len(group), longest) as context:
-                    for logits in _decoded(context, group):
-                        file.write(np.ascontiguousarray(logits).tobytes())
+        groups = list(_groups(sequences))
+        most, longest = max(map(len, groups)), max(map(len, sequences))
+        with Path(out).open("wb") as file, self.model.context(most, longest) as context:
+            for group in groups:
+                context.clear()
+                for logits in _decoded(context, group):
+                    file.write(np.ascontiguousarray(logits).tobytes())
         return {}
 
     def write(
@@ -82,8 +83,9 @@ class Worker:
     ) -> Answer:
         """Continue each prompt greedily by ``tokens``, or up to one of ``ends``; ``never`` is not written."""
         written = []
-        for prompt in prompts:
-            with self.model.context(1, len(prompt) + tokens) as context:
+        with self.model.context(1, max(map(len, prompts)) + tokens) as context:
+            for prompt in prompts:
+                context.clear()
                 written.append(_continued(context, prompt, tokens, {*ends}, list(never)))
         return {"ids": written}
 
