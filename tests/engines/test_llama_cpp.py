@@ -158,7 +158,7 @@ def test_an_edited_copy_differs_in_one_number(folder, kind):
         expected[41, 23] *= 0.5
         assert gguf.GGMLQuantizationType.F32 == now.tensor_type
         np.testing.assert_array_equal(expected, now.data)
-    assert [copy] == [path for path in folder.glob(f"*{kind}-edited*")]
+    assert [copy] == list(folder.glob(f"*{kind}-edited*"))
 
 
 def test_what_is_measured_is_the_scalar_and_not_the_type(rounded, subject, windows):
@@ -222,7 +222,7 @@ def test_a_crash_of_the_native_code_is_told_and_survived(plain):
     """The process dies and the run goes on, with one line that names the signal and the file."""
     runner = LlamaCppRunner(plain, threads=1, gpu=False)
     runner._process._process.send_signal(signal.SIGSEGV)
-    with pytest.raises(EngineFailed, match="died .SIGSEGV. when asked to predict plain.gguf"):
+    with pytest.raises(EngineFailed, match=r"died .SIGSEGV. when asked to predict plain.gguf"):
         runner.predict([[1, 2, 3]])
     folder = runner._scratch.path
     runner.free()
