@@ -112,12 +112,13 @@ def test_the_logits_are_those_of_the_documented_server(plain, subject):
     prompt = subject.encode("The tide comes")
     said = server_logs(plain, prompt, subject.encode("e")[-1], 1, gpu=False)
     runner = LlamaCppRunner(plain, threads=1, gpu=False)
-    (logits,) = runner.predict([[*prompt, 0]])
+    logits = runner.predict_next(prompt)
+    (before,) = runner.predict([prompt])
     runner.free()
     assert 5 == len(said)
-    require_agreement(logits[-1], said)
+    require_agreement(logits, said)
     with pytest.raises(EngineFailed, match="differs from what its server says"):
-        require_agreement(logits[-2], said)
+        require_agreement(before[-1], said)
 
 
 def test_the_tokens_are_the_same_ids_with_the_bos(plain, subject):

@@ -63,8 +63,7 @@ def load_engine(name: str, subject: Subject, corpus: str, *, device: str = "auto
         require_same_tokens(subject, runner.tokenise, texts_of(corpus))
         prompt = subject.encode(default_prompt())
         server = server_logs(gguf, prompt, _whole_character(subject), threads, gpu=gpu)
-        (logits,) = runner.predict([[*prompt, prompt[-1]]])
-        require_agreement(logits[-1], server)
+        require_agreement(runner.predict_next(prompt), server)
     except BaseException:
         runner.free()
         raise

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from superweight.core.errors import EngineFailed
 from superweight.engines.llama_cpp.process import WorkerProcess
@@ -42,7 +43,7 @@ def server_logs(
     return {int(token): float(log) for token, log in found}
 
 
-def require_agreement(logits: Sequence[float], server: dict[int, float]) -> None:
+def require_agreement(logits: Sequence[float] | NDArray[np.float32], server: dict[int, float]) -> None:
     """Raise `EngineFailed` where next-token logits, (V,), are not what the server says."""
     values = np.asarray(logits, dtype=np.float64)
     logs = values - values.max()

@@ -101,17 +101,25 @@ class LlamaCppRunner:
         return [list(ids) for ids in self._process.ask("tokenise", texts=list(texts))["ids"]]
 
     def predict(self, sequences: Sequence[Sequence[int]]) -> list[Logits]:
-        out = self._scratch.path / f"logits-{next(self._numbers)}"
-        try:
-            self._process.ask("predict", sequences=[list(each) for each in sequences], out=str(out))
-            width = int(self._facts["vocabulary"])
-            # The file is gone with the last of these arrays: as wide as the vocabulary, and as many as
-            # the tokens of a corpus, they need not be in memory.
-            every = np.memmap(out, np.float32, "r").reshape(-1, width)
-        finally:
-            out.unlink(missing_ok=True)
+        every = self._logits("predict", sequences=[list(each) for each in sequences])
         ends = np.cumsum([len(each) - 1 for each in sequences])
         return [np.asarray(part) for part in np.split(every, ends[:-1])]
+
+    def predict_next(self, prompt: Sequence[int]) -> Logits:
+        """Return the logits behind a prompt: (V,)."""
+        return np.asarray(self._logits("predict_next", prompt=list(prompt))[-1])
+
+    def _logits(self, do: str, **request: Any) -> Logits:
+        """Return what the process writes to a file, which is gone with the array: (rows, V).
+
+        As wide as the vocabulary, and as many as the tokens of a corpus, they need not be in memory.
+        """
+        out = self._scratch.path / f"logits-{next(self._numbers)}"
+        try:
+            self._process.ask(do, **request, out=str(out))
+            return np.memmap(out, np.float32, "r").reshape(-1, int(self._facts["vocabulary"]))
+        finally:
+            out.unlink(missing_ok=True)
 
     def write(
         self, prompts: Sequence[Sequence[int]], tokens: int, ends: Sequence[int], never: Sequence[int]

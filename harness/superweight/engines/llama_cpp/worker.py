@@ -46,6 +46,7 @@ class Worker:
             "load": self.load,
             "tokenise": self.tokenise,
             "predict": self.predict,
+            "predict_next": self.predict_next,
             "write": self.write,
         }
         return doing[request.pop("do")](**request)
@@ -76,6 +77,16 @@ class Worker:
                 context.clear()
                 for logits in _decoded(context, group):
                     file.write(np.ascontiguousarray(logits).tobytes())
+        return {}
+
+    def predict_next(self, prompt: Sequence[int], out: str) -> Answer:
+        """Write the logits behind the last token of one prompt, which is decoded at once, as float32.
+
+        As llama.cpp's server does it: kernels round otherwise where they are given other tokens beside.
+        """
+        items = [(0, place, token, place + 1 == len(prompt)) for place, token in enumerate(prompt[-CHUNK:])]
+        with Path(out).open("wb") as file, self.model.context(1, len(items)) as context:
+            file.write(np.ascontiguousarray(context.decode(items)).tobytes())
         return {}
 
     def write(
