@@ -84,9 +84,7 @@ def linked(markdown: str, page: str) -> str:
             return f"`{place}`" if text.strip("`") == target else text
         return f"[{text}]({posixpath.relpath(inside, folder or '.')}{anchor})"
 
-    return re.sub(
-        r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)]*)?\)", turned, markdown
-    )
+    return re.sub(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)]*)?\)", turned, markdown)
 
 
 def command_pages() -> dict[str, str]:
@@ -121,7 +119,11 @@ def _help(item: click.Command, name: str) -> list[str]:
 def _options(item: click.Command) -> list[str]:
     with click.Context(item) as context:
         records = [record for each in item.params if (record := each.get_help_record(context)) is not None]
-    return ["## Options", "", *table(("option", "meaning"), [(f"`{name}`", cell(text)) for name, text in records])]
+    return [
+        "## Options",
+        "",
+        *table(("option", "meaning"), [(f"`{name}`", cell(text)) for name, text in records]),
+    ]
 
 
 def undocumented() -> list[str]:
@@ -146,7 +148,13 @@ def python_page() -> str:
     lines = ["# Python", "", "    import superweight as sw", "", "hands on these names.", ""]
     for name in superweight.__all__:
         module, defined = superweight._DEFINED[name]
-        lines += [f"## sw.{name}", "", f"::: {module}.{defined}", "    options:", "      show_root_heading: false"]
+        lines += [
+            f"## sw.{name}",
+            "",
+            f"::: {module}.{defined}",
+            "    options:",
+            "      show_root_heading: false",
+        ]
         lines += ["      show_root_toc_entry: false", ""]
     lines += ["---", ""]
     for name, path in RETURNED.items():
@@ -179,8 +187,8 @@ def json_page() -> str:
     lines = [
         "# JSON",
         "",
-        f"{document['description']} The [schema](report.schema.json) is JSON Schema 2020-12, and ships in the "
-        "package as `superweight/report/schema.json`. A report is held to it before it is rendered.",
+        f"{document['description']} The [schema](report.schema.json) is JSON Schema 2020-12; it ships in "
+        "the package as `superweight/report/schema.json`. A report is held to it before it is rendered.",
         "",
     ]
     for name, item in document["$defs"].items():
@@ -256,7 +264,9 @@ def _picture(name: str) -> tuple[str, str] | None:
 def gallery_files(name: str) -> dict[str, str | bytes]:
     """Return a report's page and figures, rendered from its report.json."""
     document = _document(name)
-    files: dict[str, str | bytes] = {f"gallery/{name}/{path}": made for path, made in rendered(document).items()}
+    files: dict[str, str | bytes] = {
+        f"gallery/{name}/{path}": made for path, made in rendered(document).items()
+    }
     return {**files, f"gallery/{name}/report.json": (GALLERY / f"{name}.json").read_bytes()}
 
 

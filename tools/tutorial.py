@@ -95,7 +95,10 @@ def _alike(left: str, right: str) -> bool:
     if words[0] != words[1]:
         return False
     pairs = zip(_NUMBER.findall(left), _NUMBER.findall(right), strict=True)
-    return all(abs(float(one) - float(two)) <= TOLERANCE * max(abs(float(one)), abs(float(two))) for one, two in pairs)
+    return all(
+        abs(float(one) - float(two)) <= TOLERANCE * max(abs(float(one)), abs(float(two)))
+        for one, two in pairs
+    )
 
 
 if __name__ == "__main__":

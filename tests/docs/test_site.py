@@ -18,7 +18,7 @@ from tests.report.browser.conftest import browser  # noqa: F401  # the fixture o
 
 pytest.importorskip("mkdocs", reason="needs mkdocs: pip install '.[docs]'")
 
-from tools import site_hooks, site_pages  # noqa: E402
+from tools import site_hooks, site_pages
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -105,7 +105,12 @@ def test_the_search_finds_a_word(browser, address):  # noqa: F811
     [
         ("docs/index.md", "(tutorial.md)", "(tutorials.md)", "tutorials.md"),
         ("docs/index.md", "compare.md#limits", "compare.md#limit", "#limit"),
-        ("harness/superweight/api.py", '    """Find the super weights of a model', '    x = """Find', "sw.scan"),
+        (
+            "harness/superweight/api.py",
+            '    """Find the super weights of a model',
+            '    x = """Find',
+            "sw.scan",
+        ),
     ],
     ids=["link", "anchor", "docstring"],
 )
@@ -135,7 +140,9 @@ def test_pages_that_the_menu_does_not_name_get_a_place():
 def test_links_to_files_beside_docs_lead_to_their_pages():
     """What the site has is linked, by the place of the page; what it has not is named."""
     text = "[security](../SECURITY.md#top), [code](../tools/fuzz.py), [gate](compare.md)"
-    assert "[security](security.md#top), code, [gate](compare.md)" == site_pages.linked(text, "reliability.md")
+    assert "[security](security.md#top), code, [gate](compare.md)" == site_pages.linked(
+        text, "reliability.md"
+    )
     assert "[gate](compare.md)" == site_pages.linked("[gate](docs/compare.md)", "contributing.md")
 
 
