@@ -1,8 +1,9 @@
 """Runs the notebooks of examples/ on the real model and keeps their outputs, which the site shows.
 
-    python -m tools.notebooks [NAME]...
+    python -m tools.notebooks [MODEL]
 
-``SUPERWEIGHT_MODEL`` names the model that a notebook loads; without it, the real one.
+A notebook loads the model that ``SUPERWEIGHT_MODEL`` names; without it, the real one. Which model the
+stored outputs are of is kept in the notebook, and the site says it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ REAL = "smollm2-135m-instruct-q4_1"
 TIMEOUT = 3600  # seconds a cell: the real model on a busy machine
 
 
-def main(names: list[str]) -> int:
-    """Run the notebooks that are named, or all, and write them with their outputs."""
-    paths = [EXAMPLES / f"{name}.ipynb" for name in names] or sorted(EXAMPLES.glob("*.ipynb"))
-    for path in paths:
+def main(arguments: list[str]) -> int:
+    """Run all notebooks on a model, by default the real one, and write them with their outputs."""
+    for path in sorted(EXAMPLES.glob("*.ipynb")):
         print(path.name, file=sys.stderr)
-        write_whole({path: nbformat.writes(executed(path, REAL)).encode()})
+        notebook = executed(path, *(arguments or [REAL]))
+        write_whole({path: f"{nbformat.writes(notebook)}\n".encode()})
     return 0
 
 
@@ -45,6 +46,7 @@ def executed(path: Path, model: str) -> nbformat.NotebookNode:
     with TemporaryDirectory() as folder, patch.dict(os.environ, {**variables, "IPYTHONDIR": folder}):
         resources = {"metadata": {"path": folder}}
         NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources).execute()
+    notebook.metadata["superweight"] = {"model": model}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran is no result
         if cell.cell_type == "code":

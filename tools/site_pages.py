@@ -278,7 +278,9 @@ def notebook_files(path: Path) -> dict[str, str | bytes]:
     folder = f"notebooks/{path.stem}"
     body = re.sub(r"!\[[^\]]*\]\((output_[\w.]+)\)", lambda match: f"![Output]({path.stem}/{match[1]})", body)
     heading, _, rest = body.lstrip().partition("\n")
-    note = f"[Download the notebook]({path.stem}.ipynb)."
+    metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    model = metadata["superweight"]["model"]
+    note = f"[Download the notebook]({path.stem}.ipynb). Its outputs here are of `{model}`."
     pictures = {f"{folder}/{name}": data for name, data in resources["outputs"].items()}
     return {
         f"{folder}.md": f"{heading}\n\n{note}\n{rest}",

@@ -74,7 +74,9 @@ def _output(command: str, folder: Path) -> str:
         ["/bin/bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise CommandFailed(f"`{command}` exits {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise CommandFailed(
+            f"`{command}` exits {done.returncode}: {done.stderr.strip()[-500:]}\n{done.stdout}"
+        )
     lines = [line.rstrip() for line in done.stdout.replace(f"{folder}/", "").splitlines()]
     return "".join(f"{line}\n" for line in lines)
 

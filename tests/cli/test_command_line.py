@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.shell_completion import ShellComplete
 
+from superweight import __version__
 from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
 
@@ -109,3 +112,29 @@ def test_the_plugin_does_not_import_torch():
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "False False" == finished.stdout.strip()
+
+
+def test_the_version_as_json_names_what_a_report_of_a_fault_needs(superweight):
+    """In either order of the two options: the harness, Python, the machine's kind, and every package."""
+    one, other = superweight("--version", "--json"), superweight("--json", "--version")
+    document = json.loads(one.stdout)
+    assert (0, one.stdout) == (one.exit_code, other.stdout)
+    assert (__version__, torch.__version__) == (document["superweight"], document["packages"]["torch"])
+    assert {"superweight", "python", "platform", "cores", "packages"} == document.keys()
+    assert f"superweight, version {__version__}\n" == superweight("--version").stdout
+
+
+def test_the_versions_say_nothing_of_the_user(superweight):
+    """No name of the machine, no user, no path: it is pasted into public issues."""
+    printed = superweight("--version", "--json").stdout
+    assert platform.node() not in printed
+    assert str(Path.home()) not in printed
+    assert "/" not in printed
+
+
+@pytest.mark.parametrize("arguments", [("--json",), ("--json", "models"), ("--bogus",)], ids=" ".join)
+def test_an_option_before_the_command_that_is_none_exits_4(superweight, arguments):
+    """One line on stderr, as of every bad input; click alone would exit with 2."""
+    result = superweight(*arguments)
+    assert (4, "") == (result.exit_code, result.stdout)
+    assert 1 == len(result.stderr.splitlines())

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from superweight.checkpoints.registry import load_registry
 from superweight.cli.main import main
 from tests.helpers.checkpoint_files import copy_checkpoint
+from tools.site_pages import paths
 
 from .commands import PAGES, REPOSITORY, shown
 
@@ -181,7 +182,17 @@ def test_every_command_is_run_or_needs_what_is_not_here():
 
 
 def test_links_between_pages_lead_somewhere():
-    """Every relative link of a page is a file of the repository."""
+    """Every relative link of a page is a file of the repository, or a page that the site generates."""
+    generated = {REPOSITORY / "docs" / path for path in paths()}
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            place = page.parent / target
+            assert place.exists() or place in generated, f"{page.name}: {target}"
+
+
+def test_the_readme_is_read_in_a_minute():
+    """Under 120 lines, with a picture of the page and the two commands."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    assert "](docs/images/report-light.png)" in text
+    assert {"make check", "make test"} <= {line.strip() for line in text.splitlines()}

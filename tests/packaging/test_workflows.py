@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from superweight import __version__
+
 REPOSITORY = Path(__file__).parents[2]
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 TOOLS = Path(sys.executable).parent
@@ -29,9 +31,10 @@ def sound(path):
     return passes("zizmor", "--offline", path)
 
 
-def test_there_are_four_workflows():
-    """One for every push, one for decoders to come, one for GPUs, one for releases."""
-    assert ["ci.yml", "decoders.yml", "gpu.yml", "release.yml"] == [path.name for path in WORKFLOWS]
+def test_there_are_six_workflows():
+    """For every push, decoders to come, the site, GPUs, releases, and the versions of what is installed."""
+    names = ["ci.yml", "decoders.yml", "docs.yml", "gpu.yml", "release.yml", "versions.yml"]
+    assert names == [path.name for path in WORKFLOWS]
 
 
 def test_the_workflows_are_valid_and_sound():
@@ -83,3 +86,21 @@ def test_only_what_writes_may_write():
     """No workflow has rights of its own; the jobs that need some name them."""
     for path in WORKFLOWS:
         assert "\npermissions: {}\n" in path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_issue_forms_ask_for_what_a_fault_is_found_by():
+    """Both, and a pull request, ask for the versions as JSON and for the report.json; the forms are valid."""
+    forms = sorted((REPOSITORY / ".github" / "ISSUE_TEMPLATE").glob("*t.yml"))
+    assert ["fault.yml", "verdict.yml"] == [path.name for path in forms]
+    assert passes("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
+    for path in [*forms, REPOSITORY / ".github" / "pull_request_template.md"]:
+        text = path.read_text(encoding="utf-8")
+        assert "superweight --version --json" in text
+        assert "report.json" in text
+
+
+def test_the_citation_is_valid_and_of_this_version():
+    """CITATION.cff keeps to its schema, and names the version of the package."""
+    path = REPOSITORY / "CITATION.cff"
+    assert passes("check-jsonschema", "--builtin-schema", "vendor.citation-file-format", path)
+    assert f"\nversion: {__version__}\n" in path.read_text(encoding="utf-8")

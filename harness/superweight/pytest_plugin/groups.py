@@ -51,12 +51,12 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
     if config.getvalue("dist") != "loadgroup" or _FOLDER not in config.stash:
         return None
     # xdist is there: it asked.
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
     folder = Path(config.stash[_FOLDER].name)
     known: dict[str, str] = {}
 
-    class _ByGroup(LoadGroupScheduling):
+    class _ByGroup(LoadGroupScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             # Every worker has collected by now. Before pytest 9.2 the id carries the group as well.
             if not known:
