@@ -37,8 +37,8 @@ _TINY = ("--sw-model=tiny-planted", "--sw-model=tiny-plain", "--sw-model=tiny-tu
 _CLAIMS = ("tests/core/test_signatures.py", "tests/claims/test_paper.py", *_TINY)
 TESTS = {
     "detection/detect": (
-        *("tests/detection/test_detect.py", "tests/verdicts/test_claims_by_hand.py"),
-        *("tests/detection/test_planting.py", *_CLAIMS),
+        *("tests/detection/test_detect.py", "tests/detection/test_lanes.py"),
+        *("tests/verdicts/test_claims_by_hand.py", "tests/detection/test_planting.py", *_CLAIMS),
     ),
     "model/edits": ("tests/model/test_edits.py", *_CLAIMS),
     "core/statistics": ("tests/core/test_statistics.py", "tests/measurement/test_sequential.py", *_CLAIMS),
@@ -62,6 +62,7 @@ TESTS = {
         "tests/release/test_settlement.py",
     ),
     "release/tokenizer_checks": ("tests/release/test_config_and_tokenizer.py",),
+    "release/extents": ("tests/release/test_matrix_checks.py",),
     "release/matrix_checks": (
         *("tests/release/test_matrix_checks.py", "tests/release/test_tensor_names.py"),
         "tests/release/test_gguf_release.py",

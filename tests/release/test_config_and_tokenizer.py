@@ -8,7 +8,14 @@ import pytest
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.tensors.open import open_checkpoint
-from superweight.release.config_checks import compare_configs, compare_settings, settings
+from superweight.release.config_checks import (
+    _acts_beyond,
+    _same,
+    _shown,
+    compare_configs,
+    compare_settings,
+    settings,
+)
 from superweight.release.tokenizer_checks import _files, _rendered, compare_tokenizers
 
 from .releases import make, unchanged
@@ -389,3 +396,57 @@ def test_a_long_setting_is_shown_in_forty_characters(base, release):
     edit(release, "config.json", layer_types=["full_attention"] * 9)
     (shown,) = [word for word in [configs(base, release)["config"].reason] if "became" in word]
     assert shown.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [(1, 1.0, True), (1e-5, 1.00000001e-5, True), (1, 2, False), ("a", "a", True), ("a", 1, False)],
+)
+def test_numbers_are_the_same_by_value_and_words_by_their_letters(one, other, same):
+    """A number in 32 bits is written with more digits than it has."""
+    assert (same, same) == (_same(one, other), _same(other, one))
+
+
+def test_forty_characters_of_a_setting_are_shown():
+    """One more, and its end is left out."""
+    assert ('"' + "a" * 38 + '"', '"' + "a" * 36 + "...") == (_shown("a" * 38), _shown("a" * 39))
+    assert "(not set)" == _shown(None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stretched", "promised", "unseen"),
+    [
+        ("dynamic", 1024, 2048, True),
+        ("dynamic", 1023, 2048, False),
+        ("dynamic", 2048, 2048, False),
+        ("dynamic", None, 2048, False),
+        ("dynamic", 1024, None, False),
+        ("linear", 1024, 2048, False),
+        ("yarn", 1024, 2048, False),
+    ],
+)
+def test_positions_that_are_stretched_later_are_not_seen_by_what_is_read(kind, stretched, promised, unseen):
+    """From 1,024 tokens on, and before the end of what the base promises: the rest is no difference."""
+    sides = {"max_position_embeddings": promised}, {"max_position_embeddings": stretched}
+    assert unseen is _acts_beyond(1024, ["rope_type"], {}, {"rope_type": kind}, *sides)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "unseen"), [((None, 1024), True), ((None, 1023), False), ((2048, 512), False)]
+)
+def test_a_window_is_not_seen_where_no_text_is_longer(sizes, unseen):
+    """The smaller of two windows counts."""
+    before, after = ({"sliding_window": size} for size in sizes)
+    assert unseen is _acts_beyond(1024, ["sliding_window"], before, after, {}, {})
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_side_that_leaves_a_default_out_computes_with_it(swapped):
+    """Whichever of the two states it."""
+    sides = [BASE_CONFIG, BASE_CONFIG | {"rms_norm_eps": 1e-6}]
+    assert "kept" == compare_settings(*(sides[::-1] if swapped else sides)).status
+    other = [BASE_CONFIG, BASE_CONFIG | {"rms_norm_eps": 1e-5}]
+    assert "damaged" == compare_settings(*(other[::-1] if swapped else other)).status
+
+
+BASE_CONFIG = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from superweight.release.matrix_checks import _SAMPLE, _both_experts, _emptied, _numbers, _other, _peak
+from superweight.release.extents import _SAMPLE, extents, in_memory
+from superweight.release.matrix_checks import _both_experts, _emptied, _numbers
 from superweight.release.tensor_names import Held
 
 
@@ -14,8 +15,20 @@ def matrix():
     return np.random.default_rng(5).normal(size=(40, 60)).astype(np.float32)
 
 
+def looked_at(before, after):
+    return extents(in_memory(before), in_memory(after))
+
+
 def emptied(before, after):
-    return list(_emptied(np.abs(before), np.abs(after)))
+    return list(_emptied(before.shape, *looked_at(before, after)[:2]))
+
+
+def peak(values):
+    return looked_at(values, values)[0].peak
+
+
+def other(before, after):
+    return looked_at(before, after)[2]
 
 
 def test_one_row_is_named_and_several_are_counted(matrix):
@@ -51,24 +64,24 @@ def test_a_vector_has_neither_rows_nor_columns():
 
 def test_a_peak_is_the_largest_over_the_median_of_what_is_not_zero():
     """Zeros, as of pruned matrices, do not count; where all are zero there is no peak."""
-    assert 5.0 == _peak(np.array([[0.0, 1.0], [1.0, 5.0], [0.0, 1.0]]))
-    assert 1.0 == _peak(np.zeros((3, 3)))
+    assert 5.0 == peak(np.array([[0.0, 1.0], [1.0, 5.0], [0.0, 1.0]]))
+    assert 1.0 == peak(np.zeros((3, 3)))
 
 
 def test_of_a_large_matrix_a_sample_gives_the_median_and_all_of_it_the_largest():
     """Every second of twice as many numbers; the largest is found between them."""
     values = np.tile(np.array([2.0, 4.0]), _SAMPLE)
     values[1] = 100.0
-    assert 50.0 == _peak(values)
+    assert 50.0 == peak(values)
     values[0] = 200.0
-    assert 100.0 == _peak(values)
+    assert 100.0 == peak(values)
 
 
 def test_a_peak_beyond_the_sample_whose_numbers_are_all_zero_is_none():
     """There is no median to hold it against."""
     values = np.zeros(2 * _SAMPLE)
     values[1] = 3.0
-    assert 1.0 == _peak(values)
+    assert 1.0 == peak(values)
 
 
 @pytest.mark.parametrize(
@@ -86,20 +99,20 @@ def test_a_peak_beyond_the_sample_whose_numbers_are_all_zero_is_none():
 )
 def test_a_row_is_another_where_its_median_number_moves_by_nine_tenths(change, share, matrix):
     """Rounding and tuning move it by half of itself at most; another row moves it by 1.4 times."""
-    assert share == pytest.approx(_other(matrix, change(matrix)), abs=0.03)
+    assert share == pytest.approx(other(matrix, change(matrix)), abs=0.03)
 
 
 def test_a_vector_is_one_row():
     """The gains of a norm are others or they are not."""
     gains = np.linspace(1, 2, 30)
-    assert (0.0, 1.0) == (_other(gains, gains * 1.2), _other(gains, gains * 3))
+    assert (0.0, 1.0) == (other(gains, gains * 1.2), other(gains, gains * 3))
 
 
-def test_a_row_as_good_as_empty_is_no_other():
+def test_a_row_as_good_as_empty_is_noother():
     """Tokens that nobody trained hold noise, whatever it is."""
     base, after = np.ones((9, 4)), np.ones((9, 4))
     base[7], after[7] = 1e-4, -1e-4
-    assert 0.0 == _other(base, after)
+    assert 0.0 == other(base, after)
 
 
 def test_how_many_tensors_hold_other_numbers_is_told_as_a_change():
