@@ -198,9 +198,8 @@ def equal(model: str, count: int) -> None:
         there.free()
     apart = losses[0] - losses[1]
     words = ", ".join(f"{name} {float(loss.mean()):.5f}" for name, loss in zip(ENGINES, losses, strict=True))
-    print(
-        f"{Path(model).name}: {words}: {float(apart.mean()):+.2e} a token, {float(apart.abs().max()):.3f} at most"
-    )
+    most = f"{float(apart.mean()):+.2e} a token, {float(apart.abs().max()):.3f} at most"
+    print(f"{Path(model).name}: {words}: {most}", flush=True)
 
 
 def main(words: list[str]) -> None:
