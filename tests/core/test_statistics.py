@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from superweight.core.errors import HarnessError
-from superweight.core.statistics import ERROR, LEVEL, LOOKS, Interval, bootstrap, exactly, jackknife, looks
+from superweight.core.statistics import (
+    ERROR,
+    LEVEL,
+    LOOKS,
+    SPENT,
+    Interval,
+    bootstrap,
+    exactly,
+    jackknife,
+    look_level,
+    looks,
+)
 
 
 @pytest.fixture
@@ -156,11 +167,26 @@ def test_the_jackknife_refuses_too_few_windows(count):
 
 @pytest.mark.parametrize(
     ("windows", "expected"),
-    [(48, (8, 16, 32, 48)), (20, (8, 16, 20)), (16, (8, 16)), (8, (8,))],
+    [(48, (8, 16, 24, 32, 48)), (20, (8, 16, 20)), (16, (8, 16)), (8, (8,)), (4, (4,))],
 )
 def test_the_last_look_is_at_all_there_is(windows, expected):
     """However much text there is, no window is left out in the end, and none is waited for."""
     assert expected == looks(windows)
+
+
+def test_a_look_without_a_level_has_that_of_its_number_of_windows(windows):
+    """The eighth window is tested more sharply than one of Bonferroni's five looks, the last less so."""
+    for count in LOOKS:
+        assert jackknife(windows[:count], level=look_level(count)) == jackknife(windows[:count])
+    errors = [1 - look_level(count) for count in LOOKS]
+    assert SPENT / len(LOOKS) < min(errors[0], errors[-1])
+    assert SPENT > max(errors)
+    assert sum(errors) > SPENT  # looks share their windows, so that they may be given more than its parts
+
+
+def test_more_text_than_planned_for_spends_no_more():
+    """A corpus of 96 windows has the levels of one of 48, each at twice as many windows."""
+    assert 1 - SPENT < look_level(96) < 1
 
 
 def sequential_verdicts(sample, runs=1500):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.checkpoints.sources import require_different_models
 from superweight.claims.baselines import read
-from superweight.claims.catalogue import CLAIMS
+from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
 from superweight.claims.expectations import Outcome, baseline_of, compare_with_expectation
 from superweight.claims.record import record
@@ -91,7 +91,7 @@ def evidence_of(subject: Subject, corpus: str, base_scan: Scan | None) -> Eviden
 
     The corpus is read at once, even where no claim would read it: before anything is measured.
     """
-    evidence = Evidence(subject, corpus, base_scan)
+    evidence = Evidence(subject, corpus, base_scan, SEQUENTIAL)
     _ = evidence.windows
     return evidence
 

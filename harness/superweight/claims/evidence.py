@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
+from superweight.claims.sequential_verdict import SequentialTest
+from superweight.claims.verdict import Verdict
+from superweight.core.statistics import LOOKS
 from superweight.detection.detect import Detection, detect
 from superweight.detection.run_trace import trace_batch
 from superweight.detection.scan import Scan, scan
 from superweight.detection.trace import Trace
-from superweight.measurement.conditions import INTACT, PRUNED, Condition, controls, pruned, treatments
+from superweight.measurement.conditions import (
+    INTACT,
+    PRUNED,
+    Condition,
+    alone,
+    controls,
+    pruned,
+    singled_out,
+    treatments,
+)
 from superweight.measurement.corpus import Windows, continuations, cut, default_prompt, documents, prompts
-from superweight.measurement.evaluate import Values
 from superweight.measurement.generation import Continuation, continue_greedily, nll_of
 from superweight.measurement.sequential import SequentialEvaluation
 from superweight.measurement.token_groups import Vocabulary, classify
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject
 from superweight.quantization.losses import split
-from superweight.quantization.sweep import Sweep, weight_sweep
+from superweight.quantization.sequential_sweep import SequentialSweep
 
 # What practice uses, and the paper's largest; `superweight sweep` has all six in between.
 BLOCK_SIZES = (64, 1024**2)
-# Every scheme is a forward pass with everything rounded; a third of the text keeps a check quick.
-ROUNDED_WINDOWS, CALIBRATION_WINDOWS = 16, 4
+# Windows that clipping is chosen on; none of them is measured on.
+CALIBRATION_WINDOWS = 4
+
+# Turns evidence into a test that reads on, or into the verdict where there is nothing to read.
+MakeTest = Callable[["Evidence"], SequentialTest | Verdict]
 
 
 class Evidence:
-    """What was measured of one subject; every property is computed on first use."""
+    """What was measured of one subject; every property is computed on first use.
 
-    def __init__(self, subject: Subject, corpus: str, base: Scan | None = None) -> None:
+    ``tests`` are the claims that share what is measured of further windows, while they are in doubt.
+    """
+
+    def __init__(
+        self, subject: Subject, corpus: str, base: Scan | None = None, tests: Sequence[MakeTest] = ()
+    ) -> None:
         self.subject = subject
         self.corpus = corpus
         self.base = base
+        self._tests = tests
 
     @cached_property
     def scan(self) -> Scan:
@@ -71,26 +89,25 @@ class Evidence:
     def sequential(self) -> SequentialEvaluation:
         """The intact model and every condition that some claim needs, on as many windows as are needed."""
         conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
-        return SequentialEvaluation(self.subject, self.windows, conditions, self.vocabulary.tracked)
+        made = [make(self) for make in self._tests]
+        return SequentialEvaluation(
+            self.subject,
+            self.windows,
+            conditions,
+            self.vocabulary.tracked,
+            # What C3 and C9 say beyond the loss is of these.
+            details=[PRUNED, *(alone(index) for index in singled_out(self.scan))],
+            tests=[test.needs for test in made if isinstance(test, SequentialTest)],
+        )
 
     @cached_property
-    def intact_losses(self) -> Values:
-        """The mean NLL of the intact model in each of ``windows``, in their own order: (windows,)."""
-        shuffled = self.sequential.intact()
-        losses = np.empty_like(shuffled)
-        losses[self.windows.order] = shuffled
-        return losses
-
-    @cached_property
-    def rounded_weights(self) -> Sweep:
-        """What INT4 weights lose in the smallest and in the largest blocks.
+    def rounded_weights(self) -> SequentialSweep:
+        """What INT4 weights lose in the smallest and in the largest blocks, on as much text as is needed.
 
         Raises `BadInput` where there is too little text.
         """
-        text = split(self.windows.shuffled(), ROUNDED_WINDOWS, CALIBRATION_WINDOWS)
-        blocks = weight_sweep(self.subject, self.scan, text, BLOCK_SIZES, unrestored=False)
-        intact = self.intact_losses[self.windows.order[: len(text.measured)]]
-        return Sweep(intact, blocks, {})
+        text = split(self.windows.shuffled(), LOOKS[-1], CALIBRATION_WINDOWS)
+        return SequentialSweep(self.subject, self.scan, text, BLOCK_SIZES, self.sequential.intact)
 
     @property
     def intact_writing(self) -> tuple[Continuation, ...]:

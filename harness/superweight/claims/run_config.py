@@ -41,6 +41,7 @@ class RunConfig:
 
     def evidence(self, model: ModelRef, progress: Progress = silent) -> Evidence:
         """Load a model to be measured."""
+        from superweight.claims.catalogue import SEQUENTIAL
         from superweight.claims.evidence import Evidence
 
-        return Evidence(self.load(model, progress), self.corpus)
+        return Evidence(self.load(model, progress), self.corpus, tests=SEQUENTIAL)

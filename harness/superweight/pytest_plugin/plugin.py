@@ -174,12 +174,13 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     """Measure the base model, if one is given."""
+    from superweight.claims.catalogue import SEQUENTIAL
     from superweight.claims.evidence import Evidence
 
     base = models.base_model(pytestconfig)
     if base is None:
         return None
-    return Evidence(acquire(pytestconfig, base), pytestconfig.option.sw_corpus)
+    return Evidence(acquire(pytestconfig, base), pytestconfig.option.sw_corpus, tests=SEQUENTIAL)
 
 
 @pytest.fixture(scope="session")

@@ -85,22 +85,51 @@ def weight_sweep(
 
     ``unrestored`` says whether the last of the three is wanted.
     """
-    held = found.coordinates
+    chosen = chosen_roundings(subject, found, text.calibration, sizes, scheme, progress)
+    return tuple(
+        block_losses(subject, found, text.measured, size, *pair, unrestored=unrestored, progress=progress)
+        for size, pair in chosen.items()
+    )
+
+
+def chosen_roundings(
+    subject: Subject,
+    found: Scan,
+    calibration: torch.Tensor,
+    sizes: Sequence[int],
+    scheme: Scheme = INT4,
+    progress: Progress = _silent,
+) -> dict[int, tuple[WeightRounding, WeightRounding]]:
+    """Return, for each block size, plain rounding and the same clipped where ``calibration`` loses least."""
+    roundings = {}
+    for size in sizes:
+        plain = WeightRounding(scheme, PerGroup(size))
+        progress(f"{plain}: choosing where to clip")
+        roundings[size] = plain, best_clip(subject, plain, found.coordinates, calibration)
+    return roundings
+
+
+def block_losses(
+    subject: Subject,
+    found: Scan,
+    ids: torch.Tensor,
+    size: int,
+    plain: WeightRounding,
+    chosen: WeightRounding,
+    *,
+    unrestored: bool = False,
+    progress: Progress = _silent,
+) -> BlockSize:
+    """Measure one block size on (windows, tokens) ids: plain, and clipped with the set held out."""
 
     def losses(rounding: WeightRounding, hold_out: Collection[Coordinate]) -> Values:
         progress(f"{rounding}{', super weights held out' if hold_out else ''}")
         with fake_quantised(subject, rounding, hold_out=hold_out):
-            return nll(subject, text.measured)
+            return nll(subject, ids)
 
-    blocks = []
-    for size in sizes:
-        plain = WeightRounding(scheme, PerGroup(size))
-        progress(f"{plain}: choosing where to clip")
-        chosen = best_clip(subject, plain, held, text.calibration)
-        rounded = losses(plain, ())
-        clipped = rounded if chosen == plain else losses(chosen, ()) if unrestored else None
-        blocks.append(BlockSize(size, chosen.clip, rounded, losses(chosen, held), clipped))
-    return tuple(blocks)
+    rounded = losses(plain, ())
+    clipped = rounded if chosen == plain else losses(chosen, ()) if unrestored else None
+    return BlockSize(size, chosen.clip, rounded, losses(chosen, found.coordinates), clipped)
 
 
 def activation_sweep(

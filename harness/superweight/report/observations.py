@@ -60,7 +60,8 @@ def document_if_measurable(evidence: Evidence) -> Document:
 def shown(evidence: Evidence) -> Json:
     """Return what a report shows of one model beside its verdicts: ``observed``, and the ``sweep`` if any."""
     rounded = evidence.peek("rounded_weights")
-    return {"observed": gathered(evidence), "sweep": sweep_rows(rounded) if rounded else []}
+    widest = rounded.widest if rounded is not None else None
+    return {"observed": gathered(evidence), "sweep": sweep_rows(widest) if widest else []}
 
 
 def gathered(evidence: Evidence) -> Json:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from superweight.claims.evidence import Evidence
+from superweight.claims.sequential_verdict import settled
 from superweight.claims.verdict import (
     AT_LEAST,
     Claim,
@@ -17,9 +19,9 @@ from superweight.claims.verdict import (
     not_applicable,
 )
 from superweight.core.errors import BadInput
-from superweight.core.statistics import bootstrap
+from superweight.core.statistics import jackknife
 from superweight.measurement.evaluate import Values
-from superweight.quantization.sweep import BlockSize
+from superweight.quantization.sweep import BlockSize, Sweep
 
 CLAIM = Claim(
     "C13",
@@ -37,10 +39,14 @@ def judge(evidence: Evidence) -> Verdict:
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
     try:
-        rounded = evidence.rounded_weights
+        return settled(evidence.rounded_weights.looks(), _judged)
     except BadInput as error:
         return not_applicable(CLAIM, str(error))
-    return verdict_on(rounded.intact, rounded.blocks)
+
+
+def _judged(rounded: Sweep) -> Verdict:
+    verdict = verdict_on(rounded.intact, rounded.blocks)
+    return replace(verdict, evidence={**verdict.evidence, "windows": len(rounded.intact)})
 
 
 def verdict_on(intact: Values, blocks: Sequence[BlockSize]) -> Verdict:
@@ -68,7 +74,7 @@ def verdict_on(intact: Values, blocks: Sequence[BlockSize]) -> Verdict:
 
 
 def _gain(name: str, values: Values) -> Criterion:
-    return Criterion(name, measured(float(values.mean()), absolute=0.02), bootstrap(values), GAIN, AT_LEAST)
+    return Criterion(name, measured(float(values.mean()), absolute=0.02), jackknife(values), GAIN, AT_LEAST)
 
 
 def _perplexity(losses: Values) -> object:
