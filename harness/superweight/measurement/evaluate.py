@@ -147,7 +147,7 @@ def _measured(
     """Measure all conditions on (windows, tokens) ids at once."""
     parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
     decoded = _decoded(subject, ids, conditions)
-    for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
+    for piece in torch.arange(len(ids)).split(windows_at_once(subject, ids.shape[1])):
         intact = decoded.predicted(subject, INTACT, piece)
         for name, measurements in parts.items():
             changed = intact if name == INTACT else decoded.predicted(subject, name, piece)
@@ -179,7 +179,8 @@ def _batch(subject: Subject, conditions: int = 1) -> int:
     return min(BATCH, max(_CPU_BATCH, _CPU_ROWS // conditions))
 
 
-def _windows_at_once(subject: Subject, tokens: int) -> int:
+def windows_at_once(subject: Subject, tokens: int) -> int:
+    """Return how many windows the head is applied to at once, so that the logits stay small."""
     vocabulary = int(subject.model.get_output_embeddings().weight.shape[0])
     return max(1, LOGITS_BYTES // (4 * vocabulary * tokens))
 
@@ -206,7 +207,8 @@ class Decoded:
         (windows, tokens, V), or (windows, tokens - 1, V).
         """
         hidden = self.hidden[name][windows.to(self.hidden[name].device)]
-        hidden = hidden[:, :-1] if scored else hidden
+        # In one piece: of a view with gaps the head takes a slower way.
+        hidden = hidden[:, :-1].contiguous() if scored else hidden
         handed = type(self.output)(**{**self.output, "last_hidden_state": hidden})
         # The model's own head, with whatever its class does to logits.
         with torch.no_grad(), shadowed(subject.model.base_model, lambda *_, **__: handed):
@@ -273,11 +275,14 @@ def reduced(
         p.new_zeros(()) if intact is changed else (p.exp() * (p - q)).sum(-1).mean()
         for p, q in zip(intact, changed, strict=True)
     ]
-    same = (intact.argmax(-1) == changed.argmax(-1)).float().mean(-1)
+    same = [
+        p.new_ones(()) if intact is changed else (p.argmax(-1) == q.argmax(-1)).float().mean()
+        for p, q in zip(intact, changed, strict=True)
+    ]
     return Measurement(
         nll=_numpy(token_nll(changed, ids[:, 1:])),
         kl=_numpy(torch.stack(kl)),
-        top1_agreement=_numpy(same),
+        top1_agreement=_numpy(torch.stack(same)),
         tracked=_numpy(changed[..., tracked].exp().mean(1)),
     )
 

@@ -11,12 +11,14 @@ from superweight.core.errors import BadInput
 
 
 @contextmanager
-def held_out(values: torch.Tensor, places: tuple[torch.Tensor, ...], stand_in: float) -> Iterator[None]:
+def held_out(
+    values: torch.Tensor, places: tuple[torch.Tensor | slice, ...], stand_in: float | torch.Tensor
+) -> Iterator[None]:
     """Put ``stand_in`` at ``places`` for the length of a ``with`` block, then the stored bits back.
 
     The paper's REPLACE and RESTORE: what is rounded in between is rounded without them. The paper's
     stand-in is the median of the tensor; zero does for weights, whose steps it never sets.
-    ``places`` are index tensors, one a dimension; none of them holds nothing out.
+    ``places`` are index tensors or slices, one a dimension; none of them holds nothing out.
     """
     stored = values[places].clone() if places else None
     if stored is not None:
@@ -42,4 +44,5 @@ def clip_(values: torch.Tensor, z: float) -> torch.Tensor:
     squares = torch.linalg.vector_norm(values, dim=-1, dtype=precise).double().square().sum()
     mean = values.mean(dtype=precise).double()
     deviation = (squares / values.numel() - mean.square()).clamp_min(0).sqrt()
-    return values.clamp_(mean - z * deviation, mean + z * deviation)
+    # As numbers: between bounds that are tensors it takes ten times as long.
+    return values.clamp_(float(mean - z * deviation), float(mean + z * deviation))
