@@ -19,6 +19,12 @@ def evidence(
     ``scan`` takes the place of a scan with these coordinates alone; ``rest`` is anything else that a
     claim asks for by name.
     """
-    sequential = SimpleNamespace(follow=lambda needs: iter(looks), first=lambda: looks[0], intact=intact)
+    sequential = SimpleNamespace(
+        follow=lambda needs: iter(looks),
+        first=lambda: looks[0],
+        intact=intact,
+        windows=looks[-1].windows if looks else 0,
+    )
     scanned = SimpleNamespace(coordinates=tuple(found)) if scan is None else scan
-    return SimpleNamespace(scan=scanned, sequential=sequential, **rest)
+    unlimited = {"budget": None, "affords": lambda token_blocks: True}
+    return SimpleNamespace(scan=scanned, sequential=sequential, **unlimited, **rest)

@@ -177,7 +177,7 @@ def test_reading_stops_at_the_first_verdict_for_or_against(planted, windows, sta
     given = dict(zip(LOOKS, statuses, strict=False))
     claim = Claim("C0", "sentence", "place")
     test = SequentialTest(lambda look: Verdict(claim, given[look.windows], "because"), lambda look: ["a"])
-    evidence = SimpleNamespace(sequential=SequentialEvaluation(planted, windows, [FIRST], ()))
+    evidence = SimpleNamespace(budget=None, sequential=SequentialEvaluation(planted, windows, [FIRST], ()))
     verdict = read_on(evidence, test)
     assert (statuses[-1], {"windows": windows_read}) == (verdict.status, verdict.evidence)
 
@@ -186,7 +186,7 @@ def test_a_test_that_rests_on_nothing_reads_the_first_look_alone(planted, window
     """More text would not change it; and a verdict without any look is handed on."""
     claim = Claim("C0", "sentence", "place")
     nothing = Verdict(claim, "not applicable", "because")
-    evidence = SimpleNamespace(sequential=SequentialEvaluation(planted, windows, [FIRST], ()))
+    evidence = SimpleNamespace(budget=None, sequential=SequentialEvaluation(planted, windows, [FIRST], ()))
     assert nothing is read_on(evidence, nothing)
     assert [] == measured
     verdict = read_on(evidence, SequentialTest(lambda look: nothing, lambda look: ()))
@@ -199,5 +199,7 @@ def test_evidence_that_was_not_read_on_says_of_how_many_windows_it_is(planted, w
     given = {8: "inconclusive", 16: "supported"}
     claim = Claim("C0", "sentence", "place")
     test = SequentialTest(lambda look: Verdict(claim, given[look.windows], "because"), lambda look: ["a"])
-    evidence = SimpleNamespace(sequential=SequentialEvaluation(planted, windows, [FIRST, SECOND], ()))
+    evidence = SimpleNamespace(
+        budget=None, sequential=SequentialEvaluation(planted, windows, [FIRST, SECOND], ())
+    )
     assert {"windows": 16, "windows_of_others": 8} == read_on(evidence, test).evidence

@@ -281,8 +281,11 @@ def rounded(monkeypatch):
         monkeypatch.setattr(activation_quantization, "activation_sweep", sweep)
         windows = Windows(np.zeros((count, 4), dtype=np.int64), "by hand")
         scan = SimpleNamespace(super_activations=found)
+        subject = SimpleNamespace(architecture=SimpleNamespace(blocks=range(2)))
         return activation_quantization.judge(
-            evidence(scan=scan, windows=windows, subject=None, intact=lambda windows: np.full(windows, 3.0))
+            evidence(
+                scan=scan, windows=windows, subject=subject, intact=lambda windows: np.full(windows, 3.0)
+            )
         )
 
     return judge

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+from superweight.claims.budget import Budget
 from superweight.claims.sequential_verdict import SequentialTest
 from superweight.claims.verdict import Verdict
 from superweight.core.statistics import LOOKS
@@ -54,6 +55,7 @@ class Evidence:
         self.corpus = corpus
         self.base = base
         self._tests = tests
+        self.budget: Budget | None = None
 
     @cached_property
     def scan(self) -> Scan:
@@ -88,17 +90,31 @@ class Evidence:
     @cached_property
     def sequential(self) -> SequentialEvaluation:
         """The intact model and every condition that some claim needs, on as many windows as are needed."""
-        conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
         made = [make(self) for make in self._tests]
         return SequentialEvaluation(
             self.subject,
             self.windows,
-            conditions,
+            self.conditions,
             self.vocabulary.tracked,
             # What C3 and C9 say beyond the loss is of these.
             details=[PRUNED, *(alone(index) for index in singled_out(self.scan))],
             tests=[test.needs for test in made if isinstance(test, SequentialTest)],
+            affords=self.affords,
         )
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every condition that the looks measure: treatments of what was found, and controls."""
+        return (*treatments(self.scan), *controls(self.subject, self.scan))
+
+    def affords(self, token_blocks: float) -> bool:
+        """Tell whether the budget, if there is one, has room for so many token-blocks more."""
+        return self.budget is None or self.budget.affords(token_blocks)
+
+    @property
+    def calibration_windows(self) -> int:
+        """How many windows clipping is chosen on."""
+        return CALIBRATION_WINDOWS
 
     @cached_property
     def rounded_weights(self) -> SequentialSweep:
@@ -107,7 +123,15 @@ class Evidence:
         Raises `BadInput` where there is too little text.
         """
         text = split(self.windows.shuffled(), LOOKS[-1], CALIBRATION_WINDOWS)
-        return SequentialSweep(self.subject, self.scan, text, BLOCK_SIZES, self.sequential.intact)
+        each = 4 * text.measured.shape[1] * len(self.subject.architecture.blocks)
+        return SequentialSweep(
+            self.subject,
+            self.scan,
+            text,
+            BLOCK_SIZES,
+            self.sequential.intact,
+            affords=lambda windows: self.affords(windows * each),
+        )
 
     @property
     def intact_writing(self) -> tuple[Continuation, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from superweight.claims.budget import cut_short
 from superweight.claims.verdict import REFUTED, SUPPORTED, Verdict
 from superweight.measurement.sequential import Look
 
@@ -47,7 +48,17 @@ def read_on(evidence: Evidence, test: SequentialTest | Verdict) -> Verdict:
     """Return the verdict of a test on as few windows as it takes; a verdict as it is."""
     if isinstance(test, Verdict):
         return test
-    return settled(evidence.sequential.follow(test.needs), test.verdict, test.needs)
+    sequential, seen = evidence.sequential, []
+
+    def judge(look: Look) -> Verdict:
+        seen.append(look)
+        return test.verdict(look)
+
+    verdict = settled(sequential.follow(test.needs), judge, test.needs)
+    look = seen[-1]
+    if evidence.budget is None or not test.needs(look) or look.windows == sequential.windows:
+        return verdict
+    return cut_short(verdict, look.windows, sequential.windows)
 
 
 def decided(verdict: Verdict) -> bool:

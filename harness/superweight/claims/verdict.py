@@ -100,7 +100,8 @@ class Verdict:
     """What the evidence says of a claim: a status, and everything it rests on.
 
     ``evidence`` holds JSON values; floats that were measured stand in `Measured`. ``examples`` is what
-    a property's examples showed: it differs from run to run, and no baseline has it.
+    a property's examples showed: it differs from run to run, and no baseline has it. ``unmet`` says what
+    the claim would need where a budget ended before it was decided: such a verdict is held against nothing.
     """
 
     claim: Claim
@@ -109,6 +110,7 @@ class Verdict:
     criteria: tuple[Criterion, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
     examples: Mapping[str, Any] = field(default_factory=dict)
+    unmet: str = ""
 
     @property
     def deciding(self) -> Criterion | None:

@@ -95,7 +95,7 @@ def measure(
     tracked = torch.tensor(list(tracked_ids), dtype=torch.long, device=subject.device)
     every = torch.from_numpy(windows.ids).to(subject.device)
     wanted = set() if losses_only else {*(names if details is None else (INTACT, *details))}
-    pieces = every.split(batch or _batch(subject, len(names)))
+    pieces = every.split(batch or batch_of(subject, len(names)))
     parts = [_fitting(subject, ids, conditions, tracked, wanted) for ids in pieces]
     return {name: joined([part[name] for part in parts]) for name in names}
 
@@ -171,7 +171,7 @@ def _decoded(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition
     return decode_one_by_one(subject, ids, conditions)
 
 
-def _batch(subject: Subject, conditions: int = 1) -> int:
+def batch_of(subject: Subject, conditions: int = 1) -> int:
     """Return how many windows go through the decoder at once, so many conditions beside each."""
     resident = all(projection.writable for projection in subject.architecture.projections)
     if not resident or subject.device.type != "cpu":
@@ -251,7 +251,7 @@ def predicted(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
 def perplexity(subject: Subject, windows: Windows) -> float:
     """Return the perplexity of a subject as it is, edits of every kind included."""
     every = torch.from_numpy(windows.ids).to(subject.device)
-    losses = [token_nll(predicted(subject, ids), ids[:, 1:]) for ids in every.split(_batch(subject))]
+    losses = [token_nll(predicted(subject, ids), ids[:, 1:]) for ids in every.split(batch_of(subject))]
     return float(np.exp(_numpy(torch.cat(losses)).mean()))
 
 
@@ -294,7 +294,8 @@ def only_losses(changed: torch.Tensor, ids: torch.Tensor) -> Measurement:
 
 
 def _numpy(tensor: torch.Tensor) -> Values:
-    return tensor.double().cpu().numpy()
+    # Some accelerators have no float64.
+    return tensor.cpu().double().numpy()
 
 
 def joined(parts: Sequence[Measurement]) -> Measurement:

@@ -42,7 +42,8 @@ class SequentialEvaluation:
 
     ``details`` are the conditions whose predictions are measured beyond the NLL: KL, agreement, tracked
     tokens. Left out, all are. ``tests`` are what else is to be decided on the same subject: whenever one
-    test reads on, a stretch of windows is measured for all that are in doubt, in one pass.
+    test reads on, a stretch of windows is measured for all that are in doubt, in one pass. ``affords``
+    tells whether there is time for so many token-blocks more: where there is not, the looks end early.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SequentialEvaluation:
         *,
         details: Collection[str] | None = None,
         tests: Iterable[Needs] = (),
+        affords: Callable[[float], bool] = lambda token_blocks: True,
     ) -> None:
         self._subject = subject
         self._windows = windows.shuffled()
@@ -61,6 +63,7 @@ class SequentialEvaluation:
         self._tracked_ids = tracked_ids
         self._details = details
         self._tests = tuple(tests)
+        self._affords = affords
         self._stretches = tuple(pairwise((0, *looks(len(windows.ids)))))
         self._parts: dict[str, list[Measurement]] = {}
 
@@ -83,9 +86,34 @@ class SequentialEvaluation:
         reading = _Reading(needs)
         for stage in range(len(self._stretches)):
             names = self._needed(reading, stage)
+            if stage and not self._affords(self._cost(stage, names)):
+                return
             riding = {name for test in self._tests for name in self._in_doubt(test, stage)}
             self._measure(stage, names | riding)
             yield self._advance(reading, stage, names)
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are to be read."""
+        return len(self._windows.ids)
+
+    def _cost(self, stage: int, names: Collection[str]) -> float:
+        """Return the token-blocks of what is missing of a stretch, the intact model's among them."""
+        blocks = len(self._subject.architecture.blocks)
+        missing = [
+            item for item in self._conditions if item.name in names and not self._has(item.name, stage)
+        ]
+        begin, end = self._stretches[stage]
+        each = blocks + sum(blocks - item.first_block for item in missing)
+        # What was measured for another test costs nothing.
+        return (
+            0.0
+            if not missing and self._has(INTACT, stage)
+            else (end - begin) * self._windows.ids.shape[1] * each
+        )
+
+    def _has(self, name: str, stage: int) -> bool:
+        return len(self._parts.get(name, [])) > stage
 
     def measured(self, names: Collection[str]) -> Look | None:
         """Return the widest look that has been had at all of ``names``, or None; nothing is measured."""
@@ -116,7 +144,7 @@ class SequentialEvaluation:
         reading = _Reading(test)
         for earlier in range(stage):
             names = self._needed(reading, earlier)
-            if not names or any(len(self._parts.get(name, [])) <= earlier for name in names):
+            if not names or not all(self._has(name, earlier) for name in names):
                 return set()
             self._advance(reading, earlier, names)
         return self._needed(reading, stage) if stage else set()
@@ -136,9 +164,9 @@ class SequentialEvaluation:
             missing = [
                 condition
                 for condition in self._conditions
-                if condition.name in names and len(self._parts.get(condition.name, [])) <= stage
+                if condition.name in names and not self._has(condition.name, stage)
             ]
-            if not missing and len(self._parts.get(INTACT, [])) > stage:
+            if not missing and self._has(INTACT, stage):
                 continue
             stretch = Windows(self._windows.ids[slice(*self._stretches[stage])], self._windows.corpus)
             found = measure(self._subject, stretch, missing, self._tracked_ids, details=self._details)
@@ -158,14 +186,20 @@ class _Reading:
 
 
 def in_stretches(
-    measured: Callable[[torch.Tensor], Mapping[str, Values]], ids: torch.Tensor, counts: Sequence[int]
+    measured: Callable[[torch.Tensor], Mapping[str, Values]],
+    ids: torch.Tensor,
+    counts: Sequence[int],
+    affords: Callable[[int], bool] = lambda windows: True,
 ) -> Iterator[tuple[int, dict[str, Values]]]:
     """Yield what is measured of the first windows, for each of some rising numbers of them.
 
-    ``ids``: (windows, tokens). Each stretch of windows is measured once, when its look is had.
+    ``ids``: (windows, tokens). Each stretch of windows is measured once, when its look is had. ``affords``
+    tells whether there is time for so many windows more: where there is not, the first look is the last.
     """
     parts: dict[str, list[Values]] = {}
     for begin, end in pairwise((0, *counts)):
+        if begin and not affords(end - begin):
+            return
         for name, values in measured(ids[begin:end]).items():
             parts.setdefault(name, []).append(values)
         yield end, {name: np.concatenate(part) for name, part in parts.items()}

@@ -14,6 +14,7 @@ import pytest
 
 from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.registry import ModelEntry, load_registry
+from superweight.core.environment import in_ci
 from superweight.core.errors import BadInput, BrokenModel, one_line
 from superweight.pytest_plugin import collection, models, xdist
 from superweight.pytest_plugin.models import acquire, release
@@ -205,6 +206,11 @@ def evidence(
         pass  # damage that was seen: every claim fails with it
     except BadInput as error:
         raise models.not_judged(subject.name, error) from None
+    if pytestconfig.option.sw_budget is not None and measured.peek("scan") is not None:
+        from superweight.claims.budget import Budget
+        from superweight.claims.plan import plan_of
+
+        measured.budget = Budget(pytestconfig.option.sw_budget, plan_of(measured))
     yield measured
     if pytestconfig.option.sw_report is not None:
         observe(pytestconfig, measured, base_evidence)
@@ -226,6 +232,10 @@ def as_expected(
             outcome = judged(request, evidence, base_evidence, judge)
         except BrokenModel as error:
             raise models.damaged(evidence.subject.name, error) from None
+        if not outcome.was_judged:
+            said = f"{outcome.verdict.claim.id} on {evidence.subject.name}: {outcome.verdict.reason}"
+            # A gate that was not passed is none.
+            pytest.fail(said, pytrace=False) if in_ci() else pytest.skip(said)
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))

@@ -41,8 +41,8 @@ def clip_(values: torch.Tensor, z: float) -> torch.Tensor:
     # From one norm a row: torch.std_mean takes some thirty times as long, and a deviation from
     # centred values would be a second matrix.
     precise = torch.promote_types(values.dtype, torch.float32)
-    squares = torch.linalg.vector_norm(values, dim=-1, dtype=precise).double().square().sum()
-    mean = values.mean(dtype=precise).double()
+    squares = torch.linalg.vector_norm(values, dim=-1, dtype=precise).cpu().double().square().sum()
+    mean = values.mean(dtype=precise).cpu().double()
     deviation = (squares / values.numel() - mean.square()).clamp_min(0).sqrt()
     # As numbers: between bounds that are tensors it takes ten times as long.
     return values.clamp_(float(mean - z * deviation), float(mean + z * deviation))

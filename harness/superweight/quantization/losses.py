@@ -56,5 +56,5 @@ def nll(subject: Subject, ids: torch.Tensor) -> Values:
         decoded = decode_one_by_one(subject, part, [])
         for piece in torch.arange(len(part)).split(windows_at_once(subject, part.shape[1])):
             predicted = decoded.predicted(subject, INTACT, piece)
-            means += token_nll(predicted, part[piece, 1:]).double().mean(-1).tolist()
+            means += token_nll(predicted, part[piece, 1:]).cpu().double().mean(-1).tolist()
     return np.array(means)

@@ -19,7 +19,8 @@ class SequentialSweep:
     """Round-to-nearest and the paper's method at some block sizes, look by look.
 
     Where to clip is chosen once, on the text kept for it. ``intact`` gives the losses of the first
-    windows of the intact model. What was measured of a stretch is not measured again.
+    windows of the intact model, ``affords`` tells whether there is time for so many more. What was measured
+    of a stretch is not measured again.
     """
 
     def __init__(
@@ -29,9 +30,12 @@ class SequentialSweep:
         text: Text,
         sizes: Sequence[int],
         intact: Callable[[int], Values],
+        affords: Callable[[int], bool] = lambda windows: True,
     ) -> None:
         self._had: list[Sweep] = []
         self._intact = intact
+        self._affords = affords
+        self.windows = len(text.measured)
         self._further = self._measured(subject, found, text, sizes)
 
     @property
@@ -59,7 +63,7 @@ class SequentialSweep:
                 part |= {f"plain {size}": block.plain, f"held {size}": block.held_out}
             return part
 
-        for count, parts in in_stretches(losses, text.measured, looks(len(text.measured))):
+        for count, parts in in_stretches(losses, text.measured, looks(self.windows), self._affords):
             blocks = [
                 BlockSize(size, pair[1].clip, parts[f"plain {size}"], parts[f"held {size}"])
                 for size, pair in chosen.items()

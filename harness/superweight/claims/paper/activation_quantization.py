@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from superweight.claims.budget import cut_short
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import settled
+from superweight.claims.sequential_verdict import decided, settled
 from superweight.claims.verdict import (
     AT_LEAST,
     RELATIVE_TOLERANCE,
@@ -61,10 +62,22 @@ def judge(evidence: Evidence) -> Verdict:
         return activation_sweep(evidence.subject, evidence.scan, text, (NAIVE, HELD_OUT))
 
     counts = [count for count in looks(len(ids)) if count >= min(FEWEST, len(ids))]
+    seen: list[int] = []
+
+    def judge_look(look: tuple[int, Mapping[str, Values]]) -> Verdict:
+        seen.append(look[0])
+        return _judged(evidence, *look)
+
+    def affords(windows: int) -> bool:
+        # Two schemes, and the intact model where no look has read so far.
+        blocks = len(evidence.subject.architecture.blocks)
+        return evidence.affords(3 * windows * ids.shape[1] * blocks)
+
     try:
-        return settled(in_stretches(losses, ids, counts), lambda look: _judged(evidence, *look))
+        verdict = settled(in_stretches(losses, ids, counts, affords), judge_look)
     except BadInput as error:
         return not_applicable(CLAIM, str(error))
+    return verdict if decided(verdict) or seen[-1] == len(ids) else cut_short(verdict, seen[-1], len(ids))
 
 
 def _judged(evidence: Evidence, windows: int, rounded: Mapping[str, Values]) -> Verdict:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from superweight.claims.budget import cut_short
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import settled
+from superweight.claims.sequential_verdict import decided, settled
 from superweight.claims.verdict import (
     AT_LEAST,
     Claim,
@@ -39,9 +40,14 @@ def judge(evidence: Evidence) -> Verdict:
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
     try:
-        return settled(evidence.rounded_weights.looks(), _judged)
+        rounded = evidence.rounded_weights
+        verdict = settled(rounded.looks(), _judged)
     except BadInput as error:
         return not_applicable(CLAIM, str(error))
+    read = verdict.evidence["windows"]
+    return (
+        verdict if decided(verdict) or read == rounded.windows else cut_short(verdict, read, rounded.windows)
+    )
 
 
 def _judged(rounded: Sweep) -> Verdict:
