@@ -30,19 +30,26 @@ def held_out(
             values[places] = stored
 
 
-def clip_(values: torch.Tensor, z: float) -> torch.Tensor:
+def clip_(values: torch.Tensor, z: float, spread: tuple[float, float] | None = None) -> torch.Tensor:
     """Clip to ``z`` standard deviations around the mean, in place, and return ``values``.
 
     Mean and deviation are those of the whole tensor: in a block of n entries no z-score exceeds
-    the square root of n - 1. Raises `BadInput` unless z is positive.
+    the square root of n - 1. Who clips the same tensor again gives them as ``spread``. Raises
+    `BadInput` unless z is positive.
     """
     if not z > 0:
         raise BadInput(f"cannot clip at a z-score of {z}; give a positive number")
+    mean, deviation = spread_of(values) if spread is None else spread
+    # As numbers: between bounds that are tensors it takes ten times as long.
+    return values.clamp_(mean - z * deviation, mean + z * deviation)
+
+
+def spread_of(values: torch.Tensor) -> tuple[float, float]:
+    """Return the mean and the standard deviation of all entries of a matrix."""
     # From one norm a row: torch.std_mean takes some thirty times as long, and a deviation from
     # centred values would be a second matrix.
     precise = torch.promote_types(values.dtype, torch.float32)
     squares = torch.linalg.vector_norm(values, dim=-1, dtype=precise).cpu().double().square().sum()
     mean = values.mean(dtype=precise).cpu().double()
     deviation = (squares / values.numel() - mean.square()).clamp_min(0).sqrt()
-    # As numbers: between bounds that are tensors it takes ten times as long.
-    return values.clamp_(float(mean - z * deviation), float(mean + z * deviation))
+    return float(mean), float(deviation)

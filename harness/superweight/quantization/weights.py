@@ -22,7 +22,7 @@ from superweight.model.forward_override import shadowed
 from superweight.model.pass_count import counted_passes
 from superweight.model.subject import Subject
 from superweight.quantization.granularity import Layout
-from superweight.quantization.hold_out import clip_, held_out
+from superweight.quantization.hold_out import clip_, held_out, spread_of
 from superweight.quantization.integer_grid import Scheme, round_
 from superweight.quantization.linear_layers import Matrix, hold_out_places, matrices_of
 
@@ -48,12 +48,14 @@ class WeightRounding:
         factors: torch.Tensor | None = None,
         *,
         out: torch.Tensor | None = None,
+        spread: Callable[[torch.Tensor], tuple[float, float]] = spread_of,
     ) -> torch.Tensor:
         """Return W clipped, rounded and with the scalars at ``places`` as they were (equation 2).
 
         ``weight``: (outputs, inputs), left as it is; ``factors``, (inputs,), multiply its columns
         first. Rounding is done in float32, in the one copy that is returned in ``weight``'s dtype; it
-        is made in ``out``, (outputs * inputs or more,), where that is given.
+        is made in ``out``, (outputs * inputs or more,), where that is given. ``spread`` gives the mean and
+        the deviation that clipping goes by.
         """
         if out is None:
             copy = weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -63,7 +65,7 @@ class WeightRounding:
             copy.mul_(factors)
         with held_out(copy, places or (), stand_in=0.0):
             if self.clip is not None:
-                clip_(copy, self.clip)
+                clip_(copy, self.clip, spread(copy))
             round_(copy, self.scheme, self.layout)
         return copy.to(weight.dtype)
 
@@ -76,11 +78,14 @@ def fake_quantised(
     hold_out: Collection[Coordinate] = (),
     smoothing: Mapping[nn.Module, torch.Tensor] | None = None,
     keep: bool = False,
+    spreads: dict[Matrix, tuple[float, float]] | None = None,
 ) -> Iterator[None]:
     """Compute with rounded weights for the length of a ``with`` block.
 
     ``keep`` keeps every rounded matrix for the passes that follow, which takes as much memory again as
-    the matrices do; otherwise each is rounded anew, in one piece of memory that all of them share.
+    the matrices do; otherwise each is rounded anew, in one piece of memory that all of them share. Who
+    rounds several times with the same ``hold_out`` gives one dict as ``spreads``, which keeps what clipping
+    goes by.
 
     The scalars of ``hold_out`` keep their values and do not count in anyone's step. ``smoothing``
     has the factors, (inputs,), by which a module's columns are multiplied before they are rounded
@@ -101,7 +106,11 @@ def fake_quantised(
     with counted_passes(subject) as begun, ExitStack() as undo:
         for matrix in matrices:
             options = places.get(matrix.module), (smoothing or {}).get(matrix.module)
-            forward = _forward(matrix, _rounder(matrix, rounding, options, kept, shared), calls)
+            forward = _forward(
+                matrix,
+                _rounder(matrix, rounding, options, kept, shared, {} if spreads is None else spreads),
+                calls,
+            )
             undo.enter_context(shadowed(matrix.module, forward))
         yield
     missed = next((matrix for matrix, count in calls.items() if count < begun.passes), None)
@@ -120,14 +129,21 @@ def _rounder(
     options: tuple[Places | None, torch.Tensor | None],
     kept: dict[Matrix, torch.Tensor] | None,
     shared: Mapping[torch.device, torch.Tensor],
+    spreads: dict[Matrix, tuple[float, float]],
 ) -> Callable[[], torch.Tensor]:
     """Return what gives the rounded matrix: the one that is ``kept``, or one in ``shared`` memory."""
 
+    def spread(values: torch.Tensor) -> tuple[float, float]:
+        if matrix not in spreads:
+            spreads[matrix] = spread_of(values)
+        return spreads[matrix]
+
     def rounded() -> torch.Tensor:
         if kept is None:
-            return rounding.rounded(matrix.weight(), *options, out=shared[matrix.stored.device])
+            memory = shared[matrix.stored.device]
+            return rounding.rounded(matrix.weight(), *options, out=memory, spread=spread)
         if matrix not in kept:
-            kept[matrix] = rounding.rounded(matrix.weight(), *options)
+            kept[matrix] = rounding.rounded(matrix.weight(), *options, spread=spread)
         return kept[matrix]
 
     return rounded
@@ -155,7 +171,10 @@ def _forward(
 
 
 def _large_column(rounded: torch.Tensor) -> int:
-    """Return a column that holds something: the largest of some dozens, or of all where those are zero."""
+    """Return a column that holds something: by the first row, else the largest of some dozens, or of all."""
+    largest = rounded[0].abs()  # lies together, and is seldom zero
+    if bool(largest.any()):
+        return int(largest.argmax())
     step = max(1, rounded.shape[1] // 64)
     # A norm, for the magnitudes by themselves would be a second matrix.
     largest = torch.linalg.vector_norm(rounded[:, ::step], torch.inf, dim=0)
