@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from superweight.core.alpha_spending import nominal_levels
 from superweight.core.errors import HarnessError
 from superweight.core.statistics import (
     ERROR,
@@ -189,14 +190,14 @@ def test_more_text_than_planned_for_spends_no_more():
     assert 1 - SPENT < look_level(96) < 1
 
 
-def sequential_verdicts(sample, runs=1500):
+def sequential_verdicts(sample, runs=1500, levels=None):
     """Return the share of runs that find a mean above, and below, zero; windows come from ``sample``."""
     generator = np.random.default_rng(23)
     above = below = 0
     for _ in range(runs):
         windows = sample(generator, LOOKS[-1])
-        for count in LOOKS:
-            interval = jackknife(windows[:count])
+        for count, level in (levels or dict.fromkeys(LOOKS)).items():
+            interval = jackknife(windows[:count], level=level)
             if interval.low >= 0 or interval.high < 0:
                 above += interval.low >= 0
                 below += interval.high < 0
@@ -222,6 +223,15 @@ def test_stopping_early_errs_no_more_often_than_it_says(shape):
     assert 0.05 == ERROR
     assert ERROR >= above + below
     assert 0 < above + below
+
+
+def test_a_first_look_at_four_windows_would_err_too_often():
+    """Of two kinds of text, all four are of one kind in one sample of eight: eight windows are the fewest."""
+    counts = (4, *LOOKS)
+    errors = nominal_levels([count / LOOKS[-1] for count in counts], SPENT)
+    levels = {count: 1 - error for count, error in zip(counts, errors, strict=True)}
+    above, below = sequential_verdicts(SHAPES["two kinds of text"], levels=levels)
+    assert above + below > ERROR
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))

@@ -20,7 +20,7 @@ RESAMPLES = 2000
 
 # A verdict may be reached after any of these numbers of windows. Eight are the fewest: of two kinds
 # of text that lie apart, four windows are of one kind in one sample of eight, and no spread warns of
-# the other. With a look at four the simulated error of such text is 9 % (docs/claims.md).
+# the other (tests/core/test_statistics.py simulates what a look at four would do).
 LOOKS = (8, 16, 24, 32, 48)
 ERROR = 0.05
 # On text whose losses lean to one side Student's interval errs up to 1.6 times as often as it says
