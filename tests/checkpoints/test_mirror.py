@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from superweight.core.resources import fixtures_directory
 from tests.fault_injection.gguf_copies import split_gguf
@@ -108,7 +109,14 @@ def mirror(tmp_path_factory):
     plain = folder / "plain"
     copy_checkpoint("tiny-planted", plain)
     (plain / "README.md").write_text("what nobody fetches")
-    server.folders = {"org/plain": plain, "org/ggufs": ggufs, "org/adapter": adapter}
+    shards = folder / "shards"
+    shutil.copytree(plain, shards)
+    tensors = load_file(shards / "model.safetensors")
+    (shards / "model.safetensors").unlink()
+    for place, names in enumerate((sorted(tensors)[:5], sorted(tensors)[5:]), start=1):
+        part = {name: tensors[name] for name in names}
+        save_file(part, shards / f"model-0000{place}-of-00002.safetensors")
+    server.folders = {"org/plain": plain, "org/ggufs": ggufs, "org/adapter": adapter, "org/shards": shards}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -149,6 +157,12 @@ def test_a_model_is_fetched_from_a_mirror_and_then_offline(ran, mirror):
 def test_a_scalar_is_read_from_a_mirror(ran, mirror):
     """By ranges, and nothing is kept."""
     code, said = ran("read", "org/plain", "--at", "1,0,0")
+    assert (0, True) == (code, "bytes received" in said), said
+
+
+def test_shards_without_an_index_are_read_from_a_mirror(ran):
+    """The hub says which there are, and each shard what it holds, as in a folder."""
+    code, said = ran("read", "hf://org/shards", "--at", "1,0,0")
     assert (0, True) == (code, "bytes received" in said), said
 
 

@@ -14,8 +14,8 @@ from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
-from superweight.release import compare as comparing
-from superweight.release.compare import CompareRequest, live_checks
+from superweight.release import live_checks as live
+from superweight.release.compare import CompareRequest
 from superweight.release.limits import Limits
 from superweight.release.result import STATIC
 from superweight.release.side import Side
@@ -121,11 +121,11 @@ def test_what_a_gguf_release_lacks_is_named(change, check, reason, base, tmp_pat
 @pytest.mark.parametrize(("eps", "status"), [(1e-6, "kept"), (1e-2, "damaged")])
 def test_a_gguf_file_computes_with_the_base_s_settings_or_is_named(eps, status, base, tmp_path, monkeypatch):
     """It has no config.json: what its conversion computes with is compared once it is loaded."""
-    monkeypatch.setattr(comparing, "_is_gguf", lambda subject: True)
+    monkeypatch.setattr(live, "_is_gguf", lambda subject: True)
     folder = make(base, tmp_path / "release", unchanged, [])
     config = json.loads((folder / "config.json").read_text()) | {"rms_norm_eps": eps}
     (folder / "config.json").write_text(json.dumps(config))
     request = CompareRequest(parse_model("tiny-planted"), parse_model(str(folder)), depths=(STATIC,))
     sides = [Side(RunConfig().evidence(model)) for model in (request.base, request.release)]
-    (check,) = live_checks(request, *sides)
+    (check,) = live.live_checks(*sides, (STATIC,), Limits())
     assert status == check.status

@@ -115,6 +115,14 @@ def test_an_emptied_row_is_settled_by_text_unless_it_is_a_token_s_own(of_tokens,
     assert status == check.status
 
 
+@pytest.mark.parametrize(("low", "status"), [(1.0, "changed"), (1.01, "changed"), (1.02, "degraded")])
+def test_what_text_pays_for_an_emptied_row_is_told(low, status):
+    """A ratio of 1.11 is below every limit; that rows were emptied says where it comes from."""
+    seen = within(QUALITY, SHORT, "", 0.5, ratio=1.11, interval=[low, 1.2])
+    check, *_ = settled([broken(STATIC, EMPTIED, "emptied", of_tokens=False), seen])
+    assert status == check.status
+
+
 def compared(change, folder, *depths):
     entry = resolve("tiny-planted")
     release = make(entry.root / entry.source, folder / "release", change, [Coordinate(1, 41, 23)])

@@ -42,6 +42,10 @@ class UnknownArchitecture(BadInput):
     """A model in which no decoder blocks with an MLP output projection were recognised."""
 
 
+# A model that is what it should be, as far as is known, and that cannot be run where this runs.
+CANNOT_RUN_HERE = (TooLarge, UnknownArchitecture, NotLoadable)
+
+
 class EditFailed(HarnessError):
     """An edit that did not take effect, or was not undone: nothing measured with it counts."""
 

@@ -25,11 +25,11 @@ from superweight.detection.detect import SuperActivation
 from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
-from superweight.model.architecture import plain_stream
 from superweight.model.batch_rows import NoRowsJoin, rows_do_not_fit
 from superweight.model.edits import Edit, PatchActivation, edited
 from superweight.model.forward_override import shadowed
 from superweight.model.prefix_cache import keeping_prefixes, resumed
+from superweight.model.residual_stream import plain_stream
 from superweight.model.subject import Subject
 
 Values = NDArray[np.float64]

@@ -25,7 +25,8 @@ from superweight.checkpoints.weight_files import loadable, weight_files
 from superweight.core.environment import DEVICES
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
-from superweight.model.architecture import inspect_architecture, token_embedding
+from superweight.model.architecture import inspect_architecture
+from superweight.model.block_list import token_embedding
 from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import accelerator, make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256, rounding

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight.checkpoints.registry import ModelEntry
 from superweight.core.errors import BadInput
-from superweight.model.architecture import Architecture, token_embedding
+from superweight.model.architecture import Architecture
+from superweight.model.block_list import token_embedding
 from superweight.model.projections import execution_device
 
 

@@ -10,12 +10,11 @@ from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.checkpoints.registry import STORED, ModelEntry
 from superweight.core.environment import in_ci
 from superweight.core.errors import (
+    CANNOT_RUN_HERE,
     BadInput,
     BrokenModel,
-    NotLoadable,
     TooLarge,
     Unavailable,
-    UnknownArchitecture,
     one_line,
 )
 from superweight.pytest_plugin.xdist import share_cores
@@ -96,7 +95,7 @@ def acquire(config: pytest.Config, model: ModelRef) -> Subject:
     except BadInput as error:
         if isinstance(error, BrokenModel) and model != base_model(config):
             raise damaged(entry.name, error) from None
-        if named and isinstance(error, TooLarge | UnknownArchitecture | NotLoadable):
+        if named and isinstance(error, CANNOT_RUN_HERE):
             raise not_judged(entry.name, error) from None
         if named:
             pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,25 +13,20 @@ from superweight.checkpoints.recognition import has_weights, names_in, pickled
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.scalars import known_entry, open_model
 from superweight.checkpoints.sources import fetch, is_hub_id, local_path, require_different_models
-from superweight.checkpoints.tensors.locations import locations
 from superweight.checkpoints.tensors.open import is_mistral, is_remote
 from superweight.claims.baselines import baseline_path, read
 from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import (
+    CANNOT_RUN_HERE,
     BadInput,
     BrokenModel,
-    NotLoadable,
     TooLarge,
     Unavailable,
-    UnknownArchitecture,
-    one_line,
 )
 from superweight.release.limits import Limits
 from superweight.release.result import (
-    ACTIVATIONS,
     DEPTHS,
-    QUALITY,
     STATIC,
     Check,
     Comparison,
@@ -42,7 +37,6 @@ from superweight.release.settlement import settled
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
-    from superweight.model.subject import Subject
     from superweight.release.side import Side
 
 
@@ -102,7 +96,7 @@ def compare_all(
     live = len(requests) > 1 and any(depth != STATIC for depth in first.depths)
     try:
         held = loaded_base(first, progress) if live else None
-    except (TooLarge, UnknownArchitecture, NotLoadable):
+    except CANNOT_RUN_HERE:
         held = None  # each comparison says so for itself
     return [compare(request, progress, keep, held) for request in requests]
 
@@ -131,7 +125,7 @@ def looked_at(
         try:
             base = held or loaded_base(request, progress)
             keep(base.evidence)
-        except (TooLarge, UnknownArchitecture, NotLoadable) as error:
+        except CANNOT_RUN_HERE as error:
             checks += _unreached(deeper or (STATIC,), "base", f"the base cannot be run here: {error}")
         else:
             if STATIC in request.depths and not known:
@@ -220,6 +214,7 @@ def _live(
     progress: Callable[[str], None],
     keep: Callable[[Evidence], None],
 ) -> list[Check]:
+    from superweight.release.live_checks import live_checks
     from superweight.release.side import Side
 
     progress(f"loading {request.release.entry.name}")
@@ -233,98 +228,17 @@ def _live(
             raise  # a name or a network that a person can mend
         return _unreached(deeper, "loading", f"the release cannot be run here: {error}")
     keep(release)
-    return live_checks(request, base, Side(release), progress)
-
-
-def live_checks(
-    request: CompareRequest,
-    base: Side,
-    release: Side,
-    progress: Callable[[str], None] = lambda step: None,
-) -> list[Check]:
-    """Return the checks of the two deeper depths on models that are loaded."""
-    from superweight.release.activation_checks import compare_activations
-    from superweight.release.config_checks import compare_settings
-    from superweight.release.function_match import compare_functions, jumps
-    from superweight.release.head_room import largest_number
-    from superweight.release.quality_checks import compare_quality
-
-    def activations() -> list[Check]:
-        scans = base.evidence.scan, release.evidence.scan
-        largest = largest_number(release.subject)
-        share = largest.magnitude / _largest_of_dtype(release.subject)
-        before = base.jumps
-        after = jumps(release.subject, [(jump.layer, jump.token) for jump in before[1:]])
-        stretch = after[0].norm / before[0].norm
-        found = compare_activations(*scans, share, request.limits, stretch, largest.module)
-        matched = compare_functions(before, after, request.limits) if scans[0].super_activations else []
-        return [*found, *matched]
-
-    checks: list[Check] = []
-    if any(_is_gguf(side.subject) for side in (base, release)):
-        # A GGUF file has no config.json; its conversion has.
-        checks.append(compare_settings(*(side.subject.model.config.to_dict() for side in (base, release))))
-    if ACTIVATIONS in request.depths:
-        progress("comparing the activations")
-        checks += _measured(ACTIVATIONS, activations)
-    if QUALITY in request.depths:
-        progress("comparing the predictions")
-        checks += _measured(QUALITY, lambda: compare_quality(base, release, request.limits))
-    return checks
-
-
-def _is_gguf(subject: Subject) -> bool:
-    try:
-        return open_model(subject.entry).is_gguf
-    except BadInput:
-        return False  # pickled: it lies in a folder with a config.json
-
-
-def _measured(depth: str, run: Callable[[], list[Check]]) -> list[Check]:
-    """Return the checks of one depth; what stops it is damage only where the model itself is broken."""
-    try:
-        return run()
-    except BrokenModel as error:
-        return [broken(depth, "forward pass", f"the release cannot be measured: {error}")]
-    except BadInput as error:
-        return [cannot_judge(depth, "forward pass", f"the release cannot be measured here: {error}")]
-    # What torch and its kernels raise where an operation, a type or memory is not to be had.
-    except (RuntimeError, NotImplementedError, ImportError, MemoryError) as error:
-        reason = one_line(error) or type(error).__name__
-        return [cannot_judge(depth, "forward pass", f"the release's forward pass stopped: {reason}")]
+    return live_checks(base, Side(release), deeper, request.limits, progress)
 
 
 def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -> Comparison:
     """Compare two models that are in memory already, and their files, at every depth."""
+    from superweight.release.live_checks import live_checks
     from superweight.release.side import Side
 
     known = known_super_weights(request.base.entry, request.run_config.baselines) or frozenset(
         base.scan.coordinates
     )
-    checks = [*_static(request, known), *live_checks(request, Side(base), Side(release))]
+    sides = Side(base), Side(release)
+    checks = [*_static(request, known), *live_checks(*sides, request.depths, request.limits)]
     return Comparison(base.subject.name, release.subject.name, settled(checks), request.required)
-
-
-def _largest_of_dtype(subject: Subject) -> float:
-    """Return the largest number of the dtype that the release is published to compute in.
-
-    That is the dtype of its matrices. Of packed ones config.json tells it, and where it does not, the
-    dtype that the model was loaded in.
-    """
-    import torch
-
-    published = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
-    try:
-        checkpoint = open_model(subject.entry)
-        stored = locations(checkpoint)[0].tensor.dtype
-        text = checkpoint.config.get("text_config")
-        told = [
-            part.get(key)
-            for part in (checkpoint.config, text)
-            for key in ("dtype", "torch_dtype")
-            if isinstance(part, Mapping)
-        ]
-    except BadInput:
-        stored, told = "", []  # pickled
-    named = next((name for name in (published.get(stored), *told) if name in published.values()), None)
-    return torch.finfo(getattr(torch, named) if named else subject.model.dtype).max

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from superweight.checkpoints.scalars import open_model
+from superweight.checkpoints.tensors.locations import locations
+from superweight.core.errors import BadInput
 from superweight.detection.run_trace import padded
 from superweight.measurement.corpus import default_prompt
 from superweight.model.subject import Subject
@@ -47,3 +51,26 @@ def largest_number(subject: Subject) -> Largest:
                 hooks.callback(module.register_forward_hook(look(name)).remove)
         subject.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     return found
+
+
+def largest_of_dtype(subject: Subject) -> float:
+    """Return the largest number of the dtype that the release is published to compute in.
+
+    That is the dtype of its matrices. Of packed ones config.json tells it, and where it does not, the
+    dtype that the model was loaded in.
+    """
+    published = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+    try:
+        checkpoint = open_model(subject.entry)
+        stored = locations(checkpoint)[0].tensor.dtype
+        text = checkpoint.config.get("text_config")
+        told = [
+            part.get(key)
+            for part in (checkpoint.config, text)
+            for key in ("dtype", "torch_dtype")
+            if isinstance(part, Mapping)
+        ]
+    except BadInput:
+        stored, told = "", []  # pickled
+    named = next((name for name in (published.get(stored), *told) if name in published.values()), None)
+    return torch.finfo(getattr(torch, named) if named else subject.model.dtype).max

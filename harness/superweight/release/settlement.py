@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from superweight.release.config_checks import CONFIG
-from superweight.release.result import CHANGED, DAMAGED, KEPT, QUALITY, STATIC, Check
+from superweight.release.result import CHANGED, DAMAGED, DEGRADED, KEPT, QUALITY, STATIC, Check
 
 # Said of coordinates: a neuron or channel that has another number now fails all of these.
 _OF_COORDINATES = ("super activation on channel", "new super activations", "makers")
@@ -14,10 +14,12 @@ EMPTIED = "rows and columns"
 _CARRIED = "what the super weights carry"
 # Its module needs torch, and the files alone do not.
 FUNCTION = "function of the super weights"
+# A ratio of perplexities: one per cent is what windows of text resolve.
+RESOLVED = 1.01
 
 
 def settled(checks: Iterable[Check]) -> tuple[Check, ...]:
-    """Return the checks, with damage that a deeper look takes back turned into `CHANGED`.
+    """Return the checks, with damage that a deeper look takes back turned into `CHANGED`, or `DEGRADED`.
 
     A super weight's value decides nothing by the files alone, unless it was pruned or changed its
     sign and its row is otherwise the base's; nor where the jump and the
@@ -33,7 +35,15 @@ def settled(checks: Iterable[Check]) -> tuple[Check, ...]:
 def _settled(check: Check, given: tuple[Check, ...]) -> Check:
     if check.status != DAMAGED or not _taken_back(check, given):
         return check
-    return replace(check, status=CHANGED, excess=0.0)
+    # Rows that were emptied are no release's way to anything: what the text pays for them is told.
+    worse = check.name == EMPTIED and any(_dearer(item) for item in given if item.depth == QUALITY)
+    return replace(check, status=DEGRADED if worse else CHANGED, excess=0.0)
+
+
+def _dearer(check: Check) -> bool:
+    """Tell whether text of some kind is measurably more perplexing than to the base."""
+    low, _ = check.figures.get("interval", (0.0, 0.0))
+    return bool("perplexity" in check.name and low > RESOLVED)
 
 
 def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from superweight.checkpoints.recognition import names_in
 from superweight.core.errors import BadInput, BrokenModel
 
 
@@ -43,6 +44,9 @@ class Folder(Protocol):
 
     def prepare(self, names: list[str]) -> None:
         """Bring the beginnings of several files, all at once where that is faster."""
+
+    def names(self) -> list[str]:
+        """Return the names of all files; none where the place does not list them."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class LocalFolder:
 
     def prepare(self, names: list[str]) -> None:
         """Do nothing: a file of this machine is as near as it can be."""
+
+    def names(self) -> list[str]:
+        return names_in(self.path)
 
 
 def whole(data: bytes, file: File, start: int, end: int) -> bytes:

@@ -96,7 +96,7 @@ def _open_folder(name: str, folder: Folder) -> Checkpoint:
         return _open_index(name, folder, index)
     if folder.document(_MISTRAL_PARAMS) is not None and folder.find(_MISTRAL) is not None:
         return _open_file(name, folder, _MISTRAL)
-    if isinstance(folder, LocalFolder) and (unlisted := unlisted_shards(names_in(folder.path))):
+    if unlisted := unlisted_shards(folder.names()):
         return _open_unlisted(name, folder, unlisted)
     raise BadInput(_what_else(name, folder))
 

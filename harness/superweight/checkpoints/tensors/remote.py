@@ -6,6 +6,8 @@ Imported only where an address is given: what it imports takes longer than readi
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 from aiohttp import ClientResponse, ClientTimeout
 from fsspec.implementations.http import HTTPFileSystem
@@ -168,9 +170,20 @@ class RemoteFile:
 
 
 class RemoteFolder:
-    """An address under which files lie side by side; ``query`` is repeated for each."""
+    """An address under which files lie side by side; ``query`` is repeated for each.
 
-    def __init__(self, address: str, *, query: str = "", headers: dict[str, str] | None = None) -> None:
+    ``listing`` names them, where there is somebody to ask.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        listing: Callable[[], list[str]] = list,
+    ) -> None:
+        self.names = listing
         self._address = address.rstrip("/")
         self._query = query
         self._server = Server(headers)
@@ -217,4 +230,15 @@ def hub_folder(repo: str, revision: str | None) -> RemoteFolder:
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     # Not the client's own headers: to make them it asks the hub which tools it should tell it about.
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    return RemoteFolder(address, headers=headers)
+    return RemoteFolder(address, headers=headers, listing=partial(_files_of, repo, revision))
+
+
+def _files_of(repo: str, revision: str | None) -> list[str]:
+    """Return what the hub says that a repository holds; nothing where it does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().list_repo_files(repo, revision=revision)
+    # The client passes on whatever its HTTP library raises, so no narrower class covers it.
+    except Exception:
+        return []
