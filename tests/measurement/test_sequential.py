@@ -132,6 +132,25 @@ def test_what_is_not_read_on_stays_as_the_first_look_had_it(planted, windows):
     assert np.array_equal(first.nll_increase("a"), second.nll_increase("a")[:8])
 
 
+def test_the_last_look_of_a_test_can_be_had_again(planted, windows, measured):
+    """As it was, whatever others have read since; none before the first look, and nothing is measured."""
+    looks = SequentialEvaluation(planted, windows, [FIRST, SECOND], ())
+
+    def needs(look):
+        return ["a"] if look.windows < 16 else []
+
+    assert looks.had(needs) is None
+    follow = looks.follow(needs)
+    seen = [next(follow), next(follow)]
+    [*looks.at(["a", "b"])]
+    before = list(measured)
+    again = looks.had(needs)
+    assert before == measured
+    assert seen[1].windows == again.windows == 16
+    for name, item in seen[1].measurements.items():
+        assert np.array_equal(item.nll, again.measurements[name].nll)
+
+
 def test_only_named_conditions_are_measured_beyond_the_loss(planted, windows):
     """KL, agreement and tracked tokens of others are empty; their losses are the same."""
     looks = SequentialEvaluation(planted, windows, [FIRST, SECOND], (5, 6), details=["a"])

@@ -123,6 +123,16 @@ class SequentialEvaluation:
             return None
         return self._look(dict.fromkeys(parts, stages), stages - 1)
 
+    def had(self, needs: Needs) -> Look | None:
+        """Return the last look that one test has had, as it had it, or None; nothing is measured."""
+        reading = _Reading(needs)
+        for stage in range(len(self._stretches)):
+            names = self._needed(reading, stage)
+            if not names or not all(self._has(name, stage) for name in {INTACT, *names}):
+                break
+            self._advance(reading, stage, names)
+        return reading.look
+
     def intact(self, windows: int | None = None) -> Values:
         """Return the mean NLL of the intact model in every window, in the order of the looks: (windows,).
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from superweight.claims.evidence import Evidence
+from superweight.claims.paper import sensitivity
+from superweight.claims.sequential_verdict import SequentialTest
 from superweight.claims.expectations import Outcome
 from superweight.core.errors import BadInput
 from superweight.core.statistics import jackknife
@@ -205,7 +207,10 @@ def _from_predictions(evidence: Evidence) -> Json:
         return {}
     predicted: Json = {}
     curve = {0.0: PRUNED, 1.0: INTACT} | {factor: scaled(factor) for factor in SCALES}
-    if scaling := evidence.sequential.measured(curve.values()):
+    test = sensitivity.sequential_test(evidence)
+    # Each scale on the windows that C10 was judged on.
+    scaling = evidence.sequential.had(test.needs) if isinstance(test, SequentialTest) else None
+    if scaling is not None:
         predicted["scaling"] = _scaling(scaling, curve)
     if evidence.vocabulary.knows_words and (words := evidence.sequential.measured([PRUNED])):
         predicted["words"] = _words(evidence, words)
