@@ -1,6 +1,7 @@
 """Run the benchmark, print its table, and keep it: `python -m benchmarks [GROUP ...]`.
 
 `python -m benchmarks gate` is another matter: it takes an hour, and asks whether the release gate is right.
+So is `python -m benchmarks engines`, which sets llama.cpp beside transformers.
 """
 
 from __future__ import annotations
@@ -92,5 +93,9 @@ def main(wanted: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["gate"]:
         gate.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["engines"]:
+        from benchmarks import engines  # needs llama.cpp, which the others do without
+
+        engines.main(sys.argv[2:])
     else:
         main(sys.argv[1:])

@@ -27,4 +27,6 @@ def evidence(
     )
     scanned = SimpleNamespace(coordinates=tuple(found)) if scan is None else scan
     unlimited = {"budget": None, "affords": lambda token_blocks: True}
-    return SimpleNamespace(scan=scanned, sequential=sequential, **unlimited, **rest)
+    return SimpleNamespace(
+        scan=scanned, sequential=sequential, sequential_of_stream=sequential, **unlimited, **rest
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,8 @@ from superweight.detection.detect import Detection, detect
 from superweight.detection.run_trace import trace_batch
 from superweight.detection.scan import Scan, scan
 from superweight.detection.trace import Trace
+from superweight.engines.engine import Engine
+from superweight.engines.in_transformers import TransformersEngine
 from superweight.measurement.conditions import (
     INTACT,
     PRUNED,
@@ -25,7 +28,7 @@ from superweight.measurement.conditions import (
     treatments,
 )
 from superweight.measurement.corpus import Windows, continuations, cut, default_prompt, documents, prompts
-from superweight.measurement.generation import Continuation, continue_greedily, nll_of
+from superweight.measurement.generation import Continuation
 from superweight.measurement.sequential import SequentialEvaluation
 from superweight.measurement.token_groups import Vocabulary, classify
 from superweight.model.edits import Scale, edited
@@ -49,13 +52,34 @@ class Evidence:
     """
 
     def __init__(
-        self, subject: Subject, corpus: str, base: Scan | None = None, tests: Sequence[MakeTest] = ()
+        self,
+        subject: Subject,
+        corpus: str,
+        base: Scan | None = None,
+        load_engine: Callable[[Subject], Engine] | None = None,
+        tests: Sequence[MakeTest] = (),
     ) -> None:
+        """Measure predictions and text in the engine that is loaded so, all else in transformers.
+
+        Left out, everything is measured there.
+        """
         self.subject = subject
         self.corpus = corpus
         self.base = base
+        self.stream = TransformersEngine(subject)
+        self._load_engine = load_engine
         self._tests = tests
         self.budget: Budget | None = None
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the model for predictions and text. Raises `EngineFailed` where it does not."""
+        return self.stream if self._load_engine is None else self._load_engine(self.subject)
+
+    def free(self) -> None:
+        """Let go of the engine, if it was loaded; predictions and text are not measured any more."""
+        if (engine := self.peek("engine")) is not None:
+            engine.free()
 
     @cached_property
     def scan(self) -> Scan:
@@ -89,16 +113,31 @@ class Evidence:
 
     @cached_property
     def sequential(self) -> SequentialEvaluation:
-        """The intact model and every condition that some claim needs, on as many windows as are needed."""
-        made = [make(self) for make in self._tests]
+        """The intact model and every condition that some claim needs, on as many windows as are needed.
+
+        Measured in the engine; what it cannot do to a model is left out.
+        """
+        return self._evaluation(self.engine)
+
+    @cached_property
+    def sequential_of_stream(self) -> SequentialEvaluation:
+        """The same in transformers, where the stream itself can be changed and weights rounded."""
+        return self.sequential if self.engine is self.stream else self._evaluation(self.stream)
+
+    def _evaluation(self, engine: Engine) -> SequentialEvaluation:
+        made = [test for make in self._tests if isinstance(test := make(self), SequentialTest)]
+        if self.engine is not self.stream:
+            # Each engine reads on for its own tests.
+            made = [test for test in made if test.of_stream == (engine is self.stream)]
         return SequentialEvaluation(
             self.subject,
             self.windows,
-            self.conditions,
+            [condition for condition in self.conditions if engine.can_measure(condition)],
             self.vocabulary.tracked,
+            engine.measure,
             # What C3 and C9 say beyond the loss is of these.
             details=[PRUNED, *(alone(index) for index in singled_out(self.scan))],
-            tests=[test.needs for test in made if isinstance(test, SequentialTest)],
+            tests=[test.needs for test in made],
             affords=self.affords,
         )
 
@@ -129,7 +168,7 @@ class Evidence:
             self.scan,
             text,
             BLOCK_SIZES,
-            self.sequential.intact,
+            self.sequential_of_stream.intact,
             affords=lambda windows: self.affords(windows * each),
         )
 
@@ -141,6 +180,22 @@ class Evidence:
     def pruned_writing(self) -> tuple[Continuation, ...]:
         return self.writing[PRUNED]
 
+    def place_of(self, verdict: Verdict) -> tuple[str, str]:
+        """Return device and dtype by which the baseline of a verdict lies."""
+        return self._engine_of(verdict).place
+
+    def provenance_of(self, verdict: Verdict) -> dict[str, Any]:
+        """Return what was measured, on what, and in which engine where that is not the model's own pass."""
+        return {**self.subject.provenance.as_dict(), **self._engine_of(verdict).described}
+
+    def verdict(self, judge: Callable[[Evidence], Verdict]) -> Verdict:
+        """Judge a claim or property; the verdict names the engine that was asked for it."""
+        given = judge(self)
+        return replace(given, engine=self._engine_of(given).name)
+
+    def _engine_of(self, verdict: Verdict) -> Engine:
+        return self.engine if verdict.claim.of_predictions else self.stream
+
     def peek(self, name: str) -> Any:
         """Return a property that was measured already, or None; nothing is measured."""
         if not isinstance(getattr(type(self), name, None), cached_property):
@@ -150,11 +205,11 @@ class Evidence:
     @cached_property
     def writing(self) -> dict[str, tuple[Continuation, ...]]:
         conditions = [Condition(PRUNED, self.pruned_set)] if self.pruned_set else []
-        return continue_greedily(self.subject, list(continuations().values()), conditions)
+        return self.engine.continue_greedily(list(continuations().values()), conditions)
 
     def judged_by_intact(self, writing: Sequence[Continuation]) -> list[float]:
         """Return the NLL per token that the intact model gives to each continuation."""
-        return nll_of(self.subject, writing)
+        return self.engine.nll_of(writing)
 
     def _traces(self) -> dict[str, Trace]:
         encoded = [self.subject.encode(text) for text in prompts().values()]

@@ -22,12 +22,14 @@ class SequentialTest:
 
     ``judge`` gives the verdict at a look. ``rests_on`` names the conditions that its criteria rest on, as
     far as they are in doubt there: those are measured on more windows, and what is evidence beside them
-    stays as the first look had it. The intervals must allow for several looks:
+    stays as the first look had it. ``of_stream`` says that it is measured in transformers, whatever engine
+    measures the others. The intervals must allow for several looks:
     `superweight.core.statistics.jackknife`.
     """
 
     judge: Callable[[Look], Verdict]
     rests_on: Callable[[Look], Collection[str]]
+    of_stream: bool = False
 
     def needs(self, look: Look) -> Collection[str]:
         """Return the conditions to be read on; none once the verdict is for or against."""
@@ -48,7 +50,8 @@ def read_on(evidence: Evidence, test: SequentialTest | Verdict) -> Verdict:
     """Return the verdict of a test on as few windows as it takes; a verdict as it is."""
     if isinstance(test, Verdict):
         return test
-    sequential, seen = evidence.sequential, []
+    sequential = evidence.sequential_of_stream if test.of_stream else evidence.sequential
+    seen: list[Look] = []
 
     def judge(look: Look) -> Verdict:
         seen.append(look)

@@ -52,13 +52,15 @@ class Measurement:
     ``nll``: (windows, tokens - 1), nats. ``kl``: (windows,), mean KL(intact || condition) in nats.
     ``top1_agreement``: (windows,), share of positions whose likeliest token is the intact model's.
     ``tracked``: (windows, tracked ids), mean next-token probability. Of a condition of which only the
-    losses were asked for, all but ``nll`` are empty.
+    losses were asked for, all but ``nll`` are empty. ``reference`` is what the condition is compared with
+    where that is not the intact model: the same tensors stored alike, and unscaled.
     """
 
     nll: Values
     kl: Values
     top1_agreement: Values
     tracked: Values
+    reference: Measurement | None = None
 
     @property
     def perplexity(self) -> float:
@@ -301,7 +303,9 @@ def _numpy(tensor: torch.Tensor) -> Values:
 def joined(parts: Sequence[Measurement]) -> Measurement:
     """Return the measurement of all batches as one."""
     names = ("nll", "kl", "top1_agreement", "tracked")
-    return Measurement(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    references = [part.reference for part in parts if part.reference is not None]
+    return Measurement(**whole, reference=joined(references) if references else None)
 
 
 @contextmanager

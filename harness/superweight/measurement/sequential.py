@@ -28,13 +28,22 @@ class Look:
 
     def nll_increase(self, condition: str) -> Values:
         """Return the mean rise of NLL in each window that the condition was measured on, in nats."""
-        nll, intact = self.measurements[condition].nll, self.measurements[INTACT].nll
-        rise: Values = (nll - intact[: len(nll)]).mean(axis=1)
+        nll = self.measurements[condition].nll
+        rise: Values = (nll - self.reference(condition).nll[: len(nll)]).mean(axis=1)
         return rise
+
+    def reference(self, condition: str) -> Measurement:
+        """Return what a condition is compared with: the intact model, or what an engine puts beside it."""
+        return self.measurements[condition].reference or self.measurements[INTACT]
 
 
 # Names the conditions that a test needs on more windows than a look has; none once it is decided.
 Needs = Callable[[Look], Collection[str]]
+
+# Measures conditions on windows, with tracked ids, and in detail those that are named.
+Measure = Callable[
+    [Windows, Sequence[Condition], Sequence[int], Collection[str] | None], dict[str, Measurement]
+]
 
 
 class SequentialEvaluation:
@@ -52,11 +61,14 @@ class SequentialEvaluation:
         windows: Windows,
         conditions: Sequence[Condition],
         tracked_ids: Sequence[int],
+        by: Measure | None = None,
         *,
         details: Collection[str] | None = None,
         tests: Iterable[Needs] = (),
         affords: Callable[[float], bool] = lambda token_blocks: True,
     ) -> None:
+        """Look at conditions ``by`` what measures them; left out, by the subject in transformers."""
+        self._by: Measure = by or self._in_transformers
         self._subject = subject
         self._windows = windows.shuffled()
         self._conditions = conditions
@@ -145,6 +157,15 @@ class SequentialEvaluation:
         losses: Values = joined(self._parts[INTACT]).nll.mean(axis=1)[:count]
         return losses
 
+    def _in_transformers(
+        self,
+        windows: Windows,
+        conditions: Sequence[Condition],
+        tracked_ids: Sequence[int],
+        details: Collection[str] | None,
+    ) -> dict[str, Measurement]:
+        return measure(self._subject, windows, conditions, tracked_ids, details=details)
+
     def _needed(self, reading: _Reading, stage: int) -> set[str]:
         known = {condition.name for condition in self._conditions}
         return known if reading.look is None or stage == 0 else known & {*reading.needs(reading.look)}
@@ -179,7 +200,7 @@ class SequentialEvaluation:
             if not missing and self._has(INTACT, stage):
                 continue
             stretch = Windows(self._windows.ids[slice(*self._stretches[stage])], self._windows.corpus)
-            found = measure(self._subject, stretch, missing, self._tracked_ids, details=self._details)
+            found = self._by(stretch, missing, self._tracked_ids, self._details)
             for name, measurement in found.items():
                 known = self._parts.setdefault(name, [])
                 if len(known) <= stage:

@@ -15,7 +15,7 @@ import pytest
 from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.registry import ModelEntry, load_registry
 from superweight.core.environment import in_ci
-from superweight.core.errors import BadInput, BrokenModel, one_line
+from superweight.core.errors import BadInput, BrokenModel, EngineFailed, one_line
 from superweight.pytest_plugin import collection, models, xdist
 from superweight.pytest_plugin.models import acquire, release
 from superweight.pytest_plugin.terminal import ABOUT, PROPERTY, USED, Verdicts
@@ -181,7 +181,10 @@ def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     base = models.base_model(pytestconfig)
     if base is None:
         return None
-    return Evidence(acquire(pytestconfig, base), pytestconfig.option.sw_corpus, tests=SEQUENTIAL)
+    loader = models.engine_loader(pytestconfig, base)
+    return Evidence(
+        acquire(pytestconfig, base), pytestconfig.option.sw_corpus, load_engine=loader, tests=SEQUENTIAL
+    )
 
 
 @pytest.fixture(scope="session")
@@ -197,7 +200,10 @@ def evidence(
 
     try:
         base = base_evidence.scan if base_evidence is not None else tuned_from_scan
-        measured = evidence_of(subject, pytestconfig.option.sw_corpus, base)
+        loader = models.engine_loader(pytestconfig, subject)
+        measured = evidence_of(subject, pytestconfig.option.sw_corpus, base, loader)
+    except EngineFailed as error:
+        raise models.not_judged(subject.name, error) from None
     except BadInput as error:
         pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
     try:
@@ -214,6 +220,7 @@ def evidence(
     yield measured
     if pytestconfig.option.sw_report is not None:
         observe(pytestconfig, measured, base_evidence)
+    measured.free()
 
 
 @pytest.fixture
@@ -232,6 +239,8 @@ def as_expected(
             outcome = judged(request, evidence, base_evidence, judge)
         except BrokenModel as error:
             raise models.damaged(evidence.subject.name, error) from None
+        except EngineFailed as error:
+            raise models.not_judged(evidence.subject.name, error) from None
         if not outcome.was_judged:
             said = f"{outcome.verdict.claim.id} on {evidence.subject.name}: {outcome.verdict.reason}"
             # A gate that was not passed is none.

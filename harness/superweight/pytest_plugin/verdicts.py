@@ -39,17 +39,17 @@ def judged(
     option, subject = request.config.option, evidence.subject
     claim = next((claim for claim, own in CLAIMS.items() if own is judge), None)
     refusal = evidence.budget.refusal(claim) if evidence.budget is not None and claim is not None else None
-    verdict = judge(evidence) if refusal is None else refusal
+    verdict = evidence.verdict(judge) if refusal is None else refusal
     if verdict.unmet:
         return Outcome(verdict, None, None)
-    path = baseline_of(collection.baselines(request), subject, verdict)
-    recorded = record(subject.name, verdict, subject.provenance.as_dict())
+    path = baseline_of(collection.baselines(request), evidence, verdict)
+    recorded = record(subject.name, verdict, evidence.provenance_of(verdict))
     stored = read(path)
     outcome = compare_with_expectation(
         verdict,
         recorded,
         stored,
-        base=None if base is None else judge(base),
+        base=None if base is None else base.verdict(judge),
         expect=option.sw_expect,
         entry=subject.entry,
         path=path,

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from superweight.claims.evidence import Evidence
+from superweight.claims.expectations import Outcome
 from superweight.claims.paper import sensitivity
 from superweight.claims.sequential_verdict import SequentialTest
-from superweight.claims.expectations import Outcome
 from superweight.core.errors import BadInput
 from superweight.core.statistics import jackknife
 from superweight.detection.detect import SuperActivation

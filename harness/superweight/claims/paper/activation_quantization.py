@@ -82,7 +82,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _judged(evidence: Evidence, windows: int, rounded: Mapping[str, Values]) -> Verdict:
     naive, held = rounded[NAIVE], rounded[HELD_OUT]
-    full = evidence.sequential.intact(windows)
+    full = evidence.sequential_of_stream.intact(windows)
     if jackknife(naive - full).low <= 0:
         return not_applicable(CLAIM, "rounding all activations loses nothing that could be won back")
     both = np.stack([naive - held, naive - full], axis=1)

@@ -29,7 +29,7 @@ def sequential_test(evidence: Evidence) -> SequentialTest | Verdict:
     """Return the claim as a test that reads on, or the verdict where there is nothing to read."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return SequentialTest(_judged, _rests_on)
+    return SequentialTest(_judged, _rests_on, of_stream=True)
 
 
 def _rests_on(look: Look) -> tuple[str, ...]:
