@@ -6,6 +6,8 @@ document.querySelectorAll(".md-nav .md-nav").forEach((menu, place) => {
   menu.removeAttribute("aria-labelledby");
   menu.setAttribute("aria-label", `${title} (menu ${place + 1})`);
 });
+// A corner of a table that says nothing is no heading.
+for (const corner of document.querySelectorAll("th:empty")) corner.replaceWith(document.createElement("td"));
 // What scrolls sideways can be reached by the keyboard; the theme wraps tables after this has run.
 const reachable = () => {
   for (const block of document.querySelectorAll("pre > code, .md-typeset__scrollwrap")) block.tabIndex = 0;

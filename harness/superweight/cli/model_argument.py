@@ -13,7 +13,7 @@ from superweight.checkpoints.registry import load_registry
 if TYPE_CHECKING:
     _ParamType = click.ParamType[ModelRef]
 else:
-    _ParamType = click.ParamType  # takes no type argument before click 8.2
+    _ParamType = click.ParamType  # takes no type argument in click 8.2
 
 
 class ModelArgument(_ParamType):

@@ -97,7 +97,13 @@ def _with(command: _Command, choices: Sequence[Callable[[Any], Any]]) -> _Comman
     return cast(_Command, gathered)
 
 
-class Duration(click.ParamType[float]):
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+else:
+    _Seconds = click.ParamType  # takes no type argument in click 8.2
+
+
+class Duration(_Seconds):
     """A length of time on the command line, 60s or 10min, in seconds."""
 
     name = "duration"
