@@ -23,7 +23,7 @@ TOLERANCE = 0.05
 _BLOCK = re.compile(
     r'^```(?P<kind>console|python title="(?P<file>[\w.]+)")\n(?P<body>.*?)^```$', re.DOTALL | re.MULTILINE
 )
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 class CommandFailed(Exception):
@@ -96,11 +96,9 @@ def _alike(left: str, right: str) -> bool:
     words = [" ".join(re.sub(r"[─━┄-]+", "-", _NUMBER.sub("#", line)).split()) for line in (left, right)]
     if words[0] != words[1]:
         return False
-    pairs = zip(_NUMBER.findall(left), _NUMBER.findall(right), strict=True)
-    return all(
-        abs(float(one) - float(two)) <= TOLERANCE * max(abs(float(one)), abs(float(two)))
-        for one, two in pairs
-    )
+    numbers = [[float(each.replace(",", "")) for each in _NUMBER.findall(line)] for line in (left, right)]
+    pairs = zip(*numbers, strict=True)
+    return all(abs(one - other) <= TOLERANCE * max(abs(one), abs(other)) for one, other in pairs)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def test_a_command_of_the_tutorial_that_fails_is_an_error():
     [
         ("perplexity 12.0", "perplexity 12.4", 0),
         ("perplexity 12.0", "perplexity 13.0", 1),
+        ("rises by x85,224", "rises by x85,001", 0),
         ("C9 refuted", "C9 supported", 1),
         ("one", "one\ntwo", 1),
         ("| 1.5   |", "| 1.55  |", 0),
