@@ -14,6 +14,7 @@ from superweight.cli.compare import compare
 from superweight.cli.models import models
 from superweight.cli.options import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNFORESEEN
 from superweight.cli.read import read
+from superweight.cli.repair import repair
 from superweight.cli.report import render
 from superweight.cli.scan import scan
 from superweight.cli.sweep import sweep
@@ -68,5 +69,5 @@ def main() -> None:
     """
 
 
-for command in (scan, check, read, compare, render, sweep, models, cache):
+for command in (scan, check, read, compare, repair, render, sweep, models, cache):
     main.add_command(command)
