@@ -24,6 +24,7 @@ from benchmarks.gate_damaged import BETWEEN, BROKEN
 from superweight.checkpoints.model_ref import parse_model
 from superweight.core.markdown import rewritten_between, table
 from superweight.release.compare import CompareRequest
+from superweight.release.result import ACTIVATIONS, STATIC
 from superweight.remedy.repair import RepairRequest, repair
 
 RESULTS = Path(__file__).parent / "results" / "repair.json"
@@ -54,11 +55,15 @@ def run() -> list[dict[str, Any]]:
         target = WORK / f"repaired-{release.name}"
         shutil.rmtree(target, ignore_errors=True)
         # Named as the registry's: what is known of its super weights is known of its plain copy.
-        wanted = CompareRequest(parse_model(f"smollm2-135m-instruct-q4_1={base}"), parse_model(str(release)))
+        models = parse_model(f"smollm2-135m-instruct-q4_1={base}"), parse_model(str(release))
+        # Predictions are measured below, by other means and on other text.
+        wanted = CompareRequest(*models, depths=(STATIC, ACTIVATIONS))
         result = repair(RepairRequest(wanted, target))
         row = {"name": name, "outcome": result.outcome, "verdict": result.verdict}
-        row["before"] = _worst(reference, release)
-        row["after"] = _worst(reference, target) if target.exists() else None
+        row["before"] = _worst(reference, read_row(name)["truth"])
+        row["after"] = (
+            _worst(reference, gate_truth.measured(target, chats=False)) if target.exists() else None
+        )
         row["restored"] = [str(item.place) for item in result.restored]
         rows.append(row)
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -68,9 +73,8 @@ def run() -> list[dict[str, Any]]:
     return rows
 
 
-def _worst(reference: dict[str, Any], folder: Path) -> float | None:
+def _worst(reference: dict[str, Any], found: dict[str, Any]) -> float | None:
     """Return the perplexity over the base's on the kind of text where it is largest."""
-    found = gate_truth.measured(folder, chats=False)
     worst = math.inf if "fault" in found else max(gate_truth.ratios(reference, found).values())
     return worst if math.isfinite(worst) else None
 

@@ -15,7 +15,7 @@ from superweight.checkpoints.tensors.open import is_remote, open_checkpoint
 from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.core.errors import CANNOT_RUN_HERE, BadInput
 from superweight.release.compare import CompareRequest, compare, known_super_weights, loaded_base
-from superweight.release.result import DAMAGED, KEPT, STATIC, Check, Comparison
+from superweight.release.result import CANNOT_JUDGE, DAMAGED, KEPT, STATIC, Check, Comparison
 from superweight.remedy.gguf_copy import TYPES
 from superweight.remedy.release_copy import planned, write_copy
 from superweight.remedy.restoration import Place, Restoration, require_base, restorations
@@ -125,14 +125,18 @@ def repair(request: RepairRequest, progress: Callable[[str], None] = lambda step
     side = side or _held(wanted, progress)
     before = compare(wanted, progress, held=side)
     scalars = {check.name.removeprefix(_SCALAR): check for check in before.checks if check.name.startswith(_SCALAR)}
-    damaged = {place for place in known | named if _is_damaged(scalars.get(str(place)))} | named
+    limit = wanted.limits.value_error
+    by_files = {check.depth for check in before.checks if check.status != CANNOT_JUDGE} <= {STATIC}
+    damaged = named | {
+        place for place in known if _is_damaged(scalars.get(str(place)), limit if by_files else None)
+    }
     gains = {item for item in request.named if isinstance(item, GainCoordinate)}
     gains |= set(_damaged_gains(before))
     left = _left_alone(scalars, damaged)
     if not damaged and not gains:
         return _nothing_restored(before, left)
     progress("writing the copy")
-    restored = restorations(base, release, damaged, gains, wanted.limits.value_error)
+    restored = restorations(base, release, damaged, gains, limit)
     plan = planned(release, restored, request.gguf_type)
     copy = write_copy(release, path, request.target, plan)
     progress("comparing the copy with the base")
@@ -178,8 +182,15 @@ def _held(wanted: CompareRequest, progress: Callable[[str], None]) -> Side | Non
         return None  # the comparison says so for itself
 
 
-def _is_damaged(check: Check | None) -> bool:
-    return check is not None and check.status == DAMAGED
+def _is_damaged(check: Check | None, limit: float | None) -> bool:
+    """Tell whether a comparison calls a scalar damaged; with ``limit`` no forward pass settled what it is.
+
+    Then what lies beyond the limit counts.
+    """
+    if check is None:
+        return False
+    error = check.figures.get("relative_error") or 0.0
+    return check.status == DAMAGED or (limit is not None and error > limit)
 
 
 def _damaged_gains(before: Comparison) -> Sequence[GainCoordinate]:

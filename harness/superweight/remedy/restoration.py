@@ -16,8 +16,9 @@ from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.core.errors import BadInput
 
 Place = Coordinate | GainCoordinate
-# Half a number's size off at the median: another order of neurons, or another model (static_checks).
+# The cosine from where on two matrices are one and the same, rounded or tuned.
 _ALIKE = 0.5
+_USUAL, _EMPTIED = 0.99, 0.1
 # A super weight that was moved leaves a scalar or two where it went; more are no moved scalars.
 _MOST_STRAYS = 16
 
@@ -98,10 +99,17 @@ def _pair(base: Checkpoint, release: Checkpoint, coordinate: Coordinate) -> tupl
 
 
 def _alike(before: Floats, after: Floats) -> bool:
-    # By the median, which emptied rows and outliers do not move; half-emptied matrices are another matter.
-    apart = np.abs(after - before)
-    apart = apart[np.isfinite(apart)]
-    return bool(apart.size and np.median(apart) <= _ALIKE * np.median(np.abs(before)))
+    """Tell whether two matrices point the same way where the base has no outlier.
+
+    Rounding to two bits leaves a cosine of 0.8; another order of neurons, or another model, one near 0.
+    A matrix that was emptied, or whose step is as large as its outlier, says nothing.
+    """
+    usual = (np.abs(before) <= np.quantile(np.abs(before), _USUAL)) & np.isfinite(after)
+    own, other = before[usual].astype(np.float64), after[usual].astype(np.float64)
+    lengths = float(np.linalg.norm(own)), float(np.linalg.norm(other))
+    if lengths[1] <= _EMPTIED * lengths[0]:
+        return True
+    return float(own @ other) >= _ALIKE * lengths[0] * lengths[1]
 
 
 def _of_scalar(
