@@ -13,6 +13,7 @@ from superweight.cli.check import check
 from superweight.cli.compare import compare
 from superweight.cli.models import models
 from superweight.cli.options import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNFORESEEN
+from superweight.cli.protect import protect
 from superweight.cli.read import read
 from superweight.cli.repair import repair
 from superweight.cli.report import render
@@ -69,5 +70,5 @@ def main() -> None:
     """
 
 
-for command in (scan, check, read, compare, repair, render, sweep, models, cache):
+for command in (scan, check, read, compare, repair, protect, render, sweep, models, cache):
     main.add_command(command)
