@@ -9,6 +9,7 @@ import click
 
 from superweight import __version__
 from superweight.cli.cache import cache
+from superweight.cli.card import card
 from superweight.cli.check import check
 from superweight.cli.compare import compare
 from superweight.cli.models import models
@@ -70,5 +71,5 @@ def main() -> None:
     """
 
 
-for command in (scan, check, read, compare, repair, protect, render, sweep, models, cache):
+for command in (scan, check, read, compare, repair, protect, card, render, sweep, models, cache):
     main.add_command(command)
