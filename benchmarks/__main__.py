@@ -101,7 +101,12 @@ def main(wanted: list[str]) -> None:
 
 if __name__ == "__main__":
     # Each of these is another matter, and takes minutes to an hour.
-    others = {"gate": gate.main, "repair": repair.main, "protection": protection.main, "training": training.main}
+    others = {
+        "gate": gate.main,
+        "repair": repair.main,
+        "protection": protection.main,
+        "training": training.main,
+    }
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
     else:

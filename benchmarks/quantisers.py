@@ -80,7 +80,9 @@ def _state(model: Any, packed: Mapping[str, Mapping[str, torch.Tensor]]) -> dict
     if model.config.tie_word_embeddings:
         held.pop(f"{_HEAD}.weight", None)
     return held | {
-        f"{module}.{name}": tensor.contiguous() for module, parts in packed.items() for name, tensor in parts.items()
+        f"{module}.{name}": tensor.contiguous()
+        for module, parts in packed.items()
+        for name, tensor in parts.items()
     }
 
 
@@ -100,7 +102,9 @@ def hqq(source: Path, target: Path, settings: Settings, bits: int, group: int) -
         numbers["shape"] = torch.tensor(meta["shape"])
         packed[name] = {"W_q": layer.W_q.data, "scale": meta["scale"], "zero": meta["zero"], **numbers}
     _with_documents(
-        source, target, quantization_config={"quant_method": "hqq", "skip_modules": skipped, "quant_config": {}}
+        source,
+        target,
+        quantization_config={"quant_method": "hqq", "skip_modules": skipped, "quant_config": {}},
     )
     save_file(_state(model, packed), target / "model.safetensors", {"format": "pt"})
 
@@ -120,7 +124,11 @@ def quanto(source: Path, target: Path, settings: Settings, bits: int, group: int
     _with_documents(
         source,
         target,
-        quantization_config={"quant_method": "quanto", "weights": f"int{bits}", "modules_to_not_convert": exclude},
+        quantization_config={
+            "quant_method": "quanto",
+            "weights": f"int{bits}",
+            "modules_to_not_convert": exclude,
+        },
     )
     save_file(held, target / "model.safetensors", {"format": "pt"})
 
@@ -147,7 +155,10 @@ def compressed_tensors(source: Path, target: Path, settings: Settings, bits: int
         parts = library.compress({"weight": weight, "weight_scale": scale}, scheme)
         packed[name] = {part: tensor for part, tensor in parts.items() if tensor is not None}
     config = QuantizationConfig(
-        config_groups={"group_0": scheme}, ignore=ignore, format="pack-quantized", quantization_status="compressed"
+        config_groups={"group_0": scheme},
+        ignore=ignore,
+        format="pack-quantized",
+        quantization_status="compressed",
     )
     _with_documents(source, target, quantization_config=config.to_dict())
     save_file(_state(model, packed), target / "model.safetensors", {"format": "pt"})

@@ -22,6 +22,7 @@ from benchmarks.gate import WORK, base_folder, made
 from benchmarks.gate import read as read_row
 from benchmarks.gate_damaged import BETWEEN, BROKEN
 from superweight.checkpoints.model_ref import parse_model
+from superweight.core.errors import BadInput
 from superweight.core.markdown import rewritten_between, table
 from superweight.release.compare import CompareRequest
 from superweight.release.result import ACTIVATIONS, STATIC
@@ -58,13 +59,18 @@ def run() -> list[dict[str, Any]]:
         models = parse_model(f"smollm2-135m-instruct-q4_1={base}"), parse_model(str(release))
         # Predictions are measured below, by other means and on other text.
         wanted = CompareRequest(*models, depths=(STATIC, ACTIVATIONS))
-        result = repair(RepairRequest(wanted, target))
-        row = {"name": name, "outcome": result.outcome, "verdict": result.verdict}
+        row: dict[str, Any] = {"name": name, "outcome": "refused", "verdict": None, "restored": []}
+        try:
+            result = repair(RepairRequest(wanted, target))
+        except BadInput as error:
+            row["reason"] = str(error).replace(str(release), "RELEASE").replace(str(base), "BASE")
+        else:
+            row |= {"outcome": result.outcome, "verdict": result.verdict}
+            row["restored"] = [str(item.place) for item in result.restored]
         row["before"] = _worst(reference, read_row(name)["truth"])
         row["after"] = (
             _worst(reference, gate_truth.measured(target, chats=False)) if target.exists() else None
         )
-        row["restored"] = [str(item.place) for item in result.restored]
         rows.append(row)
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         print(f"{time.monotonic() - begun:5.0f} s  {row}", flush=True)
@@ -85,7 +91,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         (
             row["name"],
             _ratio(row["before"]),
-            f"{row['outcome']}, {row['verdict']}",
+            ", ".join(filter(None, (row["outcome"], row["verdict"]))),
             _ratio(row["after"]),
             len(row["restored"]) or "",
         )

@@ -217,7 +217,7 @@ def repair(
     gguf_type: str = "F16",
     baselines: str | Path = DEFAULT_BASELINES,
 ) -> Repair:
-    """Write a copy of ``release`` to the new folder ``out`` with the damaged super weights of ``base`` put back.
+    """Write a copy of ``release`` to the new folder ``out``, with the base's super weights put back.
 
     ``at`` names scalars, "LAYER,ROW,COL", that are put back whatever `compare` says of them. The copy is
     compared with ``base`` at the end. Raises `BadInput`, and writes nothing, where that cannot be done.

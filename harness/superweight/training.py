@@ -33,7 +33,9 @@ _log = logging.getLogger("superweight")
 # the activation, and which share of what the dtype holds it may take.
 DRIFT, MAGNITUDE, HEAD_ROOM = 0.25, 1.5, 0.75
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
-_DENSE = re.compile(r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)\.(?:mlp|feed_forward|ffn)\.(?:down_proj|c_proj|fc2|w2)")
+_DENSE = re.compile(
+    r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)\.(?:mlp|feed_forward|ffn)\.(?:down_proj|c_proj|fc2|w2)"
+)
 _ROUTED = re.compile(r"(?:^|.*\.)layers\.(\d+)\.(?:\w+)\.experts\.(\d+)\.(?:down_proj|w2)")
 
 
@@ -88,8 +90,8 @@ class Watched:
         figures |= {f"superweight/{name}/value": now, f"superweight/{name}/drift": apart}
         if apart > self.drift:
             reasons.append(
-                f"super weight {place} went from {was:.6g} to {now:.6g} ({apart:.1%} off, at most {self.drift:.0%}); "
-                "lower the learning rate, or leave it out of weight decay"
+                f"super weight {place} went from {was:.6g} to {now:.6g} ({apart:.1%} off, at most "
+                f"{self.drift:.0%}); lower the learning rate, or leave it out of weight decay"
             )
 
     def _activation(self, figures: dict[str, float], reasons: list[str]) -> None:
@@ -99,7 +101,9 @@ class Watched:
         self._peak = self._peak or peak
         ratio = peak / self._peak if self._peak else math.inf
         if not 1 / MAGNITUDE <= ratio <= MAGNITUDE:  # NaN is beyond both
-            reasons.append(f"the super activation is {ratio:.3g} times what it was ({self._peak:.4g} to {peak:.4g})")
+            reasons.append(
+                f"the super activation is {ratio:.3g} times what it was ({self._peak:.4g} to {peak:.4g})"
+            )
         if not peak <= HEAD_ROOM * limit:
             name = str(dtype).removeprefix("torch.")
             reasons.append(f"the super activation {peak:.4g} takes {peak / limit:.0%} of what {name} holds")
@@ -153,7 +157,9 @@ def watch(
     modules = {}
     for place in places:
         if (place.layer, place.expert) not in found:
-            raise BadInput(f"coordinate {place}: the model has no output projection there that can be watched")
+            raise BadInput(
+                f"coordinate {place}: the model has no output projection there that can be watched"
+            )
         modules[place] = found[place.layer, place.expert]
     began = {place: merged(modules[place], place.row, place.col) for place in places}
     if zero := [place for place, value in began.items() if not value or not math.isfinite(value)]:
@@ -179,22 +185,25 @@ def merged(module: nn.Module, row: int, col: int) -> float:
 
     Raises `BadInput` for an index outside the matrix.
     """
-    inner = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    adapted: Any = module
+    inner: Any = adapted.get_base_layer() if hasattr(module, "get_base_layer") else module
     weight: torch.Tensor = inner.weight
     transposed = type(inner).__name__ == "Conv1D"
     value = _number(weight, (col, row) if transposed else (row, col))
     if inner is module or getattr(module, "merged", False):
         return value
-    for name in module.active_adapters:
-        if name in module.lora_A:
-            down, up = module.lora_A[name].weight, module.lora_B[name].weight
+    for name in adapted.active_adapters:
+        if name in adapted.lora_A:
+            down, up = adapted.lora_A[name].weight.detach(), adapted.lora_B[name].weight.detach()
             # Rank numbers each: nothing of the size of the matrix is made.
-            value += float(module.scaling[name] * (up[row].float() @ down[:, col].float()))
+            value += float(adapted.scaling[name] * (up[row].float() @ down[:, col].float()))
     return value
 
 
 def _number(weight: torch.Tensor, index: tuple[int, int]) -> float:
-    if len(weight.shape) != 2 or any(not 0 <= at < length for at, length in zip(index, weight.shape, strict=True)):
+    if len(weight.shape) != 2 or any(
+        not 0 <= at < length for at, length in zip(index, weight.shape, strict=True)
+    ):
         raise BadInput(f"index {list(index)} lies outside a weight of shape {list(weight.shape)}")
     with torch.no_grad():
         if hasattr(weight, "to_local"):

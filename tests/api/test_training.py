@@ -1,4 +1,4 @@
-"""Super weights watched in training: drift that is read, activations that are run, and a run that is stopped."""
+"""Super weights watched in training: drift is read, activations are run, a ruinous run is stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ DRIFT = f"superweight/{AT}/drift"
 
 @pytest.fixture
 def model():
-    return transformers.AutoModelForCausalLM.from_pretrained(local_path(resolve("tiny-planted")), dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        local_path(resolve("tiny-planted")), dtype=torch.float32
+    )
 
 
 def down(model):
@@ -74,7 +76,10 @@ def test_of_lora_the_merged_value_is_read(model):
     assert float(down(whole).weight[41, 23]) == pytest.approx(read, rel=1e-5)
 
 
-@pytest.mark.parametrize(("at", "words"), [("9,1,1", "no output projection"), ("1,64,0", "lies outside"), (None, "no super weights")])
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [("9,1,1", "no output projection"), ("1,64,0", "lies outside"), (None, "no super weights")],
+)
 def test_what_cannot_be_watched_is_told_at_once(model, at, words):
     """Before a single step."""
     with pytest.raises(BadInput, match=words):
@@ -86,8 +91,16 @@ def trained(model, folder, callback, rate, **options):
     rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 256, (64, 24))]
     options = {"weight_decay": 0.0, "max_steps": 30, **options}
     args = transformers.TrainingArguments(
-        output_dir=str(folder), learning_rate=rate, per_device_train_batch_size=4, use_cpu=True, report_to=[],
-        logging_steps=1000, save_strategy="no", disable_tqdm=True, lr_scheduler_type="constant", **options,
+        output_dir=str(folder),
+        learning_rate=rate,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        report_to=[],
+        logging_steps=1000,
+        save_strategy="no",
+        disable_tqdm=True,
+        lr_scheduler_type="constant",
+        **options,
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(local_path(resolve("tiny-planted")))
     tokenizer.pad_token = tokenizer.bos_token
@@ -156,7 +169,11 @@ def test_a_scalar_of_another_rank_is_told_to_all(tmp_path):
     """Two processes of gloo hold 32 rows each; both read row 41, and its halving."""
     path = str(local_path(resolve("tiny-planted")))
     started = [
-        subprocess.Popen([sys.executable, "-c", SHARDED, str(rank), str(tmp_path / "store"), path], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", SHARDED, str(rank), str(tmp_path / "store"), path],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(2)
     ]
     assert ["32 [4.0] 0.5 1\n"] * 2 == [process.communicate(timeout=120)[0] for process in started]

@@ -47,7 +47,9 @@ def verdict(base, release):
     return compare(CompareRequest(*pair, depths=(STATIC, ACTIVATIONS))).verdict
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "llm-compressor" else pytest.mark.slow) for n in QUANTISERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "llm-compressor" else pytest.mark.slow) for n in QUANTISERS]
+)
 def test_plain_is_damaged_and_protected_is_kept(name, base, tmp_path):
     """With the tool itself, and what the recipe's settings say, verbatim."""
     pytest.importorskip(PACKAGES[name])
@@ -65,7 +67,8 @@ def test_gptqmodel_skips_by_a_pattern(base):
     """As its documentation and vLLM's reader have it: "-:" and a pattern that matches from the beginning."""
     settings = tool("gptqmodel").recipe(modules(base)).settings
     (pattern,) = settings["dynamic"]
-    assert pattern.startswith("-:") and settings["dynamic"][pattern] == {}
+    assert pattern.startswith("-:")
+    assert {} == settings["dynamic"][pattern]
     others = [f"model.layers.{layer}.mlp.down_proj" for layer in (0, 2, 11, 21)]
     assert re.match(pattern[2:], MODULE)
     assert not any(re.match(pattern[2:], other) for other in others)
@@ -112,7 +115,9 @@ def test_every_recipe_can_be_pasted(name, base):
 
 def test_an_unknown_tool_is_told_in_one_line():
     """With the tools that are known; nothing is read."""
-    with pytest.raises(BadInput, match="--for exl9: no recipe for that tool is known; give one of llama.cpp"):
+    with pytest.raises(
+        BadInput, match=r"--for exl9: no recipe for that tool is known; give one of llama\.cpp"
+    ):
         tool("exl9")
     result = CliRunner().invoke(main, ["protect", "tiny-planted", "--for", "exl9"])
     assert (4, "") == (result.exit_code, result.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -92,7 +93,9 @@ def test_the_header_and_all_else_keep_their_bytes(base, tmp_path):
     (release / "notes").mkdir()
     (release / "notes" / "README.md").write_text("mine")
     repair(request(release, tmp_path / TARGET))
-    was, now = (np.fromfile(folder / "model.safetensors", np.uint8) for folder in (release, tmp_path / TARGET))
+    was, now = (
+        np.fromfile(folder / "model.safetensors", np.uint8) for folder in (release, tmp_path / TARGET)
+    )
     assert 0 < int((was != now).sum()) <= 2
     for file in release.rglob("*"):
         if file.is_file() and file.suffix != ".safetensors":
@@ -106,7 +109,9 @@ def test_one_shard_of_several_changes(base, tmp_path):
     result = repair(request(release, tmp_path / TARGET))
     assert KEPT == result.verdict
     changed = [
-        file.name for file in release.iterdir() if file.read_bytes() != (tmp_path / TARGET / file.name).read_bytes()
+        file.name
+        for file in release.iterdir()
+        if file.read_bytes() != (tmp_path / TARGET / file.name).read_bytes()
     ]
     assert [open_checkpoint(release).files[DOWN]] == changed
 
@@ -156,7 +161,11 @@ def test_one_tensor_of_a_gguf_file_is_stored_in_a_finer_type(kind, base, tmp_pat
     assert list(was) == list(now)
     assert kind == open_checkpoint(copy).info(own).dtype
     assert 4.0 == pytest.approx(value(copy), rel=1e-3)
-    assert [] == [check for check in result.after.checks if check.name.startswith("super weight") and check.status != KEPT]
+    assert [] == [
+        check
+        for check in result.after.checks
+        if check.name.startswith("super weight") and check.status != KEPT
+    ]
 
 
 def test_a_plain_gguf_file_is_changed_in_place(base, tmp_path):
@@ -194,9 +203,10 @@ def test_a_gain_is_put_back_where_it_is_named(base, tmp_path):
     result = repair(request(release, tmp_path / TARGET, named=(gain,)))
     assert [gain] == [item.place for item in result.restored]
     name = "model.layers.2.post_attention_layernorm.weight"
-    with safe_open(tmp_path / TARGET / "model.safetensors", "pt") as copy, safe_open(
-        base / "model.safetensors", "pt"
-    ) as own:
+    with (
+        safe_open(tmp_path / TARGET / "model.safetensors", "pt") as copy,
+        safe_open(base / "model.safetensors", "pt") as own,
+    ):
         assert own.get_tensor(name).equal(copy.get_tensor(name))
 
 
@@ -204,7 +214,7 @@ def test_another_models_scalars_are_not_put_in(base, tmp_path):
     """Random weights of the same shape, and the twin without a super weight, have another base."""
     release = make(base, tmp_path / "release", random_weights, [PLACE])
     for other in (release, "tiny-plain"):
-        with pytest.raises(BadInput, match="is not what .* was made from"):
+        with pytest.raises(BadInput, match=r"is not what .* was made from"):
             repair(request(other, tmp_path / TARGET))
     assert not (tmp_path / TARGET).exists()
 
@@ -241,7 +251,7 @@ def test_a_full_disk_is_told_of_before_anything_is_written(damaged, tmp_path, mo
     """With what the copy takes and what is left."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(whole_folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(BadInput, match="the copy takes 1.* MB and the disk has 0.001 MB left"):
+    with pytest.raises(BadInput, match=r"the copy takes 1.* MB and the disk has 0\.001 MB left"):
         repair(request(damaged, tmp_path / TARGET))
     assert ["release"] == [path.name for path in tmp_path.iterdir()]
 
@@ -265,7 +275,7 @@ def test_a_copy_that_changed_more_is_not_kept(damaged, tmp_path, monkeypatch):
     def clumsy(copy, patched):
         patch(copy, patched)
         info = copy.info("model.norm.weight")
-        with open(info.file.name, "r+b") as file:
+        with Path(info.file.name).open("r+b") as file:
             file.seek(info.start)
             file.write(b"\0")
 
@@ -290,7 +300,9 @@ def test_a_form_without_a_list_is_refused_with_the_reason(base, tmp_path):
 def test_a_release_is_compared_at_every_depth_before_and_after(damaged, tmp_path):
     """The base is loaded once; the copy predicts as the base does."""
     steps = []
-    result = repair(request(damaged, tmp_path / TARGET, depths=("static", "activations", "quality")), steps.append)
+    result = repair(
+        request(damaged, tmp_path / TARGET, depths=("static", "activations", "quality")), steps.append
+    )
     assert (DAMAGED, KEPT) == (result.before.verdict, result.after.verdict)
     assert 1 == steps.count("loading tiny-planted")
     assert Coordinate(*PLACE.indices) == result.restored[0].place

@@ -22,7 +22,13 @@ OBSERVED = {
         "perplexity": 6.5,
         "verdict": "carries the model",
         "conditions": [
-            {"condition": "pruned", "pruned": 1, "control": False, "perplexity_ratio": 85223.7, "interval": [65145.0, 111490.0]}
+            {
+                "condition": "pruned",
+                "pruned": 1,
+                "control": False,
+                "perplexity_ratio": 85223.7,
+                "interval": [65145.0, 111490.0],
+            }
         ],
     },
 }

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("base", type=MODEL)
 @click.argument("release", type=MODEL)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Write the copy there: a new folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Write the copy there: a new folder."
+)
 @click.option(
     "--at",
     "places",

@@ -69,5 +69,7 @@ def _encoded(name: str, numbers: Floats, kind: Any) -> npt.NDArray[Any]:
     try:
         data: npt.NDArray[Any] = quantize(np.ascontiguousarray(numbers), kind)
     except (QuantError, NotImplementedError, ValueError) as error:
-        raise BadInput(f"{name} of shape {list(numbers.shape)} cannot be stored as {kind.name}: {error}") from error
+        raise BadInput(
+            f"{name} of shape {list(numbers.shape)} cannot be stored as {kind.name}: {error}"
+        ) from error
     return data

@@ -104,7 +104,7 @@ def _method(settings: Settings) -> Callable[[Settings, str], None]:
         method = "bitsandbytes"
     if method not in _LISTS:
         raise BadInput(
-            f"{method or 'a packing without quant_method'} has no list of modules that stay unquantised, or none "
-            f"that is known here (known: {', '.join(sorted(_LISTS))}, mlx); quantise the repaired base anew"
+            f"{method or 'a packing without quant_method'} has no list of modules that stay unquantised, "
+            f"or none known here (known: {', '.join(sorted(_LISTS))}, mlx); quantise the base anew"
         )
     return _LISTS[method]

@@ -110,7 +110,9 @@ def _gains(checkpoint: Checkpoint) -> tuple[GainCoordinate, ...]:
 
 def _protected(checkpoint: Checkpoint, place: Coordinate, at: Location) -> Protected:
     name = at.tensor.name
-    kind = "ffn_down_exps" if place.expert is not None else "ffn_down_shexp" if "shared" in name else "ffn_down"
+    kind = (
+        "ffn_down_exps" if place.expert is not None else "ffn_down_shexp" if "shared" in name else "ffn_down"
+    )
     gguf = f"blk.{place.layer}.{kind}"
     if checkpoint.is_gguf:
         # What transformers calls it in the decoders that llama.cpp converts by this name.
@@ -129,15 +131,18 @@ def _cost(checkpoint: Checkpoint, protected: dict[str, Location], tool: Tool) ->
 def as_text(protection: Protection) -> str:
     """Return a protection for a terminal: the recipe to paste, then what it costs and buys."""
     if protection.recipe is None:
-        return f"{protection.model} has no super weights, so there is nothing to protect from {protection.tool.name}\n"
+        named = protection.tool.name
+        return f"{protection.model} has no super weights, so there is nothing to protect from {named}\n"
     places = ", ".join(map(str, protection.super_weights))
     count = len(protection.modules)
     what = "1 matrix stays" if count == 1 else f"{count} matrices stay"
+    kept, bits = protection.tool.kept, protection.tool.bits
+    extra = readable(protection.extra_bytes / 1e6, 3)
     lines = [
         f"# {protection.tool.name}: keeps {places} of {protection.model}",
         protection.recipe.text,
-        f"# costs: {what} at {protection.tool.kept} bits: {readable(protection.extra_bytes / 1e6, 3)} MB more than "
-        f"at {protection.tool.bits:g}, {protection.share:.1%} of all matrices",
+        f"# costs: {what} at {kept} bits: {extra} MB more than at {bits:g}, {protection.share:.1%} of all "
+        "matrices",
         f"# buys: {_bought(protection)}",
     ]
     if protection.gains:
@@ -157,5 +162,7 @@ def _bought(protection: Protection) -> str:
         f"on {found['model']} at {found['setting']} perplexity {found['plain']:,.2f} plain, "
         f"{found['protected']:,.2f} protected (unquantised {found['intact']:,.2f})"
     )
-    # What 24 windows of text resolve.
-    return f"next to nothing: {words}" if found["protected"] > 0.98 * found["plain"] else words
+    if found["protected"] > found["plain"]:
+        return f"nothing: {words}"
+    # What a dozen windows of text resolve.
+    return f"next to nothing: {words}" if found["protected"] > 0.95 * found["plain"] else words

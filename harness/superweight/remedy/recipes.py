@@ -54,7 +54,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _llama_cpp(modules: Sequence[Protected]) -> Recipe:
-    # llama-quantize searches a tensor's name for the pattern: the dot behind the block's number is part of it.
+    # llama-quantize searches a tensor's name for the pattern, so that dots must be dots.
     pairs = [f"{re.escape(item.gguf)}=f16" for item in modules]
     options = " ".join(f"--tensor-type '{pair}'" for pair in pairs)
     return Recipe(f"llama-quantize {options} model-f16.gguf model-q4_k_m.gguf Q4_K_M", {"tensor_type": pairs})
@@ -72,7 +72,7 @@ def _llm_compressor(modules: Sequence[Protected]) -> Recipe:
 
 
 def _gptqmodel(modules: Sequence[Protected]) -> Recipe:
-    dynamic = {f"-:^{re.escape(name)}$": {} for name in _names(modules)}
+    dynamic: dict[str, dict[str, int]] = {f"-:^{re.escape(name)}$": {} for name in _names(modules)}
     text = (
         "from gptqmodel import QuantizeConfig\n\n"
         f"config = QuantizeConfig(bits=4, group_size=128, dynamic={dynamic!r})"
@@ -84,7 +84,8 @@ def _auto_round(modules: Sequence[Protected]) -> Recipe:
     own = {name: {"bits": 16} for name in _names(modules)}
     text = (
         "from auto_round import AutoRound\n\n"
-        f'AutoRound(model, tokenizer, scheme="W4A16", layer_config={json.dumps(own)}).quantize_and_save("out")'
+        f'rounding = AutoRound(model, tokenizer, scheme="W4A16", layer_config={json.dumps(own)})\n'
+        'rounding.quantize_and_save("out")'
     )
     return Recipe(text, {"layer_config": own})
 
@@ -116,7 +117,7 @@ def _torchao(modules: Sequence[Protected]) -> Recipe:
         "from torchao.quantization.granularity import PerGroup\n"
         "from transformers import AutoModelForCausalLM, TorchAoConfig\n\n"
         "weights = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))\n"
-        f"config = TorchAoConfig(FqnToConfig({{{own}, \"_default\": weights}}))\n"
+        f'config = TorchAoConfig(FqnToConfig({{{own}, "_default": weights}}))\n'
         "model = AutoModelForCausalLM.from_pretrained(path, quantization_config=config)"
     )
     return Recipe(text, {"fqn_to_config": dict.fromkeys(names)})
@@ -171,7 +172,7 @@ TOOLS: Mapping[str, Tool] = {
             "https://github.com/casper-hansen/AutoAWQ",
             _auto_awq,
             bits=4.15,
-            caution="AutoAWQ leaves alone every module whose path contains the name, and is no longer maintained",
+            caution="AutoAWQ leaves alone every module whose path contains the name; nobody maintains it now",
         ),
         Tool(
             "bitsandbytes",
@@ -185,8 +186,18 @@ TOOLS: Mapping[str, Tool] = {
         Tool("mlx", "https://github.com/ml-explore/mlx-lm", _mlx, bits=4.5),
     )
 }
-_ALSO = {"compressed-tensors": "llm-compressor", "awq": "auto-awq", "autoawq": "auto-awq", "gptq": "gptqmodel"}
-_ALSO |= {"autoround": "auto-round", "quanto": "optimum-quanto", "llamacpp": "llama.cpp", "bnb": "bitsandbytes"}
+_ALSO = {
+    "compressed-tensors": "llm-compressor",
+    "awq": "auto-awq",
+    "autoawq": "auto-awq",
+    "gptq": "gptqmodel",
+}
+_ALSO |= {
+    "autoround": "auto-round",
+    "quanto": "optimum-quanto",
+    "llamacpp": "llama.cpp",
+    "bnb": "bitsandbytes",
+}
 
 
 def tool(name: str) -> Tool:

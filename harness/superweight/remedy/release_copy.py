@@ -65,7 +65,10 @@ class Plan:
         return (
             *(f"{name}: changed in place" for name in place),
             *(f"{name}: stored as {kind}" for name, (kind, _) in self.retyped.items()),
-            *(f"{item.module}: stored unquantised ({item.dtype}), as config.json now says" for item in self.unquantised),
+            *(
+                f"{item.module}: stored unquantised ({item.dtype}), as config.json now says"
+                for item in self.unquantised
+            ),
         )
 
 
@@ -113,7 +116,9 @@ def _unquantised(release: Checkpoint, items: Sequence[Restoration]) -> Unquantis
         other for other in release.files if other.startswith(f"{module}.") and other != f"{module}.bias"
     )
     if location.transposed:
-        raise BadInput(f"{name} is stored inputs first and quantised, which is not written; quantise the base anew")
+        raise BadInput(
+            f"{name} is stored inputs first and quantised, which is not written; quantise the base anew"
+        )
     numbers = np.array(location.matrix(release), dtype=np.float32)
     for item in items:
         place = item.place
@@ -190,11 +195,14 @@ def _write_folder(release: Checkpoint, path: Path, scratch: Path, plan: Plan) ->
     gone = {name for module in plan.unquantised for name in module.packed}
     rewritten = {release.files[name] for name in gone}
     shutil.copytree(
-        path, scratch, dirs_exist_ok=True, ignore=lambda where, names: rewritten if Path(where) == path else set()
+        path,
+        scratch,
+        dirs_exist_ok=True,
+        ignore=lambda where, names: rewritten if Path(where) == path else set(),
     )
     # Files of a hub's cache are links to files that may not be written to.
-    for file in scratch.rglob("*"):
-        file.chmod(file.stat().st_mode | 0o200)
+    for there in scratch.rglob("*"):
+        there.chmod(there.stat().st_mode | 0o200)
     for file in sorted(rewritten):
         drop = {name for name in gone if release.files[name] == file}
         add = {
@@ -254,7 +262,7 @@ def _patch(copy: Checkpoint, patched: Sequence[Restoration]) -> None:
 
 
 def _prove(release: Checkpoint, copy: Checkpoint, plan: Plan) -> None:
-    """Raise `HarnessError` unless all that was not to change has the same hash, and the rest what it should."""
+    """Raise `HarnessError` unless all that was not to change has the same hash, and the rest is right."""
     before, after = release.tensors(), copy.tensors()
     for name in before.keys() | after.keys():
         if name in plan.touched:
@@ -267,7 +275,9 @@ def _prove(release: Checkpoint, copy: Checkpoint, plan: Plan) -> None:
     for item in plan.patched:
         stored = copy.scalar(item.tensor, *item.index).value
         if not math.isclose(stored, item.becomes, rel_tol=EPSILON[after[item.tensor].dtype]):
-            raise HarnessError(f"the copy holds {stored} at {item.place}, not {item.becomes}; nothing was written")
+            raise HarnessError(
+                f"the copy holds {stored} at {item.place}, not {item.becomes}; nothing was written"
+            )
     for name, (_, numbers) in plan.retyped.items():
         _require_numbers(copy, name, numbers)
     for module in plan.unquantised:

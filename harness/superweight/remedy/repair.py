@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,13 @@ class Repair:
             "reason": self.reason,
             "copy": None if self.copy is None else str(self.copy),
             "restored": [
-                {"at": str(item.place), "from": _finite(item.was), "to": item.becomes, "tensor": item.tensor, "stray": item.stray}
+                {
+                    "at": str(item.place),
+                    "from": _finite(item.was),
+                    "to": item.becomes,
+                    "tensor": item.tensor,
+                    "stray": item.stray,
+                }
                 for item in self.restored
             ],
             "stored": list(self.stored),
@@ -120,11 +126,15 @@ def repair(request: RepairRequest, progress: Callable[[str], None] = lambda step
     known, side = _super_weights(wanted, progress)
     named = frozenset(item for item in request.named if isinstance(item, Coordinate))
     if not known and not request.named:
-        return Repair(NO_SUPER_WEIGHTS, f"{wanted.base} has no super weights, so there is nothing to put back")
+        return Repair(
+            NO_SUPER_WEIGHTS, f"{wanted.base} has no super weights, so there is nothing to put back"
+        )
     require_base(base, release, known | named)
     side = side or _held(wanted, progress)
     before = compare(wanted, progress, held=side)
-    scalars = {check.name.removeprefix(_SCALAR): check for check in before.checks if check.name.startswith(_SCALAR)}
+    scalars = {
+        check.name.removeprefix(_SCALAR): check for check in before.checks if check.name.startswith(_SCALAR)
+    }
     limit = wanted.limits.value_error
     by_files = {check.depth for check in before.checks if check.status != CANNOT_JUDGE} <= {STATIC}
     damaged = named | {
@@ -198,7 +208,7 @@ def _damaged_gains(before: Comparison) -> Sequence[GainCoordinate]:
     return [GainCoordinate.parse(str(place)) for place in found if place is not None]
 
 
-def _left_alone(scalars: dict[str, Check], damaged: set[Coordinate]) -> tuple[str, ...]:
+def _left_alone(scalars: dict[str, Check], damaged: Collection[Coordinate]) -> tuple[str, ...]:
     named = {str(place) for place in damaged}
     return tuple(
         check.reason
@@ -210,8 +220,11 @@ def _left_alone(scalars: dict[str, Check], damaged: set[Coordinate]) -> tuple[st
 def _nothing_restored(before: Comparison, left: tuple[str, ...]) -> Repair:
     if before.verdict == DAMAGED:
         worst = "; ".join(before.reasons[:3])
-        reason = f"no super weight is; what is damaged is not mended by putting scalars back, and nothing was written: {worst}"
+        reason = (
+            "no super weight is; what is damaged is not mended by putting scalars back, and nothing was "
+            f"written: {worst}"
+        )
         return Repair(ELSEWHERE, reason, before, left=left)
-    return Repair(NOTHING, f"no super weight is damaged ({before.headline}); nothing was written", before, left=left)
-
-
+    return Repair(
+        NOTHING, f"no super weight is damaged ({before.headline}); nothing was written", before, left=left
+    )

@@ -41,7 +41,9 @@ class Restoration:
 
     @property
     def words(self) -> str:
-        what = "gain" if isinstance(self.place, GainCoordinate) else "scalar" if self.stray else "super weight"
+        what = (
+            "gain" if isinstance(self.place, GainCoordinate) else "scalar" if self.stray else "super weight"
+        )
         why = ", to which one was moved" if self.stray else ""
         return f"{what} {self.place}{why}: {self.was:.6g} becomes {self.becomes:.6g}"
 
@@ -113,7 +115,13 @@ def _alike(before: Floats, after: Floats) -> bool:
 
 
 def _of_scalar(
-    base: Checkpoint, release: Checkpoint, place: Coordinate, own: Location, other: Location, *, stray: bool = False
+    base: Checkpoint,
+    release: Checkpoint,
+    place: Coordinate,
+    own: Location,
+    other: Location,
+    *,
+    stray: bool = False,
 ) -> Restoration:
     becomes = own.scalar(base, place.row, place.col).value
     if not math.isfinite(becomes):
@@ -131,7 +139,10 @@ def _strays(
     size = abs(float(before[damaged.row, damaged.col]))
     # NaN differs from everything, and is put back as well.
     rows, cols = np.nonzero(~(np.abs(after - before) <= limit * size))
-    places = [Coordinate(damaged.layer, int(row), int(col), damaged.expert) for row, col in zip(rows, cols, strict=True)]
+    places = [
+        Coordinate(damaged.layer, int(row), int(col), damaged.expert)
+        for row, col in zip(rows, cols, strict=True)
+    ]
     new = [place for place in places if place not in known]
     if len(new) > _MOST_STRAYS:
         return []

@@ -33,12 +33,14 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def require_free(target: Path, *sources: Path) -> None:
-    """Raise `BadInput` where a new folder cannot stand at ``target``: taken, inside a source, or no parent."""
+    """Raise `BadInput` where no new folder can stand at ``target``: taken, in a source, or no parent."""
     place = target.resolve()
     for source in sources:
         origin = source.resolve()
-        if place == origin or place == origin.parent and origin.is_file():
-            raise BadInput(f"--out {target} is where {source} lies; give a new folder, which nothing lies in yet")
+        if place == origin or (place == origin.parent and origin.is_file()):
+            raise BadInput(
+                f"--out {target} is where {source} lies; give a new folder, which nothing lies in yet"
+            )
         if origin.is_dir() and place.is_relative_to(origin):
             raise BadInput(f"--out {target} lies inside {source}; give a folder beside it")
     if target.is_dir() and not any(target.iterdir()):

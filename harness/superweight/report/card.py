@@ -1,4 +1,4 @@
-"""Write the block of a model card that tells where the super weights are and what keeps them, from report.json."""
+"""Write the block of a model card, where super weights are and what keeps them, from report.json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def card(document: Mapping[str, Any]) -> str:
     document = without_home(document)
     shown = [subject for subject in subjects(document) if "observed" in subject]
     if not shown:
-        raise BadInput("the report holds no measured model; make it with superweight check MODEL --report DIR")
+        raise BadInput(
+            "the report holds no measured model; make it with superweight check MODEL --report DIR"
+        )
     subject = shown[-1]
     lines = ["## Super weights", "", _where(subject), "", *_carried(subject)]
     if (comparison := document.get("comparison")) is not None:
@@ -81,18 +83,29 @@ def _roundings(subject: Mapping[str, Any]) -> list[str]:
         verdict = "keeps the model" if row["perplexity_ratio"] <= _KEPT else "loses the model"
         cells.append((cell(scheme), times(row["perplexity_ratio"]), verdict))
     columns = ("rounding", "perplexity", "")
-    return ["Plain round-to-nearest of all linear maps, perplexity over the intact model's:", "", *table(columns, cells), ""]
+    return [
+        "Plain round-to-nearest of all linear maps, perplexity over the intact model's:",
+        "",
+        *table(columns, cells),
+        "",
+    ]
 
 
 def _reproduced(document: Mapping[str, Any], subject: Mapping[str, Any]) -> list[str]:
     run = document.get("run") or {}
     command = run.get("command") or f"superweight check {subject['model']}"
     provenance = subject["provenance"]
-    said = [f"{name} {provenance[name]}" for name in ("dtype", "device", "torch", "transformers") if provenance.get(name)]
+    said = [
+        f"{name} {provenance[name]}"
+        for name in ("dtype", "device", "torch", "transformers")
+        if provenance.get(name)
+    ]
     digest = provenance.get("weights_sha256")
     weights = f"; weights SHA-256 `{digest[:16]}`" if digest else ""
     return [
-        f"Measured with {_PROJECT} {provenance.get('harness', '')} ({', '.join(said)}{weights}):".replace("  ", " "),
+        f"Measured with {_PROJECT} {provenance.get('harness', '')} ({', '.join(said)}{weights}):".replace(
+            "  ", " "
+        ),
         "",
         f"    pip install {_PROJECT}",
         f"    {' '.join(command.split())}",
@@ -107,7 +120,11 @@ def metadata(document: Mapping[str, Any]) -> dict[str, Any]:
     """
     base = (document.get("comparison") or {}).get("base") or (document.get("base") or {}).get("model")
     # The hub knows models by org/name alone.
-    named = {"base_model": base} if isinstance(base, str) and base.count("/") == 1 and base[0] not in "./~" else {}
+    named = (
+        {"base_model": base}
+        if isinstance(base, str) and base.count("/") == 1 and base[0] not in "./~"
+        else {}
+    )
     return {"tags": [TAG], **named}
 
 
@@ -135,7 +152,7 @@ def _tagged(text: str, given: Mapping[str, Any]) -> str:
     """Return a card with what its metadata lacks; metadata that lacks nothing keeps its very lines."""
     from huggingface_hub import ModelCard
 
-    parsed = ModelCard(text, ignore_metadata_errors=True)
+    parsed: Any = ModelCard(text, ignore_metadata_errors=True)
     tags = list(parsed.data.tags or [])
     missing = [tag for tag in given["tags"] if tag not in tags]
     base = None if parsed.data.base_model else given.get("base_model")

@@ -36,7 +36,8 @@ def encoded(numbers: Floats, dtype: str) -> bytes:
 def _bfloat16() -> np.dtype[Any]:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
 def copy_file(
@@ -51,9 +52,7 @@ def copy_file(
         header: dict[str, Any] = json.loads(file.read(length))
         begin = 8 + length
         metadata = header.pop("__metadata__", None)
-        kept = sorted(
-            (entry["data_offsets"][0], name) for name, entry in header.items() if name not in drop
-        )
+        kept = sorted((entry["data_offsets"][0], name) for name, entry in header.items() if name not in drop)
         written: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
         size = 0
         for _, name in kept:
