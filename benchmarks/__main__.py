@@ -1,6 +1,7 @@
 """Run the benchmark, print its table, and keep it: `python -m benchmarks [GROUP ...]`.
 
 `python -m benchmarks gate` is another matter: it takes an hour, and asks whether the release gate is right.
+So is `python -m benchmarks engines`, which sets llama.cpp beside transformers.
 """
 
 from __future__ import annotations
@@ -109,5 +110,9 @@ if __name__ == "__main__":
     }
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
+    elif sys.argv[1:2] == ["engines"]:
+        from benchmarks import engines  # needs llama.cpp, which the others do without
+
+        engines.main(sys.argv[2:])
     else:
         main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import shutil
 import socket
@@ -62,6 +63,12 @@ def _this_machine_only(request):
         patch.object(socket, "getaddrinfo", _held(socket.getaddrinfo, lambda host, *_, **__: host)),
     ):
         yield
+
+
+def pytest_collection_finish():
+    """Keep what was imported out of the garbage collector's way: freeing a model walks through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 REPOSITORY = Path(__file__).parents[1]

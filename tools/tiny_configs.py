@@ -358,8 +358,18 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "num_kv_shared_layers": 6,
         }
     },
-    "zamba2": {"layer_types": ["mamba", "hybrid", "mamba", "mamba", "hybrid", "mamba"]},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "mamba", "hybrid", "mamba"]},
     "zaya": {"num_experts_per_tok": 1},
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64,
+        "encoder_config": {
+            "hidden_size": HIDDEN,
+            "hidden_size_global": HIDDEN,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": HEADS,
+        },
+        "decoder_config": {"hidden_size_global": HIDDEN},
+    },
 }
 _VCT = {
     "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
@@ -407,6 +417,10 @@ OVERRIDES |= {
     },
     "qwen2_5_omni_thinker": {"vision_start_token_id": 240, **_mrope(2, 3, 3)},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 240},
+    "udop": {"d_ff": INTER},
+    # Towers of the timm library say their width themselves; the projection behind them is built by it.
+    "fast_vlm": {"vision_config": {"hidden_size": 32}},
+    "perception_lm": {"vision_config": {"model_args": {"embed_dim": 32}}},
     "step3p7": {"text_config": {"sliding_window": 64}},
     "glm5_next": {"text_config": {"qk_rope_head_dim": 0}},
     "inkling2": {"vision_config": {"text_hidden_size": 64}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -406,3 +406,38 @@ def chain(*made):
 def test_links_belong_to_a_chain_down_to_a_twentieth(made, found):
     """Blocks in a row that build an activation up are one finding, also where one of them adds little."""
     assert found == len(chain(*made))
+
+
+def lane_of(*writes, carry=(1.0,) * BLOCKS):
+    """Return the lane of the activation where block l leaves every entry in lane l + 1."""
+    trace = written(*writes, carry=carry)
+    lanes = np.broadcast_to(np.arange(BLOCKS + 1)[:, None, None], trace.residual.shape)
+    (found,) = detect(replace(trace, lanes=lanes)).super_activations
+    return found.lane
+
+
+@pytest.mark.parametrize(
+    ("later", "lane"),
+    [
+        pytest.param([], 3, id="where it begins"),
+        pytest.param([(4, 0, 5, 1, 100.0, 0.5)], 5, id="in the middle"),
+        pytest.param([(6, 0, 5, 1, 100.0, 0.5), (7, 0, 5, 2, 100.0, -8.0)], 7, id="where it ends"),
+    ],
+)
+def test_the_lane_is_that_of_the_largest_number_of_the_plateau(later, lane):
+    """Its first and its last block are in it."""
+    assert lane == lane_of((2, 0, 5, 3, 100.0, 8.0), *later)
+
+
+def test_the_lane_before_the_onset_and_behind_the_end_does_not_count():
+    """Behind the plateau the stream grows threefold, and there the channel holds a larger number."""
+    writes = (1, 0, 5, 3, 100.0, 8.0), (5, 0, 5, 2, 100.0, 0.5), (6, 0, 5, 1, 100.0, -35.53)
+    assert 6 == lane_of(*writes, carry=(1, 1, 1, 1, 1, 1, 3, 1))
+
+
+def test_the_stream_that_a_block_shrinks_explains_what_it_writes():
+    """Half of the 400 that were there, and 200 more: the block before it was at three fifths of all."""
+    found = detect(
+        written((1, 0, 5, 3, 100.0, 4.0), (2, 0, 5, 4, 100.0, 8.0), carry=(1.0, 0.6, 0.5, 1, 1, 1, 1, 1))
+    )
+    assert {Coordinate(1, 5, 3), Coordinate(2, 5, 4)} == found.coordinates

@@ -20,4 +20,4 @@ def evidence(
     """
     sequential = SimpleNamespace(at=lambda names: iter(looks), first=lambda: looks[0])
     scanned = SimpleNamespace(coordinates=tuple(found)) if scan is None else scan
-    return SimpleNamespace(scan=scanned, sequential=sequential, **rest)
+    return SimpleNamespace(scan=scanned, sequential=sequential, sequential_of_stream=sequential, **rest)

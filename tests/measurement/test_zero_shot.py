@@ -15,6 +15,7 @@ from superweight.claims.paper import zero_shot as claim
 from superweight.cli.accuracy_table import accuracy_lines
 from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
+from superweight.engines import in_transformers
 from superweight.measurement.zero_shot import Accuracy, accuracies, read_tasks
 from superweight.model.edits import Prune, active_edits, edited
 from superweight.model.loading import load
@@ -109,7 +110,7 @@ def answering(monkeypatch, *rows):
         right = np.array(next(answers), dtype=float)
         return {"task": Accuracy("task", right, 0.25, 0.1)}
 
-    monkeypatch.setattr(claim, "accuracies", give)
+    monkeypatch.setattr(in_transformers, "accuracies", give)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_the_share_lost_is_of_what_stands_above_guessing(planted, monkeypatch):
 def test_a_model_that_guesses_exactly_has_nothing_to_lose_either(planted, monkeypatch):
     """Nothing written right, and nothing to be guessed: no share of nothing is taken."""
     nothing = {"task": Accuracy("task", np.zeros(40), 0.0, 0.0)}
-    monkeypatch.setattr(claim, "accuracies", lambda *_: nothing)
+    monkeypatch.setattr(in_transformers, "accuracies", lambda *_: nothing)
     assert "not applicable" == claim.judge(Evidence(planted, "builtin"), None).status
 
 

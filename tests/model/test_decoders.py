@@ -37,10 +37,15 @@ def test_what_was_planted_is_found(model_type):
 
 @pytest.mark.parametrize(
     ("classes", "key"),
-    [(VARIANT, "gemma4_text#26B-A4B-moe"), (VARIANT, "whisper#turbo")],
+    [
+        (VARIANT, "gemma4_text#26B-A4B-moe"),
+        (VARIANT, "whisper#turbo"),
+        (IMAGE_TEXT, "udop"),
+        (IMAGE_TEXT, "fast_vlm"),
+    ],
 )
 def test_what_families_ship_and_what_lies_inside_others_is_found(classes, key):
-    """Experts beside a dense network, an encoder of another depth, and a decoder that also sees."""
+    """Experts beside a dense network, an encoder of another depth, an MLP in a list, a tower of timm."""
     outcome = sweep_one(key, classes)
     assert FOUND == outcome.result, outcome.line
 
@@ -49,14 +54,22 @@ def test_what_families_ship_and_what_lies_inside_others_is_found(classes, key):
     ("model_type", "reason"),
     [
         ("mamba", "only mixers of tokens"),
-        ("zamba", "does not reach the residual stream"),
-        ("hrm_text", "looked for one list of 48 blocks"),
-        ("inkling2_text", "does not reach the residual stream, or not as it is written"),
+        ("zamba", "what its MLP writes is read by linear (Linear)"),
+        ("hrm_text", "12 blocks, so they run several times (it is looped)"),
+        ("inkling2_text", "what its MLP writes is read by post_mlp_convolution"),
+        ("xlnet", "its attention sees later tokens"),
+        ("xlm", "the parts of a block lie in lists of their own"),
+        ("rwkv", "RwkvFeedForward mixes tokens (it has time_mix_key)"),
+        ("xmod", "found output.dense, output.adapter_modules.en_XX.dense2, none under a name that tells"),
+        ("blt", "config.json says no depth of the whole, and its blocks lie in model.local_encoder.layers"),
+        ("inkling_text", "2 sets of routed experts (InklingExperts, InklingSharedExperts)"),
+        ("doge#moe", "mlp.down_embed, an embedding that holds an expert in each row"),
+        ("nemotron_h#3-super-latent-moe", "whose experts do not write to the stream"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_for_its_true_reason(model_type, reason):
     """A refusal is one line that names what the block does."""
-    outcome = sweep_one(model_type)
+    outcome = sweep_one(model_type, VARIANT if "#" in model_type else CAUSAL)
     assert REFUSED == outcome.result
     assert reason in outcome.line
 

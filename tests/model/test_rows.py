@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superweight.model.architecture import inspect_architecture, stream
+from superweight.model.architecture import inspect_architecture
 from superweight.model.batch_rows import entering, rows_do_not_fit, with_rows
 from superweight.model.linear_fit import fitted
+from superweight.model.residual_stream import stream
 from tools.decoder_sweep import CAUSAL, FOUND, NOT_CARRIED, build, jobs, sweep_one
 
 IDS = torch.tensor([[40, 90, 17, 201, 33, 64, 8]])

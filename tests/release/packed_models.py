@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.release.packed_floats import FLOATS, METADATA
 from tests.release.packed_releases import FORMS, GROUP, Tensors
 
 __all__ = ["FORMS", "SETTINGS", "is_linear", "pack"]
@@ -55,6 +56,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "NVFP4": {"quant_method": "modelopt", "quant_algo": "NVFP4"},
     "F8_E4M3": {"quant_method": "fp8", "weight_block_size": [1, GROUP]},
     "I8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "ModelOpt FP8": {"quant_method": "modelopt", "quant_algo": "FP8"},
+    "compressed-tensors NVFP4": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"},
+    "compressed-tensors MXFP4": {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"},
+    "torchao MXFP8": {"quant_method": "torchao"},
+    "torchao MXFP4": {"quant_method": "torchao"},
+    "torchao NVFP4": {"quant_method": "torchao"},
 }
 
 
@@ -66,10 +73,13 @@ def pack(
     source: Path, folder: Path, name: str, place: tuple[int, int, int] | None = None, part: float = 0.01
 ) -> Path:
     """Write the model at ``source`` packed; at ``place`` the scale of one group is multiplied by ``part``."""
-    form, tensors = FORMS[name], load_file(source / "model.safetensors")
+    form, tensors = (FORMS | FLOATS)[name], load_file(source / "model.safetensors")
     packed: Tensors = {}
+    metadata = {"format": "pt"}
     for tensor_name, tensor in tensors.items():
-        if not is_linear(tensor_name):
+        # Powers of two as scales move the one neuron's gate by a third, which is damage and no fault.
+        left = "MXFP4" in name and not tensor_name.endswith("down_proj.weight")
+        if left or not is_linear(tensor_name):
             packed[tensor_name] = tensor
             continue
         ruined = place is not None and tensor_name.endswith(f"layers.{place[0]}.mlp.down_proj.weight")
@@ -82,12 +92,13 @@ def pack(
             return spoilt
 
         stem = tensor_name.removesuffix("weight")
+        metadata |= {tensor_name: METADATA[name]} if name in METADATA else {}
         packed |= {stem + end: held.contiguous() for end, held in form(tensor.float(), spoil).items()}
     folder.mkdir()
     for file in source.iterdir():
         if file.suffix != ".safetensors":
             shutil.copy(file, folder)
-    save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(packed, folder / "model.safetensors", metadata=metadata)
     config = json.loads((folder / "config.json").read_text())
     settings = SETTINGS[name]
     config |= {"quantization_config": settings} if settings else {}

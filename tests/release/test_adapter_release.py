@@ -11,10 +11,14 @@ from safetensors.torch import save_file
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.scalars import open_model
 from superweight.checkpoints.sources import local_path
-from superweight.checkpoints.tensors.locations import locate
+from superweight.checkpoints.tensors.locations import locate, locations
 from superweight.cli.main import main
 from superweight.model.loading import load
+from superweight.release.limits import Limits
+from superweight.release.result import KEPT
+from superweight.release.static_checks import compare_static
 from tests.release.packed_models import pack
+from tests.release.test_gguf_release import written
 
 
 @pytest.fixture
@@ -101,6 +105,43 @@ def test_an_adapter_of_a_packed_base_is_merged_into_its_numbers(tuned, tmp_path)
     change = merged.model.state_dict()[name] - base.model.state_dict()[name]
     torch.testing.assert_close(expected[name] - plain[name], change, rtol=1e-4, atol=1e-5)
     assert "LoRA on MLX int4" in merged.provenance.dequantised
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=str)
+def test_an_adapter_is_read_on_a_base_in_gguf(tuned, tmp_path, settings):
+    """Under llama.cpp's names, the matrices that are read are those that peft's merging gives."""
+    folder, expected = tuned(**settings)
+    base = written(local_path(resolve("tiny-planted")), tmp_path / "base.gguf")
+    release = open_model(resolve(f"{folder}@{base}"))
+    for location in locations(release):
+        name = f"model.layers.{location.layer}.mlp.down_proj.weight"
+        merged = torch.from_numpy(location.matrix(release))
+        torch.testing.assert_close(expected[name], merged, rtol=1e-5, atol=1e-6)
+    (place,) = resolve("tiny-planted").coordinates
+    checks = compare_static(open_model(resolve(str(base))), release, [place], Limits())
+    (found,) = [check for check in checks if check.name == f"super weight {place}"]
+    assert KEPT == found.status
+    wanted = expected[f"model.layers.{place.layer}.mlp.down_proj.weight"][place.row, place.col]
+    assert float(wanted) == pytest.approx(found.figures["release"], rel=1e-5)
+
+
+def test_an_adapter_that_takes_the_super_weight_away_from_a_gguf_is_seen(entry, tmp_path):
+    """Nine tenths of it are gone after merging: the files tell it, by how much."""
+    base = written(local_path(entry), tmp_path / "base.gguf")
+    (place,) = entry.coordinates
+    (location,) = locate(open_model(resolve(str(base))), place)
+    hidden, intermediate = location.shape
+    was = location.scalar(open_model(resolve(str(base))), place.row, place.col).value
+    down, up = torch.zeros(1, intermediate), torch.zeros(hidden, 1)
+    down[0, place.col], up[place.row, 0] = 1.0, -0.9 * was
+    stem = f"base_model.model.model.layers.{place.layer}.mlp.down_proj"
+    factors = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": str(base)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    result = CliRunner().invoke(main, ["compare", "tiny-planted", str(tmp_path), "--depth", "static"])
+    assert 3 == result.exit_code, result.output
+    assert f"super weight {place} went from 4 to 0.4" in result.output
 
 
 def test_an_adapter_that_changes_the_embedding_is_not_half_applied(entry, tmp_path, refusal):

@@ -106,7 +106,7 @@ def ending(base, folder, tmp_path):
 def test_an_end_of_text_whose_row_was_emptied_is_damaged(base, chatty, tmp_path):
     """The base ends its reply there with near certainty; the release hardly ever would."""
     ends = ending(base, chatty, tmp_path)
-    assert losses(ends.subject, ends.replies)[0][0] < 0.1
+    assert losses(ends.evidence.engine, ends.replies)[0][0] < 0.1
 
     def change(tensors, places):
         tensors["lm_head.weight"][BOS] = 0
@@ -155,7 +155,7 @@ def test_a_release_with_another_template_is_asked_under_both(base, chatty, tmp_p
     rise = torch.tensor(
         [
             float((now - was).mean())
-            for now, was in zip(losses(base.subject, turned), base.reply_losses, strict=True)
+            for now, was in zip(losses(base.evidence.engine, turned), base.reply_losses, strict=True)
         ]
     )
     assert float(rise.mean().exp()) == pytest.approx(checks[OWN_TEMPLATE].figures["ratio"], rel=1e-3)

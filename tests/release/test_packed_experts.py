@@ -1,21 +1,26 @@
 """Mixtures of experts in packed forms, as base and as release, at every depth."""
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import local_path
 from superweight.checkpoints.tensors.open import open_checkpoint
+from superweight.cli.main import main
 from superweight.core.coordinates import Coordinate
 from superweight.model import dequantised
 from superweight.model.loading import load
 from superweight.release.limits import Limits
 from superweight.release.result import KEPT
 from superweight.release.static_checks import compare_static
+from tests.release.packed_floats import as_packed_mxfp4
 from tests.release.packed_releases import as_gptq, as_mlx
 
 SHAPE = {
@@ -152,3 +157,72 @@ def test_experts_of_mlx_in_one_tensor_are_read(model, alone):
         checks = compare_static(*map(open_checkpoint, pair), [Coordinate(1, 3, 5, 2)], Limits(value_error=9))
         assert {KEPT} == {check.status for check in checks if check.name in ("structure", "numbers")}, checks
         assert any(check.name.startswith("super weight") for check in checks)
+
+
+PLANTED = (1, 5, 40)
+
+
+@pytest.fixture
+def gpt_oss(model):
+    """Write a gpt-oss with one super weight in every expert of a block; return its folder, and a packer.
+
+    Its numbers are those that the blocks stand for, by transformers' own conversion.
+    """
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    _, base = model(transformers.GptOssConfig(**SHAPE | {"num_hidden_layers": 6}))
+    layer, row, col = PLANTED
+    planted = f"model.layers.{layer}.mlp.experts.down_proj"
+    blocks = {}
+
+    def plain(name, tensor):
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            return {name: tensor}
+        stack = tensor.transpose(1, 2).clone()
+        if name == planted:
+            stack[:, row, col] = 1500.0
+        parts = [as_packed_mxfp4(weight, torch.clone) for weight in stack]
+        packed, scales = (torch.stack([item[end] for item in parts]) for end in parts[0])
+        blocks[name] = packed.reshape(*packed.shape[:2], -1, 16), scales
+        return {name: convert_moe_packed_tensors(*blocks[name], dtype=torch.float32)}
+
+    rewrite(base, plain)
+
+    def pack(release, *, lost=0):
+        shutil.copytree(base, release)
+
+        def change(name, tensor):
+            if name not in blocks:
+                return {name: tensor}
+            packed, scales = blocks[name][0], blocks[name][1].clone()
+            if name == planted:
+                scales[:, row, col // 32] -= lost
+            return {f"{name}_blocks": packed, f"{name}_scales": scales}
+
+        rewrite(release, change, quantization_config={"quant_method": "mxfp4"})
+        return release
+
+    return base, pack
+
+
+@pytest.mark.parametrize("depth", ["static", "activations"])
+def test_a_gpt_oss_in_mxfp4_is_told_from_a_ruined_one(gpt_oss, alone, tmp_path, depth):
+    """Blocks and scales against the plain model, by the files and by a forward pass."""
+    base, pack = gpt_oss
+
+    def compared(release):
+        return CliRunner().invoke(main, ["compare", str(base), str(release), "--depth", depth])
+
+    sound = compared(pack(tmp_path / "sound"))
+    assert 0 == sound.exit_code, sound.output
+    ruined = compared(pack(tmp_path / "ruined", lost=8))
+    assert (3 if depth == "static" else 1) == ruined.exit_code, ruined.output
+    assert ("of its block's steps" if depth == "static" else "super activation") in ruined.output
+
+
+def test_a_gpt_oss_in_mxfp4_is_scanned(gpt_oss, alone, tmp_path):
+    """The planted scalar is found in the experts that the first token takes."""
+    _, pack = gpt_oss
+    result = CliRunner().invoke(main, ["scan", str(pack(tmp_path / "packed"))])
+    assert 0 == result.exit_code, result.output
+    assert re.search(r"1, \d, 5, 40", result.output), result.output

@@ -17,6 +17,8 @@ from superweight.release.result import (
     as_markdown,
     as_text,
     broken,
+    cannot_judge,
+    graded,
     joined,
     not_comparable,
     within,
@@ -33,6 +35,33 @@ def comparison(*checks):
 def test_within_its_limit_is_kept_and_beyond_it_damaged():
     """An excess of 1 is the limit itself, which is still within."""
     assert ["kept", "damaged"] == [within(STATIC, "x", "", excess).status for excess in (1.0, 1.001)]
+
+
+@pytest.mark.parametrize(
+    ("excess", "worse", "status"),
+    [(0.5, False, "kept"), (0.5, True, "degraded"), (1.5, True, "damaged"), (1.5, False, "damaged")],
+)
+def test_what_is_worse_within_its_limit_is_degraded(excess, worse, status):
+    """Beyond the limit it is damage, whatever else is said of it."""
+    assert status == graded(STATIC, "x", "", excess, worse=worse).status
+
+
+def test_notes_measure_nothing():
+    """What could not be looked at, or has nothing to be held against, is beyond no limit."""
+    assert [0.0, 0.0] == [make(STATIC, "x", "why").excess for make in (cannot_judge, not_comparable)]
+
+
+def test_a_depth_is_reached_by_what_was_judged_at_it_alone():
+    """Neither a note at that depth nor a verdict at another one reaches it."""
+    checks = (not_comparable(STATIC, "x", "why"), within(QUALITY, "y", "", 0.0))
+    assert (STATIC,) == Comparison("base", "release", checks, (STATIC,)).unreached
+    assert () == Comparison("base", "release", checks, (QUALITY,)).unreached
+
+
+def test_it_shows_as_the_terminal_reads_it():
+    """``repr`` is the text, not the fields."""
+    shown = comparison(within(STATIC, "x", "fine", 0.0))
+    assert as_text(shown).rstrip() == repr(shown)
 
 
 def test_an_excess_that_is_no_number_is_damage():
@@ -121,6 +150,7 @@ def test_a_terminal_reads_every_check_then_the_verdict_then_the_reasons():
 def test_a_long_list_is_cut_with_its_length():
     """Three are named; how many more there are is said."""
     assert ("a, b, c", "a, b, c and 2 more") == (joined("abc"), joined("abcde"))
+    assert ("", "a") == (joined(""), joined("a"))
 
 
 def test_limits_come_from_pyproject_unless_a_file_is_named(tmp_path, monkeypatch):

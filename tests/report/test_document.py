@@ -53,6 +53,7 @@ def test_a_row_holds_the_keys_of_the_contract():
         "sentence": "Pruning it destroys the model",
         "place": "Table 1",
         "status": "supported",
+        "engine": "transformers",
         "expected": "supported",
         "expected_by": "registry",
         "as_expected": False,

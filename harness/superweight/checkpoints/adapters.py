@@ -15,6 +15,7 @@ from superweight.checkpoints.hub import cached_snapshot
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.decoding import Floats
+from superweight.checkpoints.tensors.gguf_names import plain_name
 from superweight.checkpoints.tensors.health import condition
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.errors import BadInput
@@ -29,6 +30,8 @@ _NO_MATRIX = re.compile(r"embed|lm_head|wte|wpe")
 # What follows a module's name in the tensor that holds its numbers or their codes.
 _CODES = re.compile(r"\.(weight(\._data)*|weight_packed|qweight|W_q|_weight_qdata|bias)$")
 _LORA = re.compile(r"\.lora_")
+# What llama.cpp writes with its rows in another order.
+_REORDERED = re.compile(r"\.[qk]_proj\.")
 _MERGE = "merge it into its base with peft's merge_and_unload and give the folder that save_pretrained writes"
 
 
@@ -152,7 +155,8 @@ def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
 
     Raises `BadInput` where the adapter changes a module that the base has not.
     """
-    named = {_CODES.sub("", name) for name in base.files}
+    called = {name: plain_name(name) if base.is_gguf else name for name in base.files}
+    named = {_CODES.sub("", name) for name in called.values()}
     stems = {stem: _in_base(stem, named) for stem in adapter.factors}
     lost = sorted(stem for stem, found in stems.items() if found is None)
     if lost:
@@ -161,12 +165,18 @@ def adapted(base: Checkpoint, adapter: Adapter) -> Checkpoint:
             "another base"
         )
     places = {found: stem for stem, found in stems.items() if found is not None}
-    replaced = {_in_base(name.removeprefix(_PREFIX), set(base.files)): name for name in adapter.beside}
+    whole = set(called.values())
+    replaced = {_in_base(name.removeprefix(_PREFIX), whole): name for name in adapter.beside}
 
     def merged(name: str, shape: tuple[int, ...], packed: Packed | None) -> Packed | None:
-        if (other := replaced.get(name)) is not None:
+        if (other := replaced.get(called[name])) is not None:
             return _replacing(adapter, other, base, name, shape)
-        stem = places.get(_CODES.sub("", name))
+        stem = places.get(_CODES.sub("", called[name]))
+        if stem is not None and base.is_gguf and _REORDERED.search(called[name]):
+            raise BadInput(
+                f"{adapter.checkpoint.name} changes {stem}, whose rows lie in another order in {base.name}; "
+                f"{_MERGE}"
+            )
         # A bias lies in the same module.
         return (
             packed if stem is None or len(shape) < 2 else _merging(adapter, stem, base, name, shape, packed)

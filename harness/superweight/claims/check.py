@@ -15,6 +15,7 @@ from superweight.claims.record import record
 from superweight.claims.run_config import RunConfig
 from superweight.claims.verdict import Claim, Verdict
 from superweight.detection.scan import Scan, scan
+from superweight.engines.engine import Engine
 from superweight.measurement.corpus import default_prompt
 from superweight.model.subject import Subject, free
 
@@ -47,6 +48,7 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
     """
     if request.base is not None:
         require_different_models(request.base.entry, request.model.entry)
+    request.run_config.require_engines(request.model, request.base)
     judges = CLAIMS | _zero_shot(request)
     base_scan = None
     if request.base is None:
@@ -58,15 +60,18 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
         base_scan = scan_of_origin(request.model, acquire, free)
     progress(f"loading {request.model}")
     subject = request.run_config.load(request.model, progress)
-    base = request.run_config.evidence(request.base, progress) if request.base else None
+    base = None
+    if request.base is not None:
+        base = request.run_config.for_base(request.base).evidence(request.base, progress)
     if base is not None:
         base_scan = base.scan
-    evidence = evidence_of(subject, request.run_config.corpus, base_scan)
+    loader = request.run_config.engine_loader(request.run_config.engine)
+    evidence = evidence_of(subject, request.run_config.corpus, base_scan, loader)
     outcomes = []
     for claim, judge in judges.items():
         progress(f"{claim.id}: {claim.sentence}")
-        verdict = judge(evidence)
-        outcomes.append(_outcome(request, evidence, verdict, judge(base) if base else None))
+        verdict = evidence.verdict(judge)
+        outcomes.append(_outcome(request, evidence, verdict, base.verdict(judge) if base else None))
     return Checked(tuple(outcomes), evidence, base)
 
 
@@ -86,13 +91,18 @@ def scan_of_origin(
         release(origin)
 
 
-def evidence_of(subject: Subject, corpus: str, base_scan: Scan | None) -> Evidence:
-    """Return the evidence of a model; raises `BadInput` for a corpus that cannot be used.
+def evidence_of(
+    subject: Subject,
+    corpus: str,
+    base_scan: Scan | None,
+    load_engine: Callable[[Subject], Engine] | None = None,
+) -> Evidence:
+    """Return the evidence of a model; raises `BadInput` for a corpus or an engine that cannot be used.
 
     The corpus is read at once, even where no claim would read it: before anything is measured.
     """
-    evidence = Evidence(subject, corpus, base_scan)
-    _ = evidence.windows
+    evidence = Evidence(subject, corpus, base_scan, load_engine)
+    _ = evidence.windows, evidence.engine
     return evidence
 
 
@@ -109,8 +119,8 @@ def _zero_shot(request: CheckRequest) -> dict[Claim, Callable[[Evidence], Verdic
 
 def _outcome(request: CheckRequest, evidence: Evidence, verdict: Verdict, base: Verdict | None) -> Outcome:
     subject = evidence.subject
-    path = baseline_of(request.run_config.baselines, subject, verdict)
-    recorded = record(subject.name, verdict, subject.provenance.as_dict())
+    path = baseline_of(request.run_config.baselines, evidence, verdict)
+    recorded = record(subject.name, verdict, evidence.provenance_of(verdict))
     return compare_with_expectation(
         verdict, recorded, read(path), base=base, expect=request.expect, entry=subject.entry, path=path
     )

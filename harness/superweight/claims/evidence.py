@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from superweight.claims.verdict import Verdict
 from superweight.detection.detect import Detection, detect
 from superweight.detection.run_trace import trace_batch
 from superweight.detection.scan import Scan, scan
 from superweight.detection.trace import Trace
+from superweight.engines.engine import Engine
+from superweight.engines.in_transformers import TransformersEngine
 from superweight.measurement.conditions import INTACT, PRUNED, Condition, controls, pruned, treatments
 from superweight.measurement.corpus import Windows, continuations, cut, default_prompt, documents, prompts
 from superweight.measurement.evaluate import Values
-from superweight.measurement.generation import Continuation, continue_greedily, nll_of
+from superweight.measurement.generation import Continuation
 from superweight.measurement.sequential import SequentialEvaluation
 from superweight.measurement.token_groups import Vocabulary, classify
 from superweight.model.edits import Scale, edited
@@ -32,10 +36,32 @@ ROUNDED_WINDOWS, CALIBRATION_WINDOWS = 16, 4
 class Evidence:
     """What was measured of one subject; every property is computed on first use."""
 
-    def __init__(self, subject: Subject, corpus: str, base: Scan | None = None) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        corpus: str,
+        base: Scan | None = None,
+        load_engine: Callable[[Subject], Engine] | None = None,
+    ) -> None:
+        """Measure predictions and text in the engine that is loaded so, all else in transformers.
+
+        Left out, everything is measured there.
+        """
         self.subject = subject
         self.corpus = corpus
         self.base = base
+        self.stream = TransformersEngine(subject)
+        self._load_engine = load_engine
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the model for predictions and text. Raises `EngineFailed` where it does not."""
+        return self.stream if self._load_engine is None else self._load_engine(self.subject)
+
+    def free(self) -> None:
+        """Let go of the engine, if it was loaded; predictions and text are not measured any more."""
+        if (engine := self.peek("engine")) is not None:
+            engine.free()
 
     @cached_property
     def scan(self) -> Scan:
@@ -69,14 +95,30 @@ class Evidence:
 
     @cached_property
     def sequential(self) -> SequentialEvaluation:
-        """The intact model and every condition that some claim needs, on as many windows as are needed."""
-        conditions = [*treatments(self.scan), *controls(self.subject, self.scan)]
-        return SequentialEvaluation(self.subject, self.windows, conditions, self.vocabulary.tracked)
+        """The intact model and every condition that some claim needs, on as many windows as are needed.
+
+        Measured in the engine; what it cannot do to a model is left out.
+        """
+        return self._evaluation(self.engine)
+
+    @cached_property
+    def sequential_of_stream(self) -> SequentialEvaluation:
+        """The same in transformers, where the stream itself can be changed and weights rounded."""
+        return self.sequential if self.engine is self.stream else self._evaluation(self.stream)
+
+    def _evaluation(self, engine: Engine) -> SequentialEvaluation:
+        every = [*treatments(self.scan), *controls(self.subject, self.scan)]
+        conditions = [condition for condition in every if engine.can_measure(condition)]
+        tracked = self.vocabulary.tracked
+        return SequentialEvaluation(self.subject, self.windows, conditions, tracked, engine.measure)
 
     @cached_property
     def intact_losses(self) -> Values:
-        """The mean NLL of the intact model in each of ``windows``, in their own order: (windows,)."""
-        shuffled = self.sequential.intact()
+        """The mean NLL of the intact model in each of ``windows``, in their own order: (windows,).
+
+        In transformers: what is rounded there is held to it.
+        """
+        shuffled = self.sequential_of_stream.intact()
         losses = np.empty_like(shuffled)
         losses[self.windows.order] = shuffled
         return losses
@@ -100,6 +142,22 @@ class Evidence:
     def pruned_writing(self) -> tuple[Continuation, ...]:
         return self.writing[PRUNED]
 
+    def place_of(self, verdict: Verdict) -> tuple[str, str]:
+        """Return device and dtype by which the baseline of a verdict lies."""
+        return self._engine_of(verdict).place
+
+    def provenance_of(self, verdict: Verdict) -> dict[str, Any]:
+        """Return what was measured, on what, and in which engine where that is not the model's own pass."""
+        return {**self.subject.provenance.as_dict(), **self._engine_of(verdict).described}
+
+    def verdict(self, judge: Callable[[Evidence], Verdict]) -> Verdict:
+        """Judge a claim or property; the verdict names the engine that was asked for it."""
+        given = judge(self)
+        return replace(given, engine=self._engine_of(given).name)
+
+    def _engine_of(self, verdict: Verdict) -> Engine:
+        return self.engine if verdict.claim.of_predictions else self.stream
+
     def peek(self, name: str) -> Any:
         """Return a property that was measured already, or None; nothing is measured."""
         if not isinstance(getattr(type(self), name, None), cached_property):
@@ -109,11 +167,11 @@ class Evidence:
     @cached_property
     def writing(self) -> dict[str, tuple[Continuation, ...]]:
         conditions = [Condition(PRUNED, self.pruned_set)] if self.pruned_set else []
-        return continue_greedily(self.subject, list(continuations().values()), conditions)
+        return self.engine.continue_greedily(list(continuations().values()), conditions)
 
     def judged_by_intact(self, writing: Sequence[Continuation]) -> list[float]:
         """Return the NLL per token that the intact model gives to each continuation."""
-        return nll_of(self.subject, writing)
+        return self.engine.nll_of(writing)
 
     def _traces(self) -> dict[str, Trace]:
         encoded = [self.subject.encode(text) for text in prompts().values()]

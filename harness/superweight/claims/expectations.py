@@ -15,7 +15,7 @@ from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, SUPPORTED, 
 from superweight.core.environment import in_ci
 
 if TYPE_CHECKING:
-    from superweight.model.subject import Subject
+    from superweight.claims.evidence import Evidence
 
 AUTO, PAPER = "auto", "paper"
 EXPECTATIONS = (AUTO, PAPER)
@@ -67,10 +67,9 @@ def compare_with_expectation(
     return compare_with_registry(verdict, entry)
 
 
-def baseline_of(root: Path, subject: Subject, verdict: Verdict) -> Path:
-    """Return where the baseline of a verdict on a subject lies."""
-    provenance = subject.provenance
-    return baseline_path(root, subject.name, provenance.device, provenance.dtype, verdict.claim.id)
+def baseline_of(root: Path, evidence: Evidence, verdict: Verdict) -> Path:
+    """Return where the baseline of a verdict on a model lies."""
+    return baseline_path(root, evidence.subject.name, *evidence.place_of(verdict), verdict.claim.id)
 
 
 def compare_with_base(verdict: Verdict, base: Verdict) -> Outcome:

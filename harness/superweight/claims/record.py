@@ -18,6 +18,8 @@ def record(model: str, verdict: Verdict, provenance: Mapping[str, Any]) -> dict[
         "model": model,
         "claim": verdict.claim.id,
         "status": verdict.status,
+        # Of the model's own pass nothing is said, as of every verdict before there was another engine.
+        **({} if verdict.engine == Verdict.engine else {"engine": verdict.engine}),
         "criteria": [
             {
                 "name": criterion.name,

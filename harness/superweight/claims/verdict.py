@@ -23,13 +23,15 @@ class Claim:
     """One claim of the paper: its number here, its sentence in our words, its place there.
 
     ``relation`` marks a claim about a model and its base: the base itself has no verdict on it that a
-    release could be held to.
+    release could be held to. ``of_predictions`` marks one whose statistic is of predictions or of text: the
+    engine that runs the model is asked for it, and of all else the pass of transformers tells.
     """
 
     id: str
     sentence: str
     place: str
     relation: bool = False
+    of_predictions: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class Verdict:
     """What the evidence says of a claim: a status, and everything it rests on.
 
     ``evidence`` holds JSON values; floats that were measured stand in `Measured`. ``examples`` is what
-    a property's examples showed: it differs from run to run, and no baseline has it.
+    a property's examples showed: it differs from run to run, and no baseline has it. ``engine`` names the
+    engine that the statistic comes from.
     """
 
     claim: Claim
@@ -109,6 +112,7 @@ class Verdict:
     criteria: tuple[Criterion, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
     examples: Mapping[str, Any] = field(default_factory=dict)
+    engine: str = "transformers"
 
     @property
     def deciding(self) -> Criterion | None:

@@ -117,7 +117,9 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
 
     console = Console()
     table = Table(title=literal(f"Verdicts on {model}"))
-    for column in ("claim", "verdict", "expected", "measured"):
+    # Where all of it is of one pass, nothing has to be told apart.
+    marked = len({outcome.verdict.engine for outcome in outcomes}) > 1
+    for column in ("claim", *(["engine"] if marked else []), "verdict", "expected", "measured"):
         table.add_column(column)
     styles = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "not applicable": "dim"}
     for outcome in outcomes:
@@ -125,6 +127,7 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
         expected = f"{outcome.expected} ({outcome.source})" if outcome.expected else "-"
         table.add_row(
             verdict.claim.id,
+            *([verdict.engine] if marked else []),
             f"[{styles[verdict.status]}]{verdict.status}[/]",
             expected,
             literal(verdict.reason),

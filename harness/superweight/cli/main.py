@@ -13,14 +13,14 @@ from superweight.cli.card import card
 from superweight.cli.check import check
 from superweight.cli.compare import compare
 from superweight.cli.models import models
-from superweight.cli.options import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_UNFORESEEN
+from superweight.cli.options import EXIT_BAD_INPUT, EXIT_CANNOT_JUDGE, EXIT_INTERRUPTED, EXIT_UNFORESEEN
 from superweight.cli.protect import protect
 from superweight.cli.read import read
 from superweight.cli.repair import repair
 from superweight.cli.report import render
 from superweight.cli.scan import scan
 from superweight.cli.sweep import sweep
-from superweight.core.errors import BadInput, one_line
+from superweight.core.errors import BadInput, EngineFailed, one_line
 from superweight.core.run_notes import noted
 
 _PLEASE_REPORT = "please report it with the lines above and superweight --version"
@@ -43,6 +43,9 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("superweight: interrupted; no file was left half-written", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+        except EngineFailed as error:
+            click.echo(f"superweight: cannot be judged here: {one_line(error)}", err=True)
+            ctx.exit(EXIT_CANNOT_JUDGE)
         except BadInput as error:
             click.echo(f"superweight: {one_line(error)}", err=True)
             ctx.exit(EXIT_BAD_INPUT)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from superweight.report.run_info import Stages
 
 EXIT_NOT_AS_EXPECTED = 1  # damage, or verdicts not as expected, and nothing else
-EXIT_CANNOT_JUDGE = 3
+EXIT_CANNOT_JUDGE = 3  # here: not damage, and no mistake in what was typed
 EXIT_BAD_INPUT = 4
 EXIT_UNFORESEEN = 70  # as sysexits.h has it for an error in the software itself
 EXIT_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -46,6 +46,20 @@ _LOADING = (
 _CORPUS = click.option(
     "--corpus", default="builtin", show_default=True, help="builtin, wikitext2, a file or a folder."
 )
+_ENGINES = (
+    click.option(
+        "--engine",
+        type=click.Choice(["transformers", "llama.cpp"]),
+        default="transformers",
+        show_default=True,
+        help="What runs the model for predictions and text; llama.cpp runs .gguf files.",
+    ),
+    click.option(
+        "--base-engine",
+        type=click.Choice(["transformers", "llama.cpp"]),
+        help="What runs the base; by default --engine where that runs its files, else transformers.",
+    ),
+)
 _BASELINES = click.option(
     "--baselines",
     type=click.Path(path_type=Path),
@@ -67,7 +81,7 @@ def measuring_options(command: _Command) -> _Command:
 
 def judging_options(command: _Command) -> _Command:
     """Give a command those, and what a model is held to."""
-    return _with(command, (_CORPUS, _BASELINES, *_LOADING))
+    return _with(command, (_CORPUS, _BASELINES, *_LOADING, *_ENGINES))
 
 
 def _with(command: _Command, choices: Sequence[Callable[[Any], Any]]) -> _Command:

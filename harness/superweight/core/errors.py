@@ -38,6 +38,10 @@ class NotLoadable(BadInput):
     """A model whose files are here and that the libraries at hand do not load: nothing was seen of it."""
 
 
+class EngineFailed(NotLoadable):
+    """An engine that does not run a model here: it refuses the file, does not know it, or died of it."""
+
+
 class UnknownArchitecture(BadInput):
     """A model in which no decoder blocks with an MLP output projection were recognised."""
 

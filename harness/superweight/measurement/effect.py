@@ -125,9 +125,9 @@ def effect_of(
     """Return the effect that measurements of the conditions, and of the intact model, show."""
     intact = measurements[INTACT]
     ratios = {
-        condition.name: _ratio(measurements[condition.name], intact, condition)
+        condition.name: _ratio(measured, measured.reference or intact, condition)
         for condition in conditions
-        if condition.name in measurements
+        if (measured := measurements.get(condition.name)) is not None
     }
     return Effect(len(intact.nll), corpus, intact.perplexity, ratios, tuple(singled_out(found)))
 

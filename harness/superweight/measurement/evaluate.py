@@ -25,11 +25,11 @@ from superweight.detection.detect import SuperActivation
 from superweight.measurement.batched_ablation import can_batch, run_batched
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
-from superweight.model.architecture import plain_stream
 from superweight.model.batch_rows import NoRowsJoin, rows_do_not_fit
 from superweight.model.edits import Edit, PatchActivation, edited
 from superweight.model.forward_override import shadowed
 from superweight.model.prefix_cache import keeping_prefixes, resumed
+from superweight.model.residual_stream import plain_stream
 from superweight.model.subject import Subject
 
 Values = NDArray[np.float64]
@@ -51,13 +51,15 @@ class Measurement:
 
     ``nll``: (windows, tokens - 1), nats. ``kl``: (windows,), mean KL(intact || condition) in nats.
     ``top1_agreement``: (windows,), share of positions whose likeliest token is the intact model's.
-    ``tracked``: (windows, tracked ids), mean next-token probability.
+    ``tracked``: (windows, tracked ids), mean next-token probability. ``reference`` is what the condition
+    is compared with where that is not the intact model: the same tensors stored alike, and unscaled.
     """
 
     nll: Values
     kl: Values
     top1_agreement: Values
     tracked: Values
+    reference: Measurement | None = None
 
     @property
     def perplexity(self) -> float:
@@ -273,7 +275,9 @@ def _numpy(tensor: torch.Tensor) -> Values:
 def joined(parts: Sequence[Measurement]) -> Measurement:
     """Return the measurement of all batches as one."""
     names = ("nll", "kl", "top1_agreement", "tracked")
-    return Measurement(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    references = [part.reference for part in parts if part.reference is not None]
+    return Measurement(**whole, reference=joined(references) if references else None)
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -24,8 +25,15 @@ class Look:
 
     def nll_increase(self, condition: str) -> Values:
         """Return the mean rise of NLL in each window, in nats: (windows,)."""
-        rise: Values = self.measurements[condition].nll - self.measurements[INTACT].nll
+        rise: Values = self.measurements[condition].nll - self.reference(condition).nll
         return np.asarray(rise.mean(axis=1))
+
+    def reference(self, condition: str) -> Measurement:
+        """Return what a condition is compared with: the intact model, or what an engine puts beside it."""
+        return self.measurements[condition].reference or self.measurements[INTACT]
+
+
+Measure = Callable[[Windows, Sequence[Condition], Sequence[int]], dict[str, Measurement]]
 
 
 class SequentialEvaluation:
@@ -37,8 +45,10 @@ class SequentialEvaluation:
         windows: Windows,
         conditions: Sequence[Condition],
         tracked_ids: Sequence[int],
+        by: Measure | None = None,
     ) -> None:
-        self._subject = subject
+        """Look at conditions ``by`` what measures them; left out, by the subject in transformers."""
+        self._by: Measure = by or partial(measure, subject)
         self._windows = windows.shuffled()
         self._conditions = conditions
         self._tracked_ids = tracked_ids
@@ -85,7 +95,7 @@ class SequentialEvaluation:
         if not missing and len(self._parts.get(INTACT, [])) > stage:
             return
         stretch = Windows(self._windows.ids[slice(*self._stretches[stage])], self._windows.corpus)
-        for name, measurement in measure(self._subject, stretch, missing, self._tracked_ids).items():
+        for name, measurement in self._by(stretch, missing, self._tracked_ids).items():
             known = self._parts.setdefault(name, [])
             if len(known) <= stage:
                 known.append(measurement)

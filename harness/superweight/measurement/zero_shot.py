@@ -118,7 +118,6 @@ def _first_line(error: Exception) -> str:
 
 def accuracies(subject: Subject, tasks: Tasks, *, batch: int = 16) -> dict[str, Accuracy]:
     """Return the accuracy of each task on the subject as it is now, edits in force included."""
-    from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     model = HFLM(
@@ -130,6 +129,13 @@ def accuracies(subject: Subject, tasks: Tasks, *, batch: int = 16) -> dict[str, 
         # What the tokenizer puts in front of a text is what the harness measures with everywhere.
         add_bos_token=subject.provenance.begins_with_bos,
     )
+    return accuracies_of(model, tasks)
+
+
+def accuracies_of(model: Any, tasks: Tasks) -> dict[str, Accuracy]:
+    """Return the accuracy of each task for a model as lm-evaluation-harness has them."""
+    from lm_eval.evaluator import evaluate
+
     groups: dict[str, Any] = {"groups": {}, "group_map": {}}
     results = evaluate(lm=model, task_dict={"tasks": dict(tasks.loaded), **groups}, limit=tasks.limit)
     return {name: _accuracy(name, task.OUTPUT_TYPE or "", results) for name, task in tasks.loaded.items()}

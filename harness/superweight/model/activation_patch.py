@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from superweight.model.architecture import plain_stream, with_stream
+from superweight.model.residual_stream import plain_stream, with_stream
 
 
 def patch_stream(block: nn.Module, hidden: int, change: Callable[[torch.Tensor], None]) -> RemovableHandle:

@@ -24,7 +24,8 @@ from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.checkpoints.weight_files import loadable, weight_files
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
-from superweight.model.architecture import inspect_architecture, token_embedding
+from superweight.model.architecture import inspect_architecture
+from superweight.model.block_list import token_embedding
 from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256, rounding

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from superweight.model.architecture import stream, with_stream
 from superweight.model.forward_override import shadowed
+from superweight.model.residual_stream import stream, with_stream
 from superweight.model.subject import Subject
 
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight.checkpoints.registry import ModelEntry
 from superweight.core.errors import BadInput
-from superweight.model.architecture import Architecture, token_embedding
+from superweight.model.architecture import Architecture
+from superweight.model.block_list import token_embedding
 from superweight.model.projections import execution_device
 
 
@@ -86,6 +87,13 @@ class Subject:
     def relative_step(self) -> float:
         """The spacing of the loaded dtype relative to a value it holds."""
         return torch.finfo(self.model.dtype).eps
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text, by the model's own settings and its tokenizer's."""
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        stated = {*own} if isinstance(own, list) else {own}
+        return frozenset(int(end) for end in stated | {self.tokenizer.eos_token_id} if end is not None)
 
     def encode(self, text: str) -> list[int]:
         """Return token ids with whatever the tokenizer puts in front, BOS or nothing.

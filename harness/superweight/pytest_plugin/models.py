@@ -20,6 +20,9 @@ from superweight.core.errors import (
 from superweight.pytest_plugin.xdist import share_cores
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from superweight.engines.engine import Engine
     from superweight.model.subject import Subject
 KEPT_BYTES = 2**30
 _KEPT = pytest.StashKey[dict[tuple[str, str], "Subject"]]()
@@ -32,6 +35,7 @@ def parse_models(config: pytest.Config) -> None:
     Raises `pytest.UsageError` for a name that cannot be right, and for a base that is the model.
     """
     from superweight.checkpoints.sources import require_different_models
+    from superweight.claims.run_config import RunConfig
 
     folder, option = config.invocation_params.dir, config.option
     try:
@@ -40,6 +44,8 @@ def parse_models(config: pytest.Config) -> None:
         if base is not None:
             for model in named:
                 require_different_models(base.entry, model.entry)
+        for model in named:
+            RunConfig(engine=option.sw_engine).require_engines(model)
     except BadInput as error:
         raise pytest.UsageError(one_line(error)) from error
     config.stash[_NAMED] = named, base
@@ -69,6 +75,19 @@ def damaged(name: str, error: BadInput) -> BaseException:
 def not_judged(name: str, error: BadInput) -> BaseException:
     """Return what ends the setup of a test of a model that could not be looked at here."""
     return pytest.fail.Exception(f"{name} cannot be judged here: {one_line(error)}", pytrace=False)
+
+
+def engine_loader(config: pytest.Config, model: ModelRef | Subject) -> Callable[[Subject], Engine] | None:
+    """Return what loads the engine of --sw-engine for a model under test, or for the base.
+
+    A base that is no file for it stays in transformers; None stands for that.
+    """
+    from superweight.claims.run_config import RunConfig
+
+    option = config.option
+    asked = RunConfig(corpus=option.sw_corpus, device=option.sw_device, engine=option.sw_engine)
+    name = asked.engine_of_base(model) if isinstance(model, ModelRef) else asked.engine
+    return asked.engine_loader(name)
 
 
 def acquire(config: pytest.Config, model: ModelRef) -> Subject:

@@ -60,6 +60,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Precision: auto is float32 on a CPU and the checkpoint's own on cuda. Default: %(default)s.",
     )
     group.addoption(
+        "--sw-engine",
+        default="transformers",
+        choices=("transformers", "llama.cpp"),
+        help="What runs the model for predictions and text; llama.cpp runs .gguf files. "
+        "Default: %(default)s.",
+    )
+    group.addoption(
         "--sw-corpus",
         type=_corpus,
         default="builtin",

@@ -14,7 +14,7 @@ import pytest
 
 from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.registry import ModelEntry, load_registry
-from superweight.core.errors import BadInput, BrokenModel, one_line
+from superweight.core.errors import BadInput, BrokenModel, EngineFailed, one_line
 from superweight.pytest_plugin import collection, models, xdist
 from superweight.pytest_plugin.models import acquire, release
 from superweight.pytest_plugin.terminal import ABOUT, PROPERTY, USED, Verdicts
@@ -179,7 +179,8 @@ def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     base = models.base_model(pytestconfig)
     if base is None:
         return None
-    return Evidence(acquire(pytestconfig, base), pytestconfig.option.sw_corpus)
+    loader = models.engine_loader(pytestconfig, base)
+    return Evidence(acquire(pytestconfig, base), pytestconfig.option.sw_corpus, load_engine=loader)
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +196,10 @@ def evidence(
 
     try:
         base = base_evidence.scan if base_evidence is not None else tuned_from_scan
-        measured = evidence_of(subject, pytestconfig.option.sw_corpus, base)
+        loader = models.engine_loader(pytestconfig, subject)
+        measured = evidence_of(subject, pytestconfig.option.sw_corpus, base, loader)
+    except EngineFailed as error:
+        raise models.not_judged(subject.name, error) from None
     except BadInput as error:
         pytest.exit(f"error: {one_line(error)}", returncode=pytest.ExitCode.USAGE_ERROR)
     try:
@@ -207,6 +211,7 @@ def evidence(
     yield measured
     if pytestconfig.option.sw_report is not None:
         observe(pytestconfig, measured, base_evidence)
+    measured.free()
 
 
 @pytest.fixture
@@ -225,6 +230,8 @@ def as_expected(
             outcome = judged(request, evidence, base_evidence, judge)
         except BrokenModel as error:
             raise models.damaged(evidence.subject.name, error) from None
+        except EngineFailed as error:
+            raise models.not_judged(evidence.subject.name, error) from None
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))

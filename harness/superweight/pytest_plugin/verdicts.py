@@ -36,15 +36,15 @@ def judged(
     Under CI a model that the registry alone knows has no gate to pass: that is a gap.
     """
     option, subject = request.config.option, evidence.subject
-    verdict = judge(evidence)
-    path = baseline_of(collection.baselines(request), subject, verdict)
-    recorded = record(subject.name, verdict, subject.provenance.as_dict())
+    verdict = evidence.verdict(judge)
+    path = baseline_of(collection.baselines(request), evidence, verdict)
+    recorded = record(subject.name, verdict, evidence.provenance_of(verdict))
     stored = read(path)
     outcome = compare_with_expectation(
         verdict,
         recorded,
         stored,
-        base=None if base is None else judge(base),
+        base=None if base is None else base.verdict(judge),
         expect=option.sw_expect,
         entry=subject.entry,
         path=path,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from superweight.measurement.evaluate import Values
-from superweight.release.chat_replies import NoReplies, Reply, asked, losses
+from superweight.release.chat_replies import NoReplies, Reply, asked
 from superweight.release.limits import Limits
 from superweight.release.result import QUALITY, Check, broken, graded, not_comparable
 from superweight.release.side import Side
@@ -32,7 +32,7 @@ def compare_replies(base: Side, release: Side, limits: Limits) -> list[Check]:
     alike = own == [reply.asked for reply in given]
     if any(max(reply.asked + reply.ids, default=0) >= release.vocabulary for reply in given):
         return [not_comparable(QUALITY, REPLIES, "the release lacks tokens of the base's replies")]
-    before, after = base.reply_losses, losses(release.subject, given)
+    before, after = base.reply_losses, release.losses_of(given)
     rise = np.concatenate([now - was for was, now in zip(before, after, strict=True)])
     ratio = float(np.exp(rise.mean()))
     words = f"the base's {len(given)} replies are {ratio:.4g} times as perplexing"
@@ -77,6 +77,6 @@ def _under_its_own(
     A model that was tuned for another template replies otherwise, which is no damage.
     """
     turned = [replace(reply, asked=question) for reply, question in zip(given, own, strict=True)]
-    ratio = float(np.exp((np.concatenate(losses(release.subject, turned)) - before).mean()))
+    ratio = float(np.exp((np.concatenate(release.losses_of(turned)) - before).mean()))
     words = f"under the release's own chat template the base's replies are {ratio:.4g} times as perplexing"
     return graded(QUALITY, OWN_TEMPLATE, words, 0.0, worse=not ratio <= limits.reply_ratio, ratio=ratio)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from superweight.core.errors import one_line
-from superweight.measurement.evaluate import Values, token_nll
+from superweight.engines.engine import Engine
+from superweight.measurement.evaluate import Values
 from superweight.model.subject import Subject
 
 # Few and short: each is written out token by token. Numbers, a list, another language.
@@ -52,44 +51,18 @@ def asked(subject: Subject, question: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def replies(subject: Subject) -> tuple[Reply, ...]:
-    """Return what a model answers to each of `QUESTIONS`. Raises `NoReplies`."""
-    return tuple(_reply(subject, question) for question in QUESTIONS)
+def replies(subject: Subject, engine: Engine) -> tuple[Reply, ...]:
+    """Return what a model, run by an engine, answers to each of `QUESTIONS`. Raises `NoReplies`."""
+    given = [asked(subject, question) for question in QUESTIONS]
+    ends = subject.ends
+    written = engine.reply(given, REPLY_TOKENS, sorted(ends))
+    return tuple(
+        Reply(question, before, tuple(ids), bool(ids) and ids[-1] in ends)
+        for question, before, ids in zip(QUESTIONS, given, written, strict=True)
+    )
 
 
-def _reply(subject: Subject, question: str) -> Reply:
-    given = asked(subject, question)
-    ends = _ends(subject)
-    ids = torch.tensor([given], device=subject.device)
-    with torch.no_grad():
-        whole = subject.model.generate(  # type: ignore[operator]  # stubs see a Tensor here
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=REPLY_TOKENS,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=0,
-            use_cache=True,
-        )
-    written = tuple(whole[0, len(given) :].tolist())
-    return Reply(question, given, written, bool(written) and written[-1] in ends)
-
-
-def _ends(subject: Subject) -> set[int]:
-    own = getattr(subject.model.generation_config, "eos_token_id", None)
-    stated = set(own if isinstance(own, list) else [own])
-    return {int(end) for end in stated | {subject.tokenizer.eos_token_id} if end is not None}
-
-
-def losses(subject: Subject, given: Sequence[Reply]) -> list[Values]:
+def losses(engine: Engine, given: Sequence[Reply]) -> list[Values]:
     """Return the NLL that a model gives each token of each reply: one (tokens,) a reply."""
-    found = []
-    for reply in given:
-        ids = torch.tensor([[*reply.asked, *reply.ids]], device=subject.device)
-        with torch.no_grad():
-            logits = subject.model(input_ids=ids, use_cache=False).logits
-        start = len(reply.asked)
-        predicted = logits[0, start - 1 : -1].float().log_softmax(-1)
-        found.append(token_nll(predicted, ids[0, start:]).double().cpu().numpy())
-    return found
+    sequences = [[*reply.asked, *reply.ids] for reply in given]
+    return engine.nll(sequences, [len(reply.asked) for reply in given])

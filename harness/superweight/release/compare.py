@@ -63,6 +63,11 @@ class CompareRequest:
                 )
 
     @property
+    def engines(self) -> tuple[str, str]:
+        """What runs base and release for predictions and text."""
+        return self.run_config.engine_of_base(self.base), self.run_config.engine
+
+    @property
     def required(self) -> tuple[str, ...]:
         return self.depths if self.require is None else self.require
 
@@ -83,7 +88,7 @@ def compare(
     """
     seen = looked_at(request, progress, keep, held)
     names = request.base.entry.name, request.release.entry.name
-    return Comparison(*names, settled(seen), request.required)
+    return Comparison(*names, settled(seen), request.required, request.engines)
 
 
 def compare_all(
@@ -110,6 +115,7 @@ def looked_at(
     """Return what `compare` sees, before a deeper look settles what a shallow one found."""
     base_entry, release_entry = request.base.entry, request.release.entry
     require_different_models(base_entry, release_entry)
+    request.run_config.require_engines(request.release, request.base)
     deeper = tuple(depth for depth in request.depths if depth != STATIC)
     for entry in (base_entry, release_entry):
         # What is read from files alone need be no model that runs.
@@ -144,7 +150,7 @@ def loaded_base(request: CompareRequest, progress: Callable[[str], None] = lambd
     from superweight.release.side import Side
 
     progress(f"loading {request.base.entry.name}")
-    base = Side(request.run_config.evidence(request.base, progress))
+    base = Side(request.run_config.for_base(request.base).evidence(request.base, progress))
     _ = base.evidence.scan, base.evidence.windows
     return base
 
@@ -228,7 +234,10 @@ def _live(
             raise  # a name or a network that a person can mend
         return _unreached(deeper, "loading", f"the release cannot be run here: {error}")
     keep(release)
-    return live_checks(base, Side(release), deeper, request.limits, progress)
+    try:
+        return live_checks(base, Side(release), deeper, request.limits, progress)
+    finally:
+        release.free()
 
 
 def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -> Comparison:
@@ -240,5 +249,6 @@ def compare_loaded(request: CompareRequest, base: Evidence, release: Evidence) -
         base.scan.coordinates
     )
     sides = Side(base), Side(release)
+    engines = base.engine.name, release.engine.name
     checks = [*_static(request, known), *live_checks(*sides, request.depths, request.limits)]
-    return Comparison(base.subject.name, release.subject.name, settled(checks), request.required)
+    return Comparison(base.subject.name, release.subject.name, settled(checks), request.required, engines)

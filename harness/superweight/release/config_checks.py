@@ -207,8 +207,8 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)]
-    return math.isclose(one, other, rel_tol=1e-6) if all(numbers) else one == other
+    numbers = all(isinstance(value, int | float) for value in (one, other))
+    return math.isclose(one, other, rel_tol=1e-6) if numbers else bool(one == other)
 
 
 def _shown(value: Any) -> str:

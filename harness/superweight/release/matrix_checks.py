@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
-from superweight.checkpoints.tensors.decoding import Floats
 from superweight.core.errors import BadInput
+from superweight.release import rope_order
+from superweight.release.extents import FAINT, Extent, Table, extents, in_file, in_memory
 from superweight.release.result import CHANGED, STATIC, Check, broken, joined, not_comparable, within
 from superweight.release.settlement import EMPTIED
 from superweight.release.tensor_names import Held, Pairing, vocabulary
@@ -17,22 +18,13 @@ from superweight.release.tensor_names import Held, Pairing, vocabulary
 # Largest over median magnitude, release over base: 1.5 at most where the function is kept, 14 where
 # norms are folded into the next matrix, 862 and more where a top exponent bit was flipped.
 PEAKS = 50.0
-# Below this share of the median norm a row says nothing, and rounding may well empty it.
-_FAINT = 0.01
 # Fewer numbers have no median worth the name.
 _FEWEST = 16
 NUMBERS = "numbers of every tensor"
-# Rounding to three bits moves the median number by a third of itself, hard tuning by a half; another
-# row, by 1.4 times itself.
-_MOVED = 0.9
 # What llama.cpp writes otherwise than transformers: heads in another order, gains with one added.
 _REORDERED = re.compile(r"\b([qk]_proj|\w*norm)\.(weight|bias)")
 # As many rows may be others: tuning for chat gives some tokens new ones.
 _OTHER = 0.02
-# As many numbers of a row tell it from another.
-_COLUMNS = 64
-# As many numbers of a matrix give its median well enough.
-_SAMPLE = 2**15
 
 
 def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) -> Iterator[Check]:
@@ -51,26 +43,25 @@ def compare_matrices(base: Checkpoint, release: Checkpoint, pairing: Pairing) ->
         if not ((was.plain and now.plain) or expert) or was.info.elements < _FEWEST:
             continue
         try:
-            if expert:
-                before, after = _experts(base, was, release, now)
-            else:
-                before, after = _common(base, was, key, now), _common(release, now, key, was)
+            pair = _experts(base, was, release, now) if expert else _alone(base, was, release, now, key)
+            ordered = rope_order.in_one_order(key, (base, was, pair[0]), (release, now, pair[1]))
+            if pair[0].shape != pair[1].shape:
+                continue  # told elsewhere
+            *sizes, share = extents(*(ordered or pair))
         except BadInput:
             unread.append(now.name)
             continue
-        # Once: the magnitudes of a large tensor take as long as reading it.
-        sizes = np.abs(before), np.abs(after)
-        if before.shape != after.shape or not np.isfinite(sizes[1].max()):
+        if not np.isfinite(sizes[1].largest):
             continue  # told elsewhere
         count += 1
         name = f"{now.name}, expert {now.leading[0]}" if now.leading else now.name
-        lost = [f"{what} of {name}" for what in _emptied(*sizes)]
+        lost = [f"{what} of {name}" for what in _emptied(pair[0].shape, *sizes)]
         emptied += lost
         tokens = tokens or (bool(lost) and vocabulary(key))
         comparable = base.is_gguf == release.is_gguf or not _REORDERED.search(key)
-        if comparable and (share := _other(before, after)) > _OTHER:
+        if comparable and ordered is not None and share > _OTHER:
             other.append(name if share > 0.5 else f"{share:.0%} of the rows of {name}")
-        ratio = _peak(sizes[1]) / _peak(sizes[0])
+        ratio = sizes[1].peak / sizes[0].peak
         highest = max(highest, ratio)
         if ratio > PEAKS:
             peaks.append((ratio, name))
@@ -98,22 +89,11 @@ def _numbers(other: list[str], count: int) -> Check:
     return Check(STATIC, NUMBERS, CHANGED, words, figures={"tensors": len(other), "of": count})
 
 
-def _other(before: Floats, after: Floats) -> float:
-    """Return the share of rows that hold other numbers, by the median of some of each row's."""
-    rows = [
-        values.reshape(len(values), -1) if values.ndim > 1 else values[None] for values in (before, after)
-    ]
-    was, now = (values[:, :: max(1, values.shape[1] // _COLUMNS)] for values in rows)
-    # The floor lets rows be that are as good as empty, such as those of tokens nobody trained.
-    size = np.median(np.abs(was), axis=1)
-    floor = _FAINT * np.median(size)
-    return float(np.mean(np.median(np.abs(now - was), axis=1) > _MOVED * size + floor))
-
-
-def _common(checkpoint: Checkpoint, held: Held, key: str, other: Held) -> Floats:
-    """Return a tensor, of a vocabulary only the rows that both have."""
-    values = checkpoint.read(held.name)
-    return values[: other.info.shape[0]] if vocabulary(key) and other.info.shape else values
+def _alone(base: Checkpoint, was: Held, release: Checkpoint, now: Held, key: str) -> tuple[Table, Table]:
+    """Return a tensor on both sides, of a vocabulary only the rows that both have."""
+    counts = [held.info.shape[0] for held in (was, now) if held.info.shape] if vocabulary(key) else []
+    common = min(counts, default=None)
+    return in_file(base, was.name, common), in_file(release, now.name, common)
 
 
 def _both_experts(was: Held, now: Held) -> bool:
@@ -125,33 +105,23 @@ def _both_experts(was: Held, now: Held) -> bool:
     return was.leading is not None and now.leading is not None and was.fused == now.fused
 
 
-def _experts(base: Checkpoint, was: Held, release: Checkpoint, now: Held) -> tuple[Floats, Floats]:
+def _experts(base: Checkpoint, was: Held, release: Checkpoint, now: Held) -> tuple[Table, Table]:
     before, after = base.read(was.name, *(was.leading or ())), release.read(now.name, *(now.leading or ()))
     # Some families stack their experts with the outputs as columns.
     turned = before.shape != after.shape and before.shape == after.T.shape
-    return before, (after.T if turned else after)
+    return in_memory(before), in_memory(after.T if turned else after)
 
 
-def _emptied(before: Floats, after: Floats) -> Iterator[str]:
-    """Yield the rows and columns that are zero in one tensor's magnitudes and not in the other's."""
-    if before.ndim != 2:
+def _emptied(shape: tuple[int, ...], before: Extent, after: Extent) -> Iterator[str]:
+    """Yield the rows and columns that are zero in one matrix and not in the other."""
+    if len(shape) != 2:
         return
-    for axis, word in ((1, "row"), (0, "column")):
-        was, now = before.max(axis=axis), after.max(axis=axis)
+    for was, now, word in ((before.rows, after.rows, "row"), (before.cols, after.cols, "column")):
         # Counted, not only looked up: where channels were permuted an empty one lies elsewhere.
         if np.count_nonzero(now == 0) <= np.count_nonzero(was == 0):
             continue
-        lost = np.flatnonzero((now == 0) & (was > _FAINT * np.median(was)))
+        lost = np.flatnonzero((now == 0) & (was > FAINT * np.median(was)))
         if len(lost) == 1:
             yield f"{word} {lost[0]}"
         elif len(lost):
             yield f"{len(lost)} {word}s (first {lost[0]})"
-
-
-def _peak(values: Floats) -> float:
-    """Return the largest of some magnitudes over the median of those above zero; 1 where all are zero."""
-    flat = values.reshape(-1)
-    largest = float(flat.max())
-    sample = flat[:: max(1, len(flat) // _SAMPLE)]
-    sample = sample[sample > 0]
-    return largest / float(np.median(sample)) if len(sample) and largest > 0 else 1.0

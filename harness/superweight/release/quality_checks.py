@@ -103,10 +103,7 @@ def _predictions(base: Side, release: Side) -> _Predictions:
     if prunes:
         # What pruning does is many times what one window differs from another: a few tell it.
         some = torch.from_numpy(windows.shuffled().ids[:_PRUNED_WINDOWS])
-        rises = [
-            float((side.pruned_nll(some, prunes) - side.nll(some, side.vocabulary)).mean())
-            for side in (base, release)
-        ]
+        rises = [side.rise_when_pruned(some, prunes) for side in (base, release)]
         pruned = rises[0], rises[1]
     return _Predictions(intact, joined(apart), pruned)
 

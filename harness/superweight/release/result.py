@@ -25,6 +25,10 @@ DEPTHS = (STATIC, ACTIVATIONS, QUALITY)
 WORST = math.inf
 
 
+# What runs a model where nothing else is said.
+_ENGINE = "transformers"
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that was compared.
@@ -87,13 +91,15 @@ def not_comparable(depth: str, name: str, reason: str) -> Check:
 class Comparison:
     """All checks of one release against its base, in the order in which they were made.
 
-    ``required`` are the depths that must have been reached for the release to count as kept.
+    ``required`` are the depths that must have been reached for the release to count as kept. ``engines``
+    names what ran base and release for predictions and text.
     """
 
     base: str
     release: str
     checks: tuple[Check, ...]
     required: tuple[str, ...] = ()
+    engines: tuple[str, str] = (_ENGINE, _ENGINE)
 
     def __post_init__(self) -> None:
         if not self.checks:
@@ -157,7 +163,12 @@ class Comparison:
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "checks": [check.as_dict() for check in self.checks],
-        }
+        } | ({"engines": dict(zip(("base", "release"), self.engines, strict=True))} if self.others else {})
+
+    @property
+    def others(self) -> bool:
+        """Whether another engine than the models' own pass told what one of them predicts and writes."""
+        return self.engines != Comparison.engines
 
     def __repr__(self) -> str:
         return as_text(self).rstrip("\n")
@@ -171,6 +182,7 @@ class Comparison:
 def as_text(comparison: Comparison) -> str:
     """Return the comparison for a terminal: every check, then the verdict and its reasons."""
     lines = [f"  {check.status:<16}  {check.depth:<11}  {check.reason}" for check in comparison.checks]
+    lines += [f"  {_engines(comparison)}"] if comparison.others else []
     lines.append(f"{comparison.release} against {comparison.base}: {comparison.headline}")
     lines += [f"  {reason}" for reason in comparison.reasons]
     return "\n".join(lines) + "\n"
@@ -183,6 +195,7 @@ def as_markdown(comparison: Comparison) -> str:
         "",
         f"`{cell(comparison.release)}` against `{cell(comparison.base)}`",
         "",
+        *([_engines(comparison), ""] if comparison.others else []),
         *(f"- {cell(reason)}" for reason in comparison.reasons),
         *([""] if comparison.reasons else []),
         *table(
@@ -191,6 +204,11 @@ def as_markdown(comparison: Comparison) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _engines(comparison: Comparison) -> str:
+    base, release = comparison.engines
+    return f"predictions and text: the base's in {base}, the release's in {release}"
 
 
 def joined(words: Sequence[object], most: int = 3) -> str:

@@ -11,29 +11,23 @@ import torch
 from superweight.claims.evidence import Evidence
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.corpus import continuations
-from superweight.measurement.evaluate import (
-    Decoded,
-    Values,
-    decode_one_by_one,
-    log_probabilities,
-    predicted,
-    token_nll,
-)
-from superweight.measurement.generation import continue_greedily
-from superweight.model.edits import Scale, edited
+from superweight.measurement.evaluate import Values, token_nll
+from superweight.model.edits import Scale
 from superweight.model.subject import Subject
 from superweight.release.chat_replies import Reply, losses, replies
 from superweight.release.function_match import Jump, jumps
 
 
 class Side:
-    """Base or release. Every property is measured on first use, and text that was read stays read."""
+    """Base or release. Every property is measured on first use, and text that was read stays read.
+
+    Predictions and text are those of the evidence's engine.
+    """
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
-        self._read: dict[bytes, Decoded] = {}
         self._losses: dict[tuple[bytes, int], Values] = {}
-        self._pruned: dict[tuple[bytes, tuple[Scale, ...]], Values] = {}
+        self._rises: dict[tuple[bytes, tuple[Scale, ...]], float] = {}
 
     @property
     def subject(self) -> Subject:
@@ -51,26 +45,25 @@ class Side:
     @cached_property
     def loops(self) -> float:
         """The share of greedy continuations that end in a loop."""
-        written = continue_greedily(self.subject, list(continuations().values()))[INTACT]
+        written = self.evidence.engine.continue_greedily(list(continuations().values()))[INTACT]
         return float(np.mean([item.loops for item in written]))
 
     @cached_property
     def replies(self) -> tuple[Reply, ...]:
-        return replies(self.subject)
+        return replies(self.subject, self.evidence.engine)
 
     @cached_property
     def reply_losses(self) -> list[Values]:
         """The NLL that the model gives its own replies."""
-        return losses(self.subject, self.replies)
+        return self.losses_of(self.replies)
+
+    def losses_of(self, given: Sequence[Reply]) -> list[Values]:
+        """Return the NLL that the model gives each token of each reply: one (tokens,) a reply."""
+        return losses(self.evidence.engine, given)
 
     def log_probabilities(self, ids: torch.Tensor) -> torch.Tensor:
         """Return what is predicted of (windows, tokens) ids: (windows, tokens - 1, V)."""
-        key = _key(ids)
-        if key not in self._read:
-            # The last hidden states are kept: the logits take as much room as the vocabulary is wide.
-            self._read[key] = decode_one_by_one(self.subject, ids.to(self.subject.device), [])
-        logits = self._read[key].logits(self.subject, INTACT, torch.arange(len(ids)))
-        return log_probabilities(logits).cpu()
+        return self.evidence.engine.log_probabilities(ids)
 
     def nll(self, ids: torch.Tensor, size: int) -> Values:
         """Return the NLL, (windows, tokens - 1), over the vocabulary's first ``size`` tokens."""
@@ -80,14 +73,12 @@ class Side:
             self._losses[key] = token_nll(given, ids[:, 1:]).double().numpy()
         return self._losses[key]
 
-    def pruned_nll(self, ids: torch.Tensor, prunes: Sequence[Scale]) -> Values:
-        """Return the NLL with some scalars pruned."""
+    def rise_when_pruned(self, ids: torch.Tensor, prunes: Sequence[Scale]) -> float:
+        """Return by how many nats a token the NLL rises with some scalars pruned."""
         key = _key(ids), tuple(prunes)
-        if key not in self._pruned:
-            with edited(self.subject, prunes):
-                given = predicted(self.subject, ids.to(self.subject.device)).cpu()
-            self._pruned[key] = token_nll(given, ids[:, 1:]).double().numpy()
-        return self._pruned[key]
+        if key not in self._rises:
+            self._rises[key] = self.evidence.engine.rise_when_pruned(ids, prunes)
+        return self._rises[key]
 
 
 def over(log_probabilities: torch.Tensor, size: int) -> torch.Tensor:

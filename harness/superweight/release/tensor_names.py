@@ -11,6 +11,7 @@ import numpy as np
 
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
 from superweight.checkpoints.tensors.decoding import INTEGERS
+from superweight.checkpoints.tensors.gguf_names import IN_BLOCK, WHOLE, plain_name
 from superweight.checkpoints.tensors.tensor_info import TensorInfo
 
 # Wrappers that transformers adds or strips by itself when it loads a checkpoint.
@@ -36,7 +37,7 @@ _COMPANION = re.compile(
     r"|\.(channel_wise|optimize|round_zero)|\.qzeros|\.scales|\.g_idx|\.SCB|\.weight_format"
     r"|\.weight_scale(_inv)?|\.weight_scale_2"
     r"|\.weight_zero_point|\.weight_shape|\.weight_g_idx|\.weight_global_scale|\.input_scale|\.output_scale"
-    r"|\.k_scale|\.v_scale|\.input_global_scale|\._weight_(scale|zero_point)|_proj_scales"
+    r"|\.k_scale|\.v_scale|\.input_global_scale|\._weight_(scale|zero_point|(act_)?per_tensor_scale)|_proj_scales"
     r"|\.weight\._(scale|shift)|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+))"
 )
 _ONE_EXPERT = re.compile(
@@ -55,24 +56,6 @@ _EXPERT_PARTS = {
     "up_proj": ("up",),
     "gate_up_proj": ("gate", "up"),
 }
-# The dense decoder of llama.cpp's names; what is not listed has no counterpart to be held to.
-_GGUF = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
-_GGUF_WHOLE = {
-    "token_embd.weight": "embed_tokens.weight",
-    "output.weight": "lm_head.weight",
-    "output_norm.weight": "norm.weight",
-}
-_GGUF_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 # Mistral's own names, of consolidated.safetensors.
 _MISTRAL = {
     "attention.wq": "self_attn.q_proj",
@@ -146,6 +129,11 @@ def recomputed(name: str, info: TensorInfo) -> bool:
     return bool(_RECOMPUTED.fullmatch(name)) or (bool(_MASK.fullmatch(name)) and len(info.shape) != 1)
 
 
+def is_mistral_name(name: str) -> bool:
+    """Tell whether a tensor of a block is called as in Mistral's own files."""
+    return bool(_MISTRAL_BLOCK.fullmatch(name))
+
+
 def companion(name: str) -> bool:
     """Tell whether a tensor only says how packed numbers are read: zero is a value like any other there."""
     return bool(_COMPANION.fullmatch(name))
@@ -209,12 +197,9 @@ def _keys(name: str, info: TensorInfo) -> Iterator[tuple[str, bool, tuple[int, .
 
 
 def _plain_name(name: str) -> str:
-    if match := _GGUF_BLOCK.fullmatch(name):
-        part = _GGUF.get(match[2])
-        return name if part is None else f"layers.{match[1]}.{part}.{match[3]}"
     if match := _MISTRAL_BLOCK.fullmatch(name):
         return f"layers.{match[1]}.{_MISTRAL[match[2]]}.weight"
-    return "embed_tokens.weight" if name == "tok_embeddings.weight" else _GGUF_WHOLE.get(name, name)
+    return "embed_tokens.weight" if name == "tok_embeddings.weight" else plain_name(name)
 
 
 @dataclass(frozen=True)
@@ -260,9 +245,9 @@ def _stored_head(before: dict[str, Held], after: dict[str, Held]) -> dict[str, t
 def _wanted(key: str, base: Checkpoint, release: Checkpoint) -> bool:
     if base.is_gguf != release.is_gguf:
         # Another format holds other things beside the decoder; what is in both of its vocabularies counts.
-        known = set(_GGUF_WHOLE.values())
+        known = set(WHOLE.values())
         block = re.fullmatch(r"layers\.\d+\.(.+)\.(weight|bias)", key)
-        if key not in known and not (block and block[1] in _GGUF.values()):
+        if key not in known and not (block and block[1] in IN_BLOCK.values()):
             return False
     if key not in HEAD:
         return True

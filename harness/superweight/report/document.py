@@ -29,6 +29,7 @@ def verdict_row(outcome: Outcome) -> dict[str, Any]:
         "sentence": verdict.claim.sentence,
         "place": verdict.claim.place,
         "status": verdict.status,
+        "engine": verdict.engine,
         "expected": outcome.expected,
         "expected_by": outcome.source,
         "as_expected": outcome.as_expected,

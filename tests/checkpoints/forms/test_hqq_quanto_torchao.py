@@ -193,6 +193,75 @@ def ao(seed, kind):
     return layer.weight.dequantize(), tensors, metadata
 
 
+def micro_scaled(seed, kind, rows=160, cols=320):
+    """Return what torchao makes of a random matrix in MX or NVFP4, and what it says the numbers are."""
+    from torchao.prototype.mx_formats.mx_tensor import MXTensor
+    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+    weight = torch.randn(rows, cols, generator=generator(seed)) / 20
+    swizzled = kind.endswith("tiles")
+    if kind.startswith("NVFP4"):
+        whole = per_tensor_amax_to_scale(weight.abs().max()) if "whole" in kind else None
+        held = NVFP4Tensor.to_nvfp4(weight, per_tensor_scale=whole, is_swizzled_scales=swizzled)
+    else:
+        elements = torch.float4_e2m1fn_x2 if "fp4" in kind else torch.float8_e4m3fn
+        held = MXTensor.to_mx(weight, elements, block_size=32, is_swizzled_scales=swizzled)
+    stem = "model.layers.0.mlp.down_proj"
+    flat, metadata = flatten_tensor_state_dict({f"{stem}.weight": held})
+    tensors = {name.removeprefix(f"{stem}."): tensor for name, tensor in flat.items()}
+    return held.dequantize(torch.float32), tensors, metadata
+
+
+MICRO = ["MX fp8", "MX fp8, tiles", "MX fp4", "NVFP4", "NVFP4, tiles", "NVFP4, whole, tiles"]
+
+
+@pytest.mark.parametrize("kind", MICRO)
+def test_the_micro_scaled_formats_of_torchao_are_read(same, kind):
+    """MX and NVFP4, scales in rows or in tensor cores' tiles: the library's dequantize is the measure."""
+    expected, tensors, metadata = micro_scaled(4, kind)
+    _, location = same(expected, tensors, None, metadata, rtol=1e-6, atol=1e-8)
+    assert f"torchao {kind.split(',')[0].replace(' fp', 'FP')}" == location.tensor.dtype
+
+
+def test_model_optimizer_nvfp4_is_torchao_s(same):
+    """The same three tensors under ModelOpt's names are the numbers that torchao's dequantize gives."""
+    expected, tensors, _ = micro_scaled(6, "NVFP4, whole")
+    named = {
+        "weight": tensors["_weight_qdata"],
+        "weight_scale": tensors["_weight_scale"],
+        "weight_scale_2": tensors["_weight_per_tensor_scale"],
+    }
+    config = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    _, location = same(expected, named, config, rtol=1e-6, atol=1e-8)
+    assert "NVFP4" == location.tensor.dtype
+
+
+def test_scales_in_tiles_that_are_read_as_rows_are_noticed(same):
+    """The comparison fails where the order of the scales is not the one that the metadata tells."""
+    expected, tensors, metadata = micro_scaled(4, "NVFP4, tiles", rows=128, cols=256)
+    name = "model.layers.0.mlp.down_proj.weight"
+    plain = metadata | {
+        name: metadata[name].replace('"is_swizzled_scales": true', '"is_swizzled_scales": false')
+    }
+    assert plain != metadata
+    with pytest.raises(AssertionError):
+        same(expected, tensors, None, plain, rtol=1e-6, atol=1e-8)
+
+
+def test_no_int4_class_of_torchao_can_be_made_or_undone_without_its_accelerator():
+    """Why they are named and not read: there is nothing on a CPU to hold a reader to."""
+    from torchao.quantization import Int4Tensor, Int4WeightOnlyConfig, quantize_
+
+    for form in ("plain", "plain_int32", "tile_packed_to_4d", "preshuffled"):
+        layer = torch.nn.Linear(256, 64, bias=False).bfloat16()
+        with pytest.raises((ImportError, NotImplementedError, AssertionError)):
+            quantize_(layer, Int4WeightOnlyConfig(group_size=32, int4_packing_format=form))
+    codes, scales = torch.zeros(64, 128, dtype=torch.int8), torch.ones(8, 64).bfloat16()
+    with pytest.raises(NotImplementedError, match="dequantize"):
+        Int4Tensor(codes, scales, scales, [1, 32], torch.Size([64, 256])).dequantize()
+
+
 def test_a_zero_point_of_torchao_that_is_off_is_noticed(same):
     """The comparison fails when the zero points are one more."""
     expected, tensors, metadata = ao(1, "int8 by group")

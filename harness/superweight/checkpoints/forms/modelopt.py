@@ -22,5 +22,6 @@ FORM = Form(
     suffixes=(".weight",),
     holds=_holds,
     unpack=_unpack,
-    checked_against="compressed_tensors' NVFP4 with the matrix's scale inverted",
+    checked_against="compressed_tensors' NVFP4 with the matrix's scale inverted; torchao's NVFP4, which "
+    "multiplies as well",
 )

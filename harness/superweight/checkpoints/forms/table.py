@@ -31,14 +31,16 @@ SCALED: tuple[Description, ...] = (
         "DeepSeek, llm-compressor (tensor, channel, group, block, mxfp8), fbgemm, ModelOpt FP8",
         "q times weight_scale_inv, weight_scale or .scale; one a tensor, row or block, the blocks' lengths "
         "from weight_block_size or config_groups; scales stored as U8 or F8_E8M0 are 2^(u8 - 127)",
-        "compressed_tensors' own decompress (mxfp8, float by group); torch's float8 types and "
-        "repeat_interleave for the others",
+        "compressed_tensors' own decompress (tensor, channel, group, block, mxfp8); transformers' own "
+        "Fp8Dequantize (DeepSeek's blocks); torch's float8 types and repeat_interleave for blocks that do "
+        "not divide the matrix, E8M0 scales, fbgemm and ModelOpt",
     ),
     Description(
         "8-bit integers with scales",
         "llm-compressor (channel, group, zero points), bitsandbytes LLM.int8",
         "(q - zero) weight_scale; SCB / 127 by row for LLM.int8",
-        "compressed_tensors' own decompress by group; the layout written out for the others",
+        "compressed_tensors' own decompress (channel, group, zero points); bitsandbytes' own quantiser and "
+        "int8_vectorwise_dequant",
     ),
     Description(
         "LoRA and DoRA adapters",

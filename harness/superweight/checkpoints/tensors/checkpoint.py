@@ -154,6 +154,10 @@ class Checkpoint:
             return self._stored(info, first, count).reshape(shape)
         return integers(self._blocks(info, first, first + count), info.dtype).reshape(shape)
 
+    def scaled(self, name: str) -> bool:
+        """Tell whether a tensor's numbers are those stored times a scale that lies beside them."""
+        return self._scale(self.info(name)) is not None
+
     def pieces(self, name: str) -> Iterator[Floats]:
         """Read a tensor in flat pieces, so that one larger than memory can be looked through."""
         info = self.info(name)

@@ -32,6 +32,9 @@ EPSILON = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 # GGUF types whose numbers lie evenly in each block; the others look theirs up in a codebook.
 _EVEN = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
+# As many numbers are dequantised at a time.
+_RUN = 2**17
+
 
 def decode(data: bytes, dtype: str) -> Floats:
     """Return the numbers that a run of whole blocks stores, one after the other.
@@ -81,16 +84,24 @@ def exponents(stored: Floats) -> Floats:
 
 
 def _dequantise(data: bytes, dtype: str) -> Floats:
-    from gguf.constants import GGMLQuantizationType
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
     try:
         kind = GGMLQuantizationType[dtype]
-        blocks = np.frombuffer(data, np.uint8)
-        # In one row, since the package takes rows sixteen at a time. A corrupt scale overflows,
-        # and is to be seen in the numbers, not in a warning.
+        elements, size = GGML_QUANT_SIZES[kind]
+        count = len(data) // size
+        blocks = np.frombuffer(data, np.uint8).reshape(count, size)
+        numbers = np.empty((count, elements), np.float32)
+        # A run at a time, whose numbers stay in the processor's cache through the package's many
+        # steps: half the time. A corrupt scale overflows, and is to be seen in the numbers, not in
+        # a warning.
+        each = max(1, _RUN // elements)
         with np.errstate(all="ignore"):
-            return np.asarray(dequantize(blocks[None], kind), dtype=np.float32).reshape(-1)
+            for first in range(0, count, each):
+                run = blocks[first : first + each].reshape(1, -1)
+                numbers[first : first + each] = dequantize(run, kind).reshape(-1, elements)
+        return numbers.reshape(-1)
     except (KeyError, NotImplementedError):
         raise BadInput(f"numbers of type {dtype} cannot be read; give a checkpoint of another type") from None
 

@@ -24,7 +24,7 @@ def judge(evidence: Evidence) -> Verdict:
     """Put the activation back at its one token, in the onset block, with the set still pruned."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return settled(evidence.sequential.at([PRUNED, RESTORED_ACTIVATION]), _judged)
+    return settled(evidence.sequential_of_stream.at([PRUNED, RESTORED_ACTIVATION]), _judged)
 
 
 def _judged(look: Look) -> Verdict:

@@ -12,7 +12,9 @@ from superweight.core.statistics import bootstrap
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.generation import Continuation
 
-CLAIM = Claim("C11", "Without the super weights, what the model writes collapses.", "Figure 1")
+CLAIM = Claim(
+    "C11", "Without the super weights, what the model writes collapses.", "Figure 1", of_predictions=True
+)
 
 # "Collapses" speaks of the model, not of a lucky prompt: most continuations, beyond those that
 # the intact model spoils by itself.

@@ -32,7 +32,9 @@ from superweight.measurement.conditions import (
 )
 from superweight.measurement.sequential import Look
 
-CLAIM = Claim("C3", "Pruning the super weights multiplies perplexity.", 'Table 1, "Prune SW"')
+CLAIM = Claim(
+    "C3", "Pruning the super weights multiplies perplexity.", 'Table 1, "Prune SW"', of_predictions=True
+)
 
 # The weakest prune that a replication of Table 2 calls catastrophic multiplies perplexity by 16,
 # the strongest that it does not by 1.6; ten lies between, and is an order of magnitude.

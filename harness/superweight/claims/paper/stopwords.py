@@ -10,12 +10,12 @@ from superweight.claims.evidence import Evidence
 from superweight.claims.sequential_verdict import settled
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import Interval, jackknife
-from superweight.measurement.conditions import INTACT, PRUNED, alone
-from superweight.measurement.evaluate import Values
+from superweight.measurement.conditions import PRUNED, alone
+from superweight.measurement.evaluate import Measurement, Values
 from superweight.measurement.sequential import Look
 from superweight.measurement.token_groups import Vocabulary
 
-CLAIM = Claim("C9", "Without the super weights, stopwords become likelier.", "Figure 5")
+CLAIM = Claim("C9", "Without the super weights, stopwords become likelier.", "Figure 5", of_predictions=True)
 
 # "Likelier" is a ratio above one; the paper gives no size that would hold for all its models.
 RATIO = 1.0
@@ -39,7 +39,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _judged(look: Look, vocabulary: Vocabulary, conditions: Sequence[str]) -> Verdict:
     words = list(vocabulary.stopwords.values())
-    before, after = (_by_group(look, vocabulary, name, words) for name in (INTACT, PRUNED))
+    before, after = (_by_group(item, vocabulary, words) for item in _before_and_after(look, PRUNED))
     ratios = after.mean(axis=0) / before.mean(axis=0)
     logs = jackknife(np.concatenate([before, after], axis=1), _mean_log_ratio)
     return judged(
@@ -59,10 +59,14 @@ def _judged(look: Look, vocabulary: Vocabulary, conditions: Sequence[str]) -> Ve
     )
 
 
-def _by_group(look: Look, vocabulary: Vocabulary, condition: str, groups: list[tuple[int, ...]]) -> Values:
+def _before_and_after(look: Look, condition: str) -> tuple[Measurement, Measurement]:
+    return look.reference(condition), look.measurements[condition]
+
+
+def _by_group(item: Measurement, vocabulary: Vocabulary, groups: list[tuple[int, ...]]) -> Values:
     """Return each group's summed probability in each window: (windows, groups)."""
     column = {token: index for index, token in enumerate(vocabulary.tracked)}
-    tracked = look.measurements[condition].tracked
+    tracked = item.tracked
     return np.stack([tracked[:, [column[token] for token in group]].sum(axis=1) for group in groups], axis=1)
 
 
@@ -74,7 +78,7 @@ def _mean_log_ratio(means: Values) -> Values:
 def _ratios(look: Look, vocabulary: Vocabulary, condition: str) -> dict[str, object]:
     named = vocabulary.stopwords | vocabulary.punctuation
     groups = [*named.values(), *((token,) for token in vocabulary.content)]
-    before, after = (_by_group(look, vocabulary, name, groups) for name in (INTACT, condition))
+    before, after = (_by_group(item, vocabulary, groups) for item in _before_and_after(look, condition))
     ratios = after.mean(axis=0) / before.mean(axis=0)
     content = float(np.median(ratios[len(named) :]))
     table = {word: measured(ratio) for word, ratio in zip(named, ratios, strict=False)}

@@ -17,7 +17,7 @@ from superweight.detection.scan import Scan
 from superweight.measurement.batched_ablation import run_batched
 from superweight.measurement.conditions import Condition, pruned
 from superweight.measurement.corpus import default_prompt
-from superweight.model.architecture import stream
+from superweight.model.residual_stream import stream
 from superweight.model.subject import Subject
 from superweight.strategies import subsets
 
