@@ -25,7 +25,7 @@ from superweight.checkpoints.model_ref import parse_model
 from superweight.core.errors import BadInput
 from superweight.core.markdown import rewritten_between, table
 from superweight.release.compare import CompareRequest
-from superweight.release.result import ACTIVATIONS, STATIC
+from superweight.release.result import ACTIVATIONS, DEPTHS, STATIC
 from superweight.remedy.repair import RepairRequest, repair
 
 RESULTS = Path(__file__).parent / "results" / "repair.json"
@@ -57,8 +57,9 @@ def run() -> list[dict[str, Any]]:
         shutil.rmtree(target, ignore_errors=True)
         # Named as the registry's: what is known of its super weights is known of its plain copy.
         models = parse_model(f"smollm2-135m-instruct-q4_1={base}"), parse_model(str(release))
-        # Predictions are measured below, by other means and on other text.
-        wanted = CompareRequest(*models, depths=(STATIC, ACTIVATIONS))
+        # Predictions are measured below, by other means and on other text; what lies elsewhere they show.
+        depths = DEPTHS if name in ELSEWHERE else (STATIC, ACTIVATIONS)
+        wanted = CompareRequest(*models, depths=depths)
         row: dict[str, Any] = {"name": name, "outcome": "refused", "verdict": None, "restored": []}
         try:
             result = repair(RepairRequest(wanted, target))

@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -18,6 +19,7 @@ from superweight.checkpoints.scalars import open_model
 from superweight.checkpoints.sources import local_path
 from superweight.checkpoints.tensors.locations import locate
 from superweight.checkpoints.tensors.open import open_checkpoint
+from superweight.cli.main import main
 from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.core.errors import BadInput, HarnessError
 from superweight.release.compare import CompareRequest
@@ -307,3 +309,29 @@ def test_a_release_is_compared_at_every_depth_before_and_after(damaged, tmp_path
     assert 1 == steps.count("loading tiny-planted")
     assert Coordinate(*PLACE.indices) == result.restored[0].place
     assert open_model(parse_model(str(tmp_path / TARGET)).entry).files
+
+
+def called(*arguments):
+    return CliRunner().invoke(main, ["repair", *map(str, arguments), "--depth", "static"])
+
+
+def test_the_command_exits_0_for_a_kept_copy_and_says_what_it_did(damaged, tmp_path):
+    """With the scalar from and to, and the same as JSON."""
+    result = called("tiny-planted", damaged, "--out", tmp_path / TARGET, "--json", tmp_path / "out.json")
+    assert 0 == result.exit_code, result.output
+    assert "super weight [1, 41, 23]: 0 becomes 4" in result.stdout
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (REPAIRED, KEPT) == (written["outcome"], written["after"]["verdict"])
+
+
+def test_the_command_exits_1_for_damage_elsewhere_and_4_for_bad_input(base, damaged, tmp_path):
+    """One line on stderr; nothing is written."""
+
+    def emptied(tensors, places):
+        tensors["model.norm.weight"].zero_()
+
+    elsewhere = make(base, tmp_path / "elsewhere", emptied, [PLACE])
+    assert 1 == called("tiny-planted", elsewhere, "--out", tmp_path / TARGET).exit_code
+    refused = called("tiny-planted", damaged, "--out", damaged)
+    assert (4, "") == (refused.exit_code, refused.stdout)
+    assert not (tmp_path / TARGET).exists()
