@@ -48,7 +48,7 @@ class Reading:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Watched:
     """The super weights of one model in training, and what they were when it began.
 
@@ -64,7 +64,6 @@ class Watched:
     prompt: torch.Tensor | None = None
     drift: float = DRIFT
     readings: list[Reading] = field(default_factory=list)
-    _peak: float | None = None
 
     def values(self) -> dict[Coordinate, float]:
         """Read every scalar as the model computes with it now."""
@@ -98,11 +97,12 @@ class Watched:
         peak, dtype = self.peak()
         limit = torch.finfo(dtype).max
         figures |= {"superweight/activation": peak, "superweight/head_room": peak / limit}
-        self._peak = self._peak or peak
-        ratio = peak / self._peak if self._peak else math.inf
+        name = "superweight/activation"
+        first = next((item.figures[name] for item in self.readings if name in item.figures), peak)
+        ratio = peak / first if first else math.inf
         if not 1 / MAGNITUDE <= ratio <= MAGNITUDE:  # NaN is beyond both
             reasons.append(
-                f"the super activation is {ratio:.3g} times what it was ({self._peak:.4g} to {peak:.4g})"
+                f"the super activation is {ratio:.3g} times what it was ({first:.4g} to {peak:.4g})"
             )
         if not peak <= HEAD_ROOM * limit:
             name = str(dtype).removeprefix("torch.")
