@@ -183,14 +183,38 @@ def as_table(rows: Mapping[str, Row]) -> list[str]:
     return table(head, lines)
 
 
+def equal(model: str, count: int) -> None:
+    """Print the loss of a model's numbers in float32 in both engines, and how far they are apart."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = write_as(fetch(parse_model(model).entry).path, Path(scratch) / "F32.gguf", "F32")
+        subject = load(parse_model(str(path)).entry, device="cpu")
+        windows = cut(subject, documents("builtin"), "builtin").shuffled()
+        ids = torch.from_numpy(windows.ids[:count])
+        there = load_engine(LLAMA_CPP, subject, "builtin", device="cpu")
+        losses = [
+            token_nll(engine.log_probabilities(ids), ids[:, 1:]).double()
+            for engine in (TransformersEngine(subject), there)
+        ]
+        there.free()
+    apart = losses[0] - losses[1]
+    words = ", ".join(f"{name} {float(loss.mean()):.5f}" for name, loss in zip(ENGINES, losses, strict=True))
+    most = f"{float(apart.mean()):+.2e} a token, {float(apart.abs().max()):.3f} at most"
+    print(f"{Path(model).name}: {words}: {most}", flush=True)
+
+
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks engines", description=__doc__)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--verdicts", default="", help="types to be compared with F16, separated by commas")
     parser.add_argument("--variants", default="", help="types with parts in F16, separated by commas")
+    parser.add_argument("--equal", nargs="+", help="only say how far a model's F32 file is apart in both")
     parser.add_argument("--again", action="store_true", help="measure what is known as well")
     chosen = parser.parse_args(words)
+    if chosen.equal:
+        for model in chosen.equal:
+            equal(model, chosen.windows)
+        return
     known: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() and not chosen.again else {}
     about = {"model": chosen.model, "windows": chosen.windows}
     rows: dict[str, Row] = known["rows"] if known.get("about") == about else {}
