@@ -2,7 +2,7 @@
 
     python -m benchmarks training
 
-Three runs of AdamW on the corpus's own text, one window a step: healthy, ruinous, and one whose weight
+Runs of AdamW on the corpus's own text, one window a step: healthy, two ruinous ones, and one whose weight
 decay is far too large. Perplexity is on eight windows that are not trained on. Written to
 ``results/training.json``.
 """
@@ -29,6 +29,7 @@ STEPS, MEASURED = 24, 8
 RUNS = {
     "healthy": {"lr": 1e-5, "weight_decay": 0.0},
     "ruinous": {"lr": 1e-3, "weight_decay": 0.0},
+    "more ruinous": {"lr": 1e-2, "weight_decay": 0.0},
     "weight decay of 20": {"lr": 5e-4, "weight_decay": 20.0},
 }
 
