@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from benchmarks.timing import Row, aimed, in_turn, ratios
-from superweight.claims.catalogue import CLAIMS
+from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
 from superweight.measurement.conditions import controls, treatments
 from superweight.measurement.corpus import cut, documents
@@ -54,7 +54,7 @@ def fixed_protocol(subject: Subject) -> None:
 
 def all_claims(subject: Subject) -> dict[str, str]:
     """Judge C1 to C11 from nothing, and return the verdicts."""
-    evidence = Evidence(subject, "builtin")
+    evidence = Evidence(subject, "builtin", tests=SEQUENTIAL)
     return {claim.id: judge(evidence).status for claim, judge in CLAIMS.items() if claim.id in JUDGED}
 
 

@@ -109,3 +109,28 @@ def test_the_plugin_does_not_import_torch():
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "False False" == finished.stdout.strip()
+
+
+def test_a_plan_is_printed_and_nothing_is_measured(superweight, tmp_path):
+    """Steps, token-blocks, seconds and memory, as a table and as JSON; exit code 0."""
+    result = superweight("check", "tiny-planted", "--plan", "--json", str(tmp_path / "plan.json"))
+    assert 0 == result.exit_code, result.output
+    assert "looks that" in result.stdout
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert {"seconds", "token_blocks", "memory", "steps"} < plan.keys()
+    assert "supported" not in result.stdout
+
+
+def test_what_a_budget_leaves_out_exits_3_and_is_no_damage(superweight):
+    """The cheapest claims are judged as expected; the rest says what it would need."""
+    result = superweight("check", "tiny-planted", "--budget", "0.001s")
+    assert 3 == result.exit_code, result.output
+    assert "not judged within the budget: C2, C3" in result.stdout
+    assert "as expected: 2 of 14 claims" in result.stdout
+
+
+def test_a_budget_that_is_none_is_bad_input(superweight):
+    """In one line, before anything is loaded."""
+    result = superweight("check", "tiny-planted", "--budget", "soon")
+    assert 4 == result.exit_code
+    assert "'soon' is no length of time; give 60s, 10min or 1h" in result.stderr

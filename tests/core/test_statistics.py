@@ -5,8 +5,20 @@ import math
 import numpy as np
 import pytest
 
+from superweight.core.alpha_spending import nominal_levels
 from superweight.core.errors import HarnessError
-from superweight.core.statistics import ERROR, LEVEL, LOOKS, Interval, bootstrap, exactly, jackknife, looks
+from superweight.core.statistics import (
+    ERROR,
+    LEVEL,
+    LOOKS,
+    SPENT,
+    Interval,
+    bootstrap,
+    exactly,
+    jackknife,
+    look_level,
+    looks,
+)
 
 
 @pytest.fixture
@@ -156,21 +168,36 @@ def test_the_jackknife_refuses_too_few_windows(count):
 
 @pytest.mark.parametrize(
     ("windows", "expected"),
-    [(48, (8, 16, 32, 48)), (20, (8, 16, 20)), (16, (8, 16)), (8, (8,))],
+    [(48, (8, 16, 24, 32, 48)), (20, (8, 16, 20)), (16, (8, 16)), (8, (8,)), (4, (4,))],
 )
 def test_the_last_look_is_at_all_there_is(windows, expected):
     """However much text there is, no window is left out in the end, and none is waited for."""
     assert expected == looks(windows)
 
 
-def sequential_verdicts(sample, runs=1500):
+def test_a_look_without_a_level_has_that_of_its_number_of_windows(windows):
+    """The eighth window is tested more sharply than one of Bonferroni's five looks, the last less so."""
+    for count in LOOKS:
+        assert jackknife(windows[:count], level=look_level(count)) == jackknife(windows[:count])
+    errors = [1 - look_level(count) for count in LOOKS]
+    assert SPENT / len(LOOKS) < min(errors[0], errors[-1])
+    assert SPENT > max(errors)
+    assert sum(errors) > SPENT  # looks share their windows, so that they may be given more than its parts
+
+
+def test_more_text_than_planned_for_spends_no_more():
+    """A corpus of 96 windows has the levels of one of 48, each at twice as many windows."""
+    assert 1 - SPENT < look_level(96) < 1
+
+
+def sequential_verdicts(sample, runs=1500, levels=None):
     """Return the share of runs that find a mean above, and below, zero; windows come from ``sample``."""
     generator = np.random.default_rng(23)
     above = below = 0
     for _ in range(runs):
         windows = sample(generator, LOOKS[-1])
-        for count in LOOKS:
-            interval = jackknife(windows[:count])
+        for count, level in (levels or dict.fromkeys(LOOKS)).items():
+            interval = jackknife(windows[:count], level=level)
             if interval.low >= 0 or interval.high < 0:
                 above += interval.low >= 0
                 below += interval.high < 0
@@ -196,6 +223,15 @@ def test_stopping_early_errs_no_more_often_than_it_says(shape):
     assert 0.05 == ERROR
     assert ERROR >= above + below
     assert 0 < above + below
+
+
+def test_a_first_look_at_four_windows_would_err_too_often():
+    """Of two kinds of text, all four are of one kind in one sample of eight: eight windows are the fewest."""
+    counts = (4, *LOOKS)
+    errors = nominal_levels([count / LOOKS[-1] for count in counts], SPENT)
+    levels = {count: 1 - error for count, error in zip(counts, errors, strict=True)}
+    above, below = sequential_verdicts(SHAPES["two kinds of text"], levels=levels)
+    assert above + below > ERROR
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))

@@ -342,3 +342,23 @@ def test_every_option_states_its_default(run):
         "trust",
     ):
         assert "Default:" in text.split(f"--sw-{option}", 1)[1].split("--sw-")[0]
+
+
+def test_sw_budget_skips_what_does_not_fit(run, project, monkeypatch):
+    """With what it would need, and without a baseline; what fits is judged. Under CI it fails."""
+    result = run("--sw-model", "tiny-planted", "--sw-budget", "0.001s", "-rs")
+    result.assert_outcomes(passed=2, skipped=12)
+    result.stdout.fnmatch_lines(["*C3 on tiny-planted: not measured: it needs*of the budget are left*"])
+    kept = sorted(Path(project.path, "baselines").rglob("C*.json"))
+    run("--sw-model", "tiny-planted", "--sw-budget", "0.001s", "--snapshot-update")
+    assert kept == sorted(Path(project.path, "baselines").rglob("C*.json"))
+    run("--sw-model", "tiny-planted", "--sw-budget", "10min", claims=PLACE).assert_outcomes(passed=1)
+    monkeypatch.setenv("CI", "true")
+    run("--sw-model", "tiny-planted", "--sw-budget", "0.001s").assert_outcomes(passed=2, failed=12)
+
+
+def test_sw_budget_takes_a_length_of_time(run):
+    """What is none is a usage error."""
+    result = run("--sw-model", "tiny-planted", "--sw-budget", "soon", claims=PLACE)
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    result.stderr.fnmatch_lines(["*'soon' is no length of time*"])

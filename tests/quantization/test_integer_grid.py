@@ -90,7 +90,8 @@ def test_blocks_hold_every_entry_once(shape, layout):
     places = torch.arange(shape[0] * shape[1]).view(shape)
     ids = block_ids(layout, shape).flatten()
     seen = []
-    for view, dims in layout.split(places):
+    for view, spanned in layout.split(places):
+        dims = [dim % view.ndim for dim in spanned]
         others = [dim for dim in range(view.ndim) if dim not in dims]
         for block in view.permute(*others, *dims).flatten(0, len(others) - 1) if others else [view]:
             members = block.flatten()

@@ -266,19 +266,26 @@ def test_continuations_that_collapse_anyway_do_not_count(intact, pruned, more, s
 def rounded(monkeypatch):
     """Judge C12 where rounding costs so much, naively and with the activation held out."""
 
-    def judge(naive, held, *, found=(1,)):
+    def judge(naive, held, *, found=(1,), count=WINDOWS, noise=0.0):
+        spread, seen = np.linspace(0.95, 1.05, count), []
+        uneven = noise * np.where(np.arange(count) % 2, 1.0, -1.0)
+
         def sweep(subject, scan, text, names):
             assert 0 == len(text.calibration)  # nothing is chosen, so nothing is set aside
             if naive is None:
                 raise BadInput("nothing to round here")
-            return {NAIVE: 3.0 + naive * SPREAD, HELD_OUT: 3.0 + held * SPREAD}
+            own = slice(len(seen), len(seen) + len(text.measured))
+            seen.extend(text.measured)
+            return {NAIVE: 3.0 + naive * spread[own], HELD_OUT: 3.0 + (held * spread + uneven)[own]}
 
         monkeypatch.setattr(activation_quantization, "activation_sweep", sweep)
-        windows = Windows(np.zeros((WINDOWS, 4), dtype=np.int64), "by hand")
+        windows = Windows(np.zeros((count, 4), dtype=np.int64), "by hand")
         scan = SimpleNamespace(super_activations=found)
-        intact = np.full(WINDOWS, 3.0)
+        subject = SimpleNamespace(architecture=SimpleNamespace(blocks=range(2)))
         return activation_quantization.judge(
-            evidence(scan=scan, windows=windows, subject=None, intact_losses=intact)
+            evidence(
+                scan=scan, windows=windows, subject=subject, intact=lambda windows: np.full(windows, 3.0)
+            )
         )
 
     return judge
@@ -290,13 +297,24 @@ def test_the_share_closed_is_of_the_gap_that_rounding_opens(rounded):
     share, left = verdict.criteria
     assert (SUPPORTED, 0.875) == (verdict.status, pytest.approx(share.statistic.value))
     assert (0.875, 0.875) == pytest.approx((share.interval.low, share.interval.high))
-    assert 0.1 == pytest.approx(share.statistic.within)
-    assert (0.0625, 0.05) == (pytest.approx(left.statistic.value), pytest.approx(left.statistic.within))
+    # A tenth over 48 windows, and more by the root of how many fewer there are.
+    assert 0.1 * np.sqrt(6) == pytest.approx(share.statistic.within)
+    assert (0.0625, 0.05 * np.sqrt(6)) == pytest.approx((left.statistic.value, left.statistic.within))
     perplexities = {name: number.value for name, number in verdict.evidence["perplexities"].items()}
     expected = {"full": 3.0 + 0 * SPREAD, NAIVE: 3.0 + 0.5 * SPREAD, HELD_OUT: 3.0 + 0.0625 * SPREAD}
     assert {name: np.exp(nll.mean()) for name, nll in expected.items()} == pytest.approx(perplexities)
     assert REFUTED == rounded(0.5, 0.49).status
     assert REFUTED == rounded(0.5, -0.1).status  # better than the full model is too good to be true
+
+
+@pytest.mark.parametrize(("noise", "windows"), [(0.0, 16), (0.3, 32), (2.0, 48)])
+def test_rounding_is_read_on_only_while_it_is_in_doubt(rounded, noise, windows):
+    """It begins at 16 windows, where two machines differ by less than twice what they do over all."""
+    verdict = rounded(0.5, 0.3, count=48, noise=noise)
+    assert windows == verdict.evidence["windows"].value
+    assert 48 == verdict.evidence["windows"].within  # another machine may stop at another look
+    share = verdict.criteria[0]
+    assert 0.1 * np.sqrt(48 / windows) == pytest.approx(share.statistic.within)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +369,7 @@ def test_a_model_that_cannot_be_rounded_says_why():
 
         @property
         def rounded_weights(self):
-            raise BadInput("nothing to round here")
+            raise BadInput("nothing to round here")  # before anything is measured, or at the first look
 
     verdict = weight_quantization.judge(Evidence())
     assert (NOT_APPLICABLE, "nothing to round here") == (verdict.status, verdict.reason)

@@ -21,6 +21,7 @@ from superweight.claims.paper import (
     weight_quantization,
     weight_restoration,
 )
+from superweight.claims.sequential_verdict import SequentialTest
 from superweight.claims.verdict import Claim, Verdict
 
 _MODULES = (
@@ -41,3 +42,9 @@ _MODULES = (
 )
 
 CLAIMS: dict[Claim, Callable[[Evidence], Verdict]] = {module.CLAIM: module.judge for module in _MODULES}
+
+# Those that read on while they are in doubt, and share what is measured for it.
+SEQUENTIAL: tuple[Callable[[Evidence], SequentialTest | Verdict], ...] = tuple(
+    module.sequential_test
+    for module in (pruning, other_outliers, activation_restoration, stopwords, sensitivity)
+)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.checkpoints.sources import require_different_models
 from superweight.claims.baselines import read
-from superweight.claims.catalogue import CLAIMS
+from superweight.claims.budget import Budget, cheapest_first
+from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
 from superweight.claims.expectations import Outcome, baseline_of, compare_with_expectation
+from superweight.claims.plan import Plan, plan_of
 from superweight.claims.record import record
 from superweight.claims.run_config import RunConfig
 from superweight.claims.verdict import Claim, Verdict
@@ -30,6 +32,7 @@ class CheckRequest:
     run_config: RunConfig = field(default_factory=RunConfig)
     tasks: tuple[str, ...] = ()
     limit: int | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,45 @@ def run_check(request: CheckRequest, progress: Callable[[str], None] = lambda st
         base_scan = base.scan
     loader = request.run_config.engine_loader(request.run_config.engine)
     evidence = evidence_of(subject, request.run_config.corpus, base_scan, loader)
-    outcomes = []
-    for claim, judge in judges.items():
+    order = list(judges)
+    if request.budget is not None:
+        progress("planning what fits into the budget")
+        evidence.budget = Budget(request.budget, plan_of(evidence))
+        order = cheapest_first(judges, evidence.budget.plan)
+    outcomes = {}
+    for claim in order:
         progress(f"{claim.id}: {claim.sentence}")
-        verdict = evidence.verdict(judge)
-        outcomes.append(_outcome(request, evidence, verdict, base.verdict(judge) if base else None))
-    return Checked(tuple(outcomes), evidence, base)
+        outcomes[claim] = _judged(request, judges[claim], claim, evidence, base)
+    return Checked(tuple(outcomes[claim] for claim in judges), evidence, base)
+
+
+def run_plan(
+    model: ModelRef, run_config: RunConfig, progress: Callable[[str], None] = lambda step: None
+) -> Plan:
+    """Return what a check of a model would measure; only the scan and one timed pass are run.
+
+    Raises `BadInput` for a model or corpus that cannot be used.
+    """
+    progress(f"loading {model}")
+    # Planned in transformers, whatever engine measures: there the scan is.
+    evidence = evidence_of(run_config.load(model, progress), run_config.corpus, None)
+    progress(f"scanning {model}")
+    return plan_of(evidence)
+
+
+def _judged(
+    request: CheckRequest,
+    judge: Callable[[Evidence], Verdict],
+    claim: Claim,
+    evidence: Evidence,
+    base: Evidence | None,
+) -> Outcome:
+    """Judge a claim, if the budget has room for it, and hold the verdict to what is expected."""
+    refusal = evidence.budget.refusal(claim) if evidence.budget is not None else None
+    if refusal is not None:
+        return _outcome(request, evidence, refusal, None)
+    verdict = evidence.verdict(judge)
+    return _outcome(request, evidence, verdict, base.verdict(judge) if base and not verdict.unmet else None)
 
 
 def scan_of_origin(
@@ -101,7 +137,7 @@ def evidence_of(
 
     The corpus is read at once, even where no claim would read it: before anything is measured.
     """
-    evidence = Evidence(subject, corpus, base_scan, load_engine)
+    evidence = Evidence(subject, corpus, base_scan, load_engine, SEQUENTIAL)
     _ = evidence.windows, evidence.engine
     return evidence
 

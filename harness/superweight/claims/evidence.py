@@ -7,34 +7,49 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
+from superweight.claims.budget import Budget
+from superweight.claims.sequential_verdict import SequentialTest
 from superweight.claims.verdict import Verdict
+from superweight.core.statistics import LOOKS
 from superweight.detection.detect import Detection, detect
 from superweight.detection.run_trace import trace_batch
 from superweight.detection.scan import Scan, scan
 from superweight.detection.trace import Trace
 from superweight.engines.engine import Engine
 from superweight.engines.in_transformers import TransformersEngine
-from superweight.measurement.conditions import INTACT, PRUNED, Condition, controls, pruned, treatments
+from superweight.measurement.conditions import (
+    INTACT,
+    PRUNED,
+    Condition,
+    alone,
+    controls,
+    pruned,
+    singled_out,
+    treatments,
+)
 from superweight.measurement.corpus import Windows, continuations, cut, default_prompt, documents, prompts
-from superweight.measurement.evaluate import Values
 from superweight.measurement.generation import Continuation
 from superweight.measurement.sequential import SequentialEvaluation
 from superweight.measurement.token_groups import Vocabulary, classify
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject
 from superweight.quantization.losses import split
-from superweight.quantization.sweep import Sweep, weight_sweep
+from superweight.quantization.sequential_sweep import SequentialSweep
 
 # What practice uses, and the paper's largest; `superweight sweep` has all six in between.
 BLOCK_SIZES = (64, 1024**2)
-# Every scheme is a forward pass with everything rounded; a third of the text keeps a check quick.
-ROUNDED_WINDOWS, CALIBRATION_WINDOWS = 16, 4
+# Windows that clipping is chosen on; none of them is measured on.
+CALIBRATION_WINDOWS = 4
+
+# Turns evidence into a test that reads on, or into the verdict where there is nothing to read.
+MakeTest = Callable[["Evidence"], SequentialTest | Verdict]
 
 
 class Evidence:
-    """What was measured of one subject; every property is computed on first use."""
+    """What was measured of one subject; every property is computed on first use.
+
+    ``tests`` are the claims that share what is measured of further windows, while they are in doubt.
+    """
 
     def __init__(
         self,
@@ -42,6 +57,7 @@ class Evidence:
         corpus: str,
         base: Scan | None = None,
         load_engine: Callable[[Subject], Engine] | None = None,
+        tests: Sequence[MakeTest] = (),
     ) -> None:
         """Measure predictions and text in the engine that is loaded so, all else in transformers.
 
@@ -52,6 +68,8 @@ class Evidence:
         self.base = base
         self.stream = TransformersEngine(subject)
         self._load_engine = load_engine
+        self._tests = tests
+        self.budget: Budget | None = None
 
     @cached_property
     def engine(self) -> Engine:
@@ -107,32 +125,52 @@ class Evidence:
         return self.sequential if self.engine is self.stream else self._evaluation(self.stream)
 
     def _evaluation(self, engine: Engine) -> SequentialEvaluation:
-        every = [*treatments(self.scan), *controls(self.subject, self.scan)]
-        conditions = [condition for condition in every if engine.can_measure(condition)]
-        tracked = self.vocabulary.tracked
-        return SequentialEvaluation(self.subject, self.windows, conditions, tracked, engine.measure)
+        made = [test for make in self._tests if isinstance(test := make(self), SequentialTest)]
+        if self.engine is not self.stream:
+            # Each engine reads on for its own tests.
+            made = [test for test in made if test.of_stream == (engine is self.stream)]
+        return SequentialEvaluation(
+            self.subject,
+            self.windows,
+            [condition for condition in self.conditions if engine.can_measure(condition)],
+            self.vocabulary.tracked,
+            engine.measure,
+            # What C3 and C9 say beyond the loss is of these.
+            details=[PRUNED, *(alone(index) for index in singled_out(self.scan))],
+            tests=[test.needs for test in made],
+            affords=self.affords,
+        )
 
     @cached_property
-    def intact_losses(self) -> Values:
-        """The mean NLL of the intact model in each of ``windows``, in their own order: (windows,).
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every condition that the looks measure: treatments of what was found, and controls."""
+        return (*treatments(self.scan), *controls(self.subject, self.scan))
 
-        In transformers: what is rounded there is held to it.
-        """
-        shuffled = self.sequential_of_stream.intact()
-        losses = np.empty_like(shuffled)
-        losses[self.windows.order] = shuffled
-        return losses
+    def affords(self, token_blocks: float) -> bool:
+        """Tell whether the budget, if there is one, has room for so many token-blocks more."""
+        return self.budget is None or self.budget.affords(token_blocks)
+
+    @property
+    def calibration_windows(self) -> int:
+        """How many windows clipping is chosen on."""
+        return CALIBRATION_WINDOWS
 
     @cached_property
-    def rounded_weights(self) -> Sweep:
-        """What INT4 weights lose in the smallest and in the largest blocks.
+    def rounded_weights(self) -> SequentialSweep:
+        """What INT4 weights lose in the smallest and in the largest blocks, on as much text as is needed.
 
         Raises `BadInput` where there is too little text.
         """
-        text = split(self.windows.shuffled(), ROUNDED_WINDOWS, CALIBRATION_WINDOWS)
-        blocks = weight_sweep(self.subject, self.scan, text, BLOCK_SIZES, unrestored=False)
-        intact = self.intact_losses[self.windows.order[: len(text.measured)]]
-        return Sweep(intact, blocks, {})
+        text = split(self.windows.shuffled(), LOOKS[-1], CALIBRATION_WINDOWS)
+        each = 4 * text.measured.shape[1] * len(self.subject.architecture.blocks)
+        return SequentialSweep(
+            self.subject,
+            self.scan,
+            text,
+            BLOCK_SIZES,
+            self.sequential_of_stream.intact,
+            affords=lambda windows: self.affords(windows * each),
+        )
 
     @property
     def intact_writing(self) -> tuple[Continuation, ...]:

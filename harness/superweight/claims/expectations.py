@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,11 @@ class Outcome:
     def as_expected(self) -> bool:
         return not self.gaps
 
+    @property
+    def was_judged(self) -> bool:
+        """Whether the verdict was held against anything: not where a budget ended before it was decided."""
+        return not self.verdict.unmet
+
 
 def compare_with_expectation(
     verdict: Verdict,
@@ -56,8 +61,12 @@ def compare_with_expectation(
     ``recorded`` is the verdict's own record, ``stored`` the baseline that lies at
     ``path``, or None where there is none.
     """
+    if verdict.unmet:
+        return Outcome(verdict, None, None)
     if expect == PAPER:
         return compare_with_paper(verdict)
+    if base is not None and base.unmet:
+        return Outcome(replace(verdict, unmet=f"the base: {base.unmet}"), None, None)
     if base is not None:
         return compare_with_base(verdict, base)
     if stored is not None:

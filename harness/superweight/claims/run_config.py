@@ -46,10 +46,11 @@ class RunConfig:
 
     def evidence(self, model: ModelRef, progress: Progress = silent) -> Evidence:
         """Load a model to be measured."""
+        from superweight.claims.catalogue import SEQUENTIAL
         from superweight.claims.evidence import Evidence
 
         loader = self.engine_loader(self.engine)
-        return Evidence(self.load(model, progress), self.corpus, load_engine=loader)
+        return Evidence(self.load(model, progress), self.corpus, load_engine=loader, tests=SEQUENTIAL)
 
     def for_base(self, model: ModelRef) -> RunConfig:
         """Return the same options with the engine that runs a base."""

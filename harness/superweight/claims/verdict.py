@@ -103,7 +103,8 @@ class Verdict:
 
     ``evidence`` holds JSON values; floats that were measured stand in `Measured`. ``examples`` is what
     a property's examples showed: it differs from run to run, and no baseline has it. ``engine`` names the
-    engine that the statistic comes from.
+    engine that the statistic comes from. ``unmet`` says what the claim would need where a budget ended
+    before it was decided: such a verdict is held against nothing.
     """
 
     claim: Claim
@@ -113,6 +114,7 @@ class Verdict:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     examples: Mapping[str, Any] = field(default_factory=dict)
     engine: str = "transformers"
+    unmet: str = ""
 
     @property
     def deciding(self) -> Criterion | None:

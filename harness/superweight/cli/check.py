@@ -9,8 +9,16 @@ import click
 
 from superweight.claims.run_config import RunConfig
 from superweight.cli.model_argument import MODEL
-from superweight.cli.options import EXIT_NOT_AS_EXPECTED, judging_options, literal, run_part, write_output
-from superweight.cli.progress import CHECK, progressing
+from superweight.cli.options import (
+    EXIT_CANNOT_JUDGE,
+    EXIT_NOT_AS_EXPECTED,
+    Duration,
+    judging_options,
+    literal,
+    run_part,
+    write_output,
+)
+from superweight.cli.progress import CHECK, SCAN, progressing
 
 if TYPE_CHECKING:
     from superweight.checkpoints.model_ref import ModelRef
@@ -38,6 +46,15 @@ if TYPE_CHECKING:
 @judging_options
 @click.option("--tasks", default="", help="Zero-shot tasks of lm-evaluation-harness, separated by commas.")
 @click.option("--limit", type=int, help="Ask only the first so many items of each task.")
+@click.option(
+    "--plan", is_flag=True, help="Print what would be measured and what it costs, and measure nothing."
+)
+@click.option(
+    "--budget",
+    type=Duration(),
+    metavar="TIME",
+    help="Judge what fits into 60s or 10min, cheapest claims first; the rest is inconclusive.",
+)
 def check(
     model: ModelRef,
     base: ModelRef | None,
@@ -46,11 +63,14 @@ def check(
     expect: str,
     tasks: str,
     limit: int | None,
+    plan: bool,
+    budget: float | None,
     run_config: RunConfig,
 ) -> None:
     """Judge every claim of the paper on MODEL and hold the verdicts to what is expected.
 
-    Exit code 0: as expected; 1: not as expected; 4: bad input.
+    Exit code 0: as expected; 1: not as expected; 3: as expected where the budget let it be judged; 4: bad
+    input.
 
     Example: superweight check smollm2-135m-instruct-q4_1 --report out
     """
@@ -58,6 +78,9 @@ def check(
     from superweight.cli.accuracy_table import accuracy_lines
     from superweight.report.run_info import Stages
 
+    if plan:
+        _show_plan(model, run_config, json_file)
+        return
     with progressing(CHECK) as progress:
         stages = Stages(progress)
         checked = run_check(
@@ -68,6 +91,7 @@ def check(
                 run_config=run_config,
                 tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
                 limit=limit,
+                budget=budget,
             ),
             progress=stages,
         )
@@ -84,6 +108,22 @@ def check(
         click.echo(f"report: {report / 'report.html'}", err=True)
     if not all(outcome.as_expected for outcome in outcomes):
         raise SystemExit(EXIT_NOT_AS_EXPECTED)
+    if not all(outcome.was_judged for outcome in outcomes):
+        raise SystemExit(EXIT_CANNOT_JUDGE)
+
+
+def _show_plan(model: ModelRef, run_config: RunConfig, json_file: str | None) -> None:
+    import json
+
+    from superweight.claims.check import run_plan
+    from superweight.cli.plan_text import print_plan
+
+    with progressing(SCAN) as progress:
+        planned = run_plan(model, run_config, progress)
+    if json_file is not None:
+        write_output(json_file, json.dumps(planned.as_dict(), indent=2) + "\n")
+    if json_file != "-":
+        print_plan(planned)
 
 
 def _document(checked: Checked, stages: Stages, corpus: str) -> Document:
@@ -137,6 +177,12 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
     unexpected = [outcome for outcome in outcomes if not outcome.as_expected]
     for outcome in unexpected:
         console.print(explain(model, outcome), markup=False, highlight=False)
+    left = [outcome.verdict.claim.id for outcome in outcomes if not outcome.was_judged]
+    if left:
+        console.print(
+            f"not judged within the budget: {', '.join(left)}; give a larger --budget, or none.",
+            highlight=False,
+        )
     if all(outcome.expected is None for outcome in outcomes):
         console.print(
             "This model is met for the first time: nothing was compared. Keep these verdicts as its "
@@ -144,4 +190,5 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
             highlight=False,
         )
     elif not unexpected:
-        console.print(f"as expected: {len(outcomes)} of {len(outcomes)} claims", highlight=False)
+        judged = len(outcomes) - len(left)
+        console.print(f"as expected: {judged} of {len(outcomes)} claims", highlight=False)

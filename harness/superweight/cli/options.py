@@ -12,6 +12,8 @@ import click
 
 from superweight.claims.run_config import RunConfig
 from superweight.core.atomic import write_whole
+from superweight.core.duration import parse_duration
+from superweight.core.environment import DEVICES
 from superweight.core.errors import BadInput
 from superweight.core.resources import DEFAULT_BASELINES
 
@@ -28,13 +30,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 _LOADING = (
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True),
     click.option(
         "--dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         default="auto",
         show_default=True,
-        help="auto: float32 on a CPU, the checkpoint's own on cuda.",
+        help="auto: float32 on a CPU, the checkpoint's own on an accelerator.",
     ),
     click.option(
         "--trust",
@@ -93,6 +95,15 @@ def _with(command: _Command, choices: Sequence[Callable[[Any], Any]]) -> _Comman
     for option in reversed(choices):
         gathered = option(gathered)
     return cast(_Command, gathered)
+
+
+class Duration(click.ParamType[float]):
+    """A length of time on the command line, 60s or 10min, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return value if isinstance(value, float) else parse_duration(str(value))
 
 
 def write_output(target: str, text: str) -> None:

@@ -6,7 +6,7 @@ and a name; `superweight.engines.measured` makes an engine of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,9 +45,16 @@ class Engine(Protocol):
         """What a record says of the engine beside what it says of the model; empty for transformers."""
 
     def measure(
-        self, windows: Windows, conditions: Sequence[Condition], tracked_ids: Sequence[int] = ()
+        self,
+        windows: Windows,
+        conditions: Sequence[Condition],
+        tracked_ids: Sequence[int] = (),
+        details: Collection[str] | None = None,
     ) -> dict[str, Measurement]:
-        """Measure the intact model and every condition on the same windows, by name."""
+        """Measure the intact model and every condition on the same windows, by name.
+
+        Where ``details`` is given, an engine may measure the losses alone of the conditions it does not name.
+        """
 
     def can_measure(self, condition: Condition) -> bool:
         """Tell whether the engine can change the model so: an activation is not put back everywhere."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,13 @@ class TransformersEngine:
         return True
 
     def measure(
-        self, windows: Windows, conditions: Sequence[Condition], tracked_ids: Sequence[int] = ()
+        self,
+        windows: Windows,
+        conditions: Sequence[Condition],
+        tracked_ids: Sequence[int] = (),
+        details: Collection[str] | None = None,
     ) -> dict[str, Measurement]:
-        return measure(self._subject, windows, conditions, tracked_ids)
+        return measure(self._subject, windows, conditions, tracked_ids, details=details)
 
     def log_probabilities(self, ids: torch.Tensor) -> torch.Tensor:
         key = ids.numpy().tobytes() + bytes(str(tuple(ids.shape)), "ascii")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -47,7 +47,11 @@ class RunnerEngine:
         return not condition.restored
 
     def measure(
-        self, windows: Windows, conditions: Sequence[Condition], tracked_ids: Sequence[int] = ()
+        self,
+        windows: Windows,
+        conditions: Sequence[Condition],
+        tracked_ids: Sequence[int] = (),
+        details: Collection[str] | None = None,
     ) -> dict[str, Measurement]:
         """Measure every condition against the model that is stored as it is, and scaled in nothing.
 

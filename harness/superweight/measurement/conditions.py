@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -72,9 +73,22 @@ def pruned(coordinates: Iterable[Coordinate]) -> tuple[Scale, ...]:
 
 
 def singled_out(found: Scan) -> list[int]:
-    """Return the places of the super weights that are measured by themselves, at most `SINGLES` of them."""
-    order = sorted(range(len(found.super_weights)), key=lambda index: -found.super_weights[index].part)
-    return sorted(order[:SINGLES])
+    """Return the places of the super weights that are measured by themselves, at most `SINGLES` of them.
+
+    Where there are more, those that make the largest part of the activation are: the first of each
+    neuron, which writes all its scalars at once, before a second of any.
+    """
+    weights = found.super_weights
+    order = sorted(range(len(weights)), key=lambda index: -weights[index].part)
+    seen: Counter[tuple[int, int | None, int]] = Counter()
+    turns = {}
+    for index in order:
+        place = weights[index].coordinate
+        neuron = place.layer, place.expert, place.col
+        turns[index] = seen[neuron]
+        seen[neuron] += 1
+    # Sorting keeps the order by parts within a turn.
+    return sorted(sorted(order, key=turns.__getitem__)[:SINGLES])
 
 
 def parts_of(found: Scan) -> list[Condition]:

@@ -55,6 +55,10 @@ class Windows:
         """Return the same windows in that order."""
         return Windows(self.ids[self.order], self.corpus)
 
+    def first(self, count: int) -> Windows:
+        """Return the first ``count`` windows."""
+        return Windows(self.ids[:count], self.corpus)
+
 
 def cut(
     subject: Subject,

@@ -133,7 +133,7 @@ def effect_of(
 
 
 def _ratio(measured: Measurement, intact: Measurement, condition: Condition) -> Ratio:
-    rise = (measured.nll - intact.nll).mean(axis=1)
+    rise = (measured.nll - intact.nll[: len(measured.nll)]).mean(axis=1)
     logs = jackknife(rise, level=LEVEL)
     # A ratio beyond what a float holds is one nobody reads.
     low, value, high = np.exp(np.clip([logs.low, rise.mean(), logs.high], -700, 700)).tolist()

@@ -8,7 +8,7 @@ The head is applied piece by piece, so that the logits stay small.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 # them, with a dozen conditions, are as many tokens as its caches bear (benchmarks/); where weights
 # are brought from a disk for every pass, or a GPU wants to be filled, more.
 BATCH = 8
-_CPU_BATCH = 2
+_CPU_BATCH, _CPU_ROWS = 2, 26
 # The most that one piece of logits takes, in float32; one window's logits may be more.
 LOGITS_BYTES = 2**26
 
@@ -51,8 +51,9 @@ class Measurement:
 
     ``nll``: (windows, tokens - 1), nats. ``kl``: (windows,), mean KL(intact || condition) in nats.
     ``top1_agreement``: (windows,), share of positions whose likeliest token is the intact model's.
-    ``tracked``: (windows, tracked ids), mean next-token probability. ``reference`` is what the condition
-    is compared with where that is not the intact model: the same tensors stored alike, and unscaled.
+    ``tracked``: (windows, tracked ids), mean next-token probability. Of a condition of which only the
+    losses were asked for, all but ``nll`` are empty. ``reference`` is what the condition is compared with
+    where that is not the intact model: the same tensors stored alike, and unscaled.
     """
 
     nll: Values
@@ -66,6 +67,8 @@ class Measurement:
         return float(np.exp(self.nll.mean()))
 
     def __repr__(self) -> str:
+        if not len(self.kl):
+            return f"perplexity {readable(self.perplexity)}"
         kl, same = float(self.kl.mean()), float(self.top1_agreement.mean())
         return f"perplexity {readable(self.perplexity)}, KL {kl:.3g} nats, top-1 agreement {same:.1%}"
 
@@ -78,11 +81,13 @@ def measure(
     *,
     batch: int | None = None,
     losses_only: bool = False,
+    details: Collection[str] | None = None,
 ) -> dict[str, Measurement]:
     """Measure the intact model and every condition on the same windows.
 
     Returns measurements by condition name, `INTACT` among them; with ``losses_only`` they hold the NLL
-    and are empty otherwise, which is much faster where the vocabulary is large. Raises `HarnessError` when
+    and are empty otherwise, which is much faster where the vocabulary is large. So do those of the
+    conditions that ``details``, where it is given, does not name. Raises `HarnessError` when
     two conditions share a name, `EditFailed` when an edit does not take effect, `TooLarge` when even one
     condition on one window does not fit in memory.
     """
@@ -91,13 +96,10 @@ def measure(
         raise HarnessError("two conditions share a name; one would overwrite the other")
     tracked = torch.tensor(list(tracked_ids), dtype=torch.long, device=subject.device)
     every = torch.from_numpy(windows.ids).to(subject.device)
-    reduce = only_losses if losses_only else reduced
-    pieces = every.split(batch or _batch(subject))
-    parts = [_fitting(subject, ids, conditions, tracked, reduce) for ids in pieces]
+    wanted = set() if losses_only else {*(names if details is None else (INTACT, *details))}
+    pieces = every.split(batch or batch_of(subject, len(names)))
+    parts = [_fitting(subject, ids, conditions, tracked, wanted) for ids in pieces]
     return {name: joined([part[name] for part in parts]) for name in names}
-
-
-Reducer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Measurement]
 
 
 def _fitting(
@@ -105,7 +107,7 @@ def _fitting(
     ids: torch.Tensor,
     conditions: Sequence[Condition],
     tracked: torch.Tensor,
-    reduce: Reducer,
+    details: Collection[str],
 ) -> dict[str, Measurement]:
     """Measure (windows, tokens) ids in as many pieces as memory asks for.
 
@@ -113,7 +115,7 @@ def _fitting(
     the log says so. Raises `TooLarge` when one condition on one window does not fit.
     """
     try:
-        return _measured(subject, ids, conditions, tracked, reduce)
+        return _measured(subject, ids, conditions, tracked, details)
     # torch says it in three ways; what a failed pass holds is gone once this block is left.
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
@@ -121,13 +123,13 @@ def _fitting(
     if len(ids) > 1:
         _log.warning("out of memory with %d windows at once; going on with half of them", len(ids))
         pieces = ids.split((len(ids) + 1) // 2)
-        halves = [_fitting(subject, part, conditions, tracked, reduce) for part in pieces]
+        halves = [_fitting(subject, part, conditions, tracked, details) for part in pieces]
         return {name: joined([half[name] for half in halves]) for name in halves[0]}
     if len(conditions) > 1:
         _log.warning("out of memory with %d conditions at once; going on with half of them", len(conditions))
         middle = len(conditions) // 2
-        return _fitting(subject, ids, conditions[:middle], tracked, reduce) | _fitting(
-            subject, ids, conditions[middle:], tracked, reduce
+        return _fitting(subject, ids, conditions[:middle], tracked, details) | _fitting(
+            subject, ids, conditions[middle:], tracked, details
         )
     raise TooLarge(f"{subject.name} does not fit in memory beside one window of {ids.shape[1]} tokens")
 
@@ -142,17 +144,19 @@ def _measured(
     ids: torch.Tensor,
     conditions: Sequence[Condition],
     tracked: torch.Tensor,
-    reduce: Reducer,
+    details: Collection[str],
 ) -> dict[str, Measurement]:
     """Measure all conditions on (windows, tokens) ids at once."""
     parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
     decoded = _decoded(subject, ids, conditions)
-    for piece in torch.arange(len(ids)).split(_windows_at_once(subject, ids.shape[1])):
-        intact = log_probabilities(decoded.logits(subject, INTACT, piece))
-        parts[INTACT].append(reduce(intact, intact, ids[piece], tracked))
-        for condition in conditions:
-            changed = log_probabilities(decoded.logits(subject, condition.name, piece))
-            parts[condition.name].append(reduce(intact, changed, ids[piece], tracked))
+    for piece in torch.arange(len(ids)).split(windows_at_once(subject, ids.shape[1])):
+        intact = decoded.predicted(subject, INTACT, piece)
+        for name, measurements in parts.items():
+            changed = intact if name == INTACT else decoded.predicted(subject, name, piece)
+            if name in details:
+                measurements.append(reduced(intact, changed, ids[piece], tracked))
+            else:
+                measurements.append(only_losses(changed, ids[piece]))
     return {name: joined(measurements) for name, measurements in parts.items()}
 
 
@@ -169,12 +173,16 @@ def _decoded(subject: Subject, ids: torch.Tensor, conditions: Sequence[Condition
     return decode_one_by_one(subject, ids, conditions)
 
 
-def _batch(subject: Subject) -> int:
+def batch_of(subject: Subject, conditions: int = 1) -> int:
+    """Return how many windows go through the decoder at once, so many conditions beside each."""
     resident = all(projection.writable for projection in subject.architecture.projections)
-    return _CPU_BATCH if resident and subject.device.type == "cpu" else BATCH
+    if not resident or subject.device.type != "cpu":
+        return BATCH
+    return min(BATCH, max(_CPU_BATCH, _CPU_ROWS // conditions))
 
 
-def _windows_at_once(subject: Subject, tokens: int) -> int:
+def windows_at_once(subject: Subject, tokens: int) -> int:
+    """Return how many windows the head is applied to at once, so that the logits stay small."""
     vocabulary = int(subject.model.get_output_embeddings().weight.shape[0])
     return max(1, LOGITS_BYTES // (4 * vocabulary * tokens))
 
@@ -186,9 +194,23 @@ class Decoded:
     output: ModelOutput
     hidden: Mapping[str, torch.Tensor]
 
-    def logits(self, subject: Subject, name: str, windows: torch.Tensor) -> torch.Tensor:
-        """Return the logits of some windows under a condition: (windows, tokens, V)."""
+    def predicted(self, subject: Subject, name: str, windows: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities of some windows under a condition: (windows, tokens - 1, V).
+
+        The last token of a window predicts nothing that is scored: the head is not applied to it.
+        """
+        return self.logits(subject, name, windows, scored=True).float().log_softmax(-1)
+
+    def logits(
+        self, subject: Subject, name: str, windows: torch.Tensor, *, scored: bool = False
+    ) -> torch.Tensor:
+        """Return the logits of some windows under a condition, of all but the last token where ``scored``.
+
+        (windows, tokens, V), or (windows, tokens - 1, V).
+        """
         hidden = self.hidden[name][windows.to(self.hidden[name].device)]
+        # In one piece: of a view with gaps the head takes a slower way.
+        hidden = hidden[:, :-1].contiguous() if scored else hidden
         handed = type(self.output)(**{**self.output, "last_hidden_state": hidden})
         # The model's own head, with whatever its class does to logits.
         with torch.no_grad(), shadowed(subject.model.base_model, lambda *_, **__: handed):
@@ -231,7 +253,7 @@ def predicted(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
 def perplexity(subject: Subject, windows: Windows) -> float:
     """Return the perplexity of a subject as it is, edits of every kind included."""
     every = torch.from_numpy(windows.ids).to(subject.device)
-    losses = [token_nll(predicted(subject, ids), ids[:, 1:]) for ids in every.split(_batch(subject))]
+    losses = [token_nll(predicted(subject, ids), ids[:, 1:]) for ids in every.split(batch_of(subject))]
     return float(np.exp(_numpy(torch.cat(losses)).mean()))
 
 
@@ -249,27 +271,33 @@ def reduced(
     intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, tracked: torch.Tensor
 ) -> Measurement:
     """Return what is kept of two sets of log-probabilities, each (windows, tokens - 1, V)."""
-    # One window at a time: the product is as large as the vocabulary is wide.
-    kl = [(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(intact, changed, strict=True)]
-    same = (intact.argmax(-1) == changed.argmax(-1)).float().mean(-1)
+    # One window at a time: the product is as large as the vocabulary is wide. Of the intact model both
+    # are one tensor, and there is nothing to compute.
+    kl = [
+        p.new_zeros(()) if intact is changed else (p.exp() * (p - q)).sum(-1).mean()
+        for p, q in zip(intact, changed, strict=True)
+    ]
+    same = [
+        p.new_ones(()) if intact is changed else (p.argmax(-1) == q.argmax(-1)).float().mean()
+        for p, q in zip(intact, changed, strict=True)
+    ]
     return Measurement(
         nll=_numpy(token_nll(changed, ids[:, 1:])),
         kl=_numpy(torch.stack(kl)),
-        top1_agreement=_numpy(same),
+        top1_agreement=_numpy(torch.stack(same)),
         tracked=_numpy(changed[..., tracked].exp().mean(1)),
     )
 
 
-def only_losses(
-    _intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, _tracked: torch.Tensor
-) -> Measurement:
+def only_losses(changed: torch.Tensor, ids: torch.Tensor) -> Measurement:
     """Return the NLL alone, of what `reduced` keeps."""
     nothing = np.empty(0)
     return Measurement(_numpy(token_nll(changed, ids[:, 1:])), nothing, nothing, nothing)
 
 
 def _numpy(tensor: torch.Tensor) -> Values:
-    return tensor.double().cpu().numpy()
+    # Some accelerators have no float64.
+    return tensor.cpu().double().numpy()
 
 
 def joined(parts: Sequence[Measurement]) -> Measurement:

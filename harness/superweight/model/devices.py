@@ -1,4 +1,4 @@
-"""CUDA devices: which of them a process sees, how xdist's workers share them, how they compute."""
+"""Accelerators, CUDA devices above all: which of them a process sees and shares, and how they compute."""
 
 from __future__ import annotations
 
@@ -72,6 +72,14 @@ def present() -> tuple[Device, ...]:
         free, total = torch.cuda.mem_get_info(index)
         found.append(Device(torch.cuda.get_device_name(index), total, free))
     return tuple(found)
+
+
+def accelerator() -> str | None:
+    """Return the kind of accelerator that torch computes on here (cuda, mps, xpu, npu), or None."""
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return None if found is None else found.type
 
 
 def described(devices: Sequence[Device]) -> str:

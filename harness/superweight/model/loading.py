@@ -22,12 +22,13 @@ from superweight.checkpoints.registry import ModelEntry, resolve
 from superweight.checkpoints.sources import fetch, local_path
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.checkpoints.weight_files import loadable, weight_files
+from superweight.core.environment import DEVICES
 from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.block_list import token_embedding
 from superweight.model.dequantised import load_dequantised, needs_dequantising
-from superweight.model.devices import make_deterministic, present
+from superweight.model.devices import accelerator, make_deterministic, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256, rounding
 from superweight.model.main_memory import dtype_that_fits
 from superweight.model.placement import place_model, stored_bytes
@@ -42,7 +43,6 @@ from superweight.model.validation import (
     refuse_other_than_asked,
 )
 
-DEVICES = ("auto", "cpu", "cuda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TRUSTS = ("pickle", "remote-code")
 
@@ -58,7 +58,7 @@ def load(
 ) -> Subject:
     """Load the model of ``entry``.
 
-    ``dtype`` "auto" is the checkpoint's own on CUDA; on a CPU it is float32, or 16 bits where float32
+    ``dtype`` "auto" is the checkpoint's own on an accelerator, on a CPU float32, or 16 bits where float32
     does not fit. ``device`` "auto" is CUDA where there is one. An adapter that is named by itself is
     merged into its base; one that lies beside a whole model is left out, whether or not peft is
     installed, and a warning says so. Packed weights that nothing installed computes with are
@@ -142,10 +142,17 @@ def load(
 def _device(name: str) -> torch.device:
     if name not in DEVICES:
         raise BadInput(f"device {name!r} is none of {', '.join(DEVICES)}")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("device cuda was asked for, but torch sees no CUDA device")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        seen = accelerator()
+        if seen != name:
+            raise BadInput(
+                f"device {name} was asked for, but torch sees {f'only {seen}' if seen else 'no accelerator'} "
+                "here; give --device auto or cpu"
+            )
     return torch.device(name)
 
 
@@ -153,6 +160,9 @@ def _layout(where: torch.device, weights: float, *, offload: bool) -> dict[str, 
     """Return what ``from_pretrained`` must be told about where weights of so many bytes go."""
     if where.type == "cpu":
         return {"device_map": None}
+    if where.type != "cuda":
+        # How much memory is free torch says of CUDA alone: what does not fit is told by the device.
+        return {"device_map": {"": where}}
     main_memory = int(accelerate.utils.get_max_memory()["cpu"]) if offload else 0
     placement = place_model(int(weights), [device.free for device in present()], beside=main_memory)
     if placement.max_memory is None:
@@ -172,7 +182,7 @@ def _dtype(name: str, device: torch.device, config: PreTrainedConfig, *, unpacke
     if name == "auto":
         # A quantised build's scales and kernels are made for the dtype it was saved with.
         packed = getattr(config, "quantization_config", None) is not None and not unpacked
-        own = device.type == "cuda" or packed
+        own = device.type != "cpu" or packed
         return "auto" if own else torch.float32
     if name not in DTYPES:
         raise BadInput(f"dtype {name!r} is none of auto, {', '.join(DTYPES)}")

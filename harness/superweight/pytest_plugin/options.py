@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from superweight.core.duration import parse_duration
+from superweight.core.environment import DEVICES
+from superweight.core.errors import BadInput
+
 
 def _absolute(text: str) -> Path:
     """Read a path once, from where the run began: a test may change the directory."""
@@ -19,6 +23,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of examples; give 1 or more")
     return number
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _corpus(text: str) -> str:
@@ -50,14 +61,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--sw-device",
         default="auto",
-        choices=("auto", "cpu", "cuda"),
+        choices=DEVICES,
         help="Where to run: auto is cuda where there is one. Default: %(default)s.",
     )
     group.addoption(
         "--sw-dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="Precision: auto is float32 on a CPU and the checkpoint's own on cuda. Default: %(default)s.",
+        help="Precision: auto is float32 on a CPU and the checkpoint's own elsewhere. Default: %(default)s.",
     )
     group.addoption(
         "--sw-engine",
@@ -99,6 +110,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_positive,
         metavar="N",
         help="Examples that each property is tried on. Default: 25; 200 in a run that selects slow tests.",
+    )
+    group.addoption(
+        "--sw-budget",
+        type=_duration,
+        metavar="TIME",
+        help="Time that the claims of each model may take, 60s or 10min: those that do not fit are skipped, "
+        "with what they would need. Default: no limit.",
     )
     group.addoption(
         "--sw-trust",

@@ -14,6 +14,7 @@ import pytest
 
 from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.registry import ModelEntry, load_registry
+from superweight.core.environment import in_ci
 from superweight.core.errors import BadInput, BrokenModel, EngineFailed, one_line
 from superweight.pytest_plugin import collection, models, xdist
 from superweight.pytest_plugin.models import acquire, release
@@ -174,13 +175,16 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def base_evidence(pytestconfig: pytest.Config) -> Evidence | None:
     """Measure the base model, if one is given."""
+    from superweight.claims.catalogue import SEQUENTIAL
     from superweight.claims.evidence import Evidence
 
     base = models.base_model(pytestconfig)
     if base is None:
         return None
     loader = models.engine_loader(pytestconfig, base)
-    return Evidence(acquire(pytestconfig, base), pytestconfig.option.sw_corpus, load_engine=loader)
+    return Evidence(
+        acquire(pytestconfig, base), pytestconfig.option.sw_corpus, load_engine=loader, tests=SEQUENTIAL
+    )
 
 
 @pytest.fixture(scope="session")
@@ -208,6 +212,11 @@ def evidence(
         pass  # damage that was seen: every claim fails with it
     except BadInput as error:
         raise models.not_judged(subject.name, error) from None
+    if pytestconfig.option.sw_budget is not None and measured.peek("scan") is not None:
+        from superweight.claims.budget import Budget
+        from superweight.claims.plan import plan_of
+
+        measured.budget = Budget(pytestconfig.option.sw_budget, plan_of(measured))
     yield measured
     if pytestconfig.option.sw_report is not None:
         observe(pytestconfig, measured, base_evidence)
@@ -232,6 +241,10 @@ def as_expected(
             raise models.damaged(evidence.subject.name, error) from None
         except EngineFailed as error:
             raise models.not_judged(evidence.subject.name, error) from None
+        if not outcome.was_judged:
+            said = f"{outcome.verdict.claim.id} on {evidence.subject.name}: {outcome.verdict.reason}"
+            # A gate that was not passed is none.
+            pytest.fail(said, pytrace=False) if in_ci() else pytest.skip(said)
         row = {"model": evidence.subject.name, "provenance": evidence.subject.provenance.as_dict()}
         # Not through record_property, which warns under the default family of --junitxml.
         request.node.user_properties.append((PROPERTY, json.dumps(row | verdict_row(outcome))))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from superweight.claims.baselines import read
+from superweight.claims.catalogue import CLAIMS
 from superweight.claims.evidence import Evidence
 from superweight.claims.expectations import (
     PAPER,
@@ -36,7 +37,11 @@ def judged(
     Under CI a model that the registry alone knows has no gate to pass: that is a gap.
     """
     option, subject = request.config.option, evidence.subject
-    verdict = evidence.verdict(judge)
+    claim = next((claim for claim, own in CLAIMS.items() if own is judge), None)
+    refusal = evidence.budget.refusal(claim) if evidence.budget is not None and claim is not None else None
+    verdict = evidence.verdict(judge) if refusal is None else refusal
+    if verdict.unmet:
+        return Outcome(verdict, None, None)
     path = baseline_of(collection.baselines(request), evidence, verdict)
     recorded = record(subject.name, verdict, evidence.provenance_of(verdict))
     stored = read(path)

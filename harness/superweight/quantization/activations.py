@@ -18,7 +18,7 @@ from superweight.detection.detect import SuperActivation
 from superweight.detection.scan import Scan
 from superweight.model.pass_count import counted_passes
 from superweight.model.subject import Subject
-from superweight.quantization.granularity import Layout
+from superweight.quantization.granularity import Layout, PerRow, PerTensor
 from superweight.quantization.hold_out import held_out
 from superweight.quantization.integer_grid import Scheme, round_
 from superweight.quantization.linear_layers import matrices_of, readings_of
@@ -45,6 +45,18 @@ def rounded_inputs(
     """
     matrices = matrices_of(subject)
     counts = dict.fromkeys(matrices, 0)
+    # Query, key and value read one tensor, gate and up another: each is rounded once. It is kept alive,
+    # so that nothing else can have its identity.
+    last: list[tuple[torch.Tensor, int, object, torch.Tensor]] = []
+
+    def rounded(inputs: torch.Tensor, places: Places | None, factors: torch.Tensor | None) -> torch.Tensor:
+        version = 0 if inputs.is_inference() else inputs._version
+        same = None if places is None else tuple(map(tuple, (index.tolist() for index in places)))
+        key = same, None if factors is None else id(factors)
+        if not (last and last[0][0] is inputs and last[0][1:3] == (version, key)):
+            scaled = inputs if factors is None else inputs / factors
+            last[:] = [(inputs, version, key, rounded_sequences(scaled, scheme, layout, places))]
+        return last[0][3]
 
     def hook(matrix: Any) -> Callable[[nn.Module, Any], Any]:
         places = (hold_out or {}).get(matrix.module)
@@ -52,8 +64,7 @@ def rounded_inputs(
 
         def replace(_: nn.Module, arguments: Any) -> Any:
             counts[matrix] += 1
-            inputs = arguments[0] if factors is None else arguments[0] / factors
-            return rounded_sequences(inputs, scheme, layout, places), *arguments[1:]
+            return rounded(arguments[0], places, factors), *arguments[1:]
 
         return replace
 
@@ -77,20 +88,26 @@ def rounded_sequences(
     The entries at ``places`` are as they were in every sequence.
     """
     copy = inputs.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    for sequence in copy if copy.ndim == 3 else copy[None]:
-        reached = _within(places, sequence)
-        with held_out(sequence, reached, stand_in=float(sequence.median()) if reached else 0.0):
-            round_(sequence, scheme, layout)
+    stack = copy if copy.ndim == 3 else copy[None]
+    reached = _within(places, stack)
+    # Of every sequence its own, and only where it is wanted: a median takes longer than the rounding.
+    stand_in = stack.flatten(1).median(dim=1).values[:, None] if reached else 0.0
+    with held_out(stack, reached, stand_in):
+        if isinstance(layout, PerTensor | PerRow):
+            round_(stack, scheme, layout)
+        else:
+            for sequence in stack:
+                round_(sequence, scheme, layout)
     return copy.to(inputs.dtype)
 
 
-def _within(places: Places | None, sequence: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the places that a sequence is long enough to have."""
+def _within(places: Places | None, stack: torch.Tensor) -> tuple[torch.Tensor | slice, ...]:
+    """Return the places, in every sequence, that (sequences, tokens, channels) are long enough to have."""
     if places is None:
         return ()
-    tokens, channels = (index.to(sequence.device) for index in places)
-    there = tokens < len(sequence)
-    return tokens[there], channels[there]
+    tokens, channels = (index.to(stack.device) for index in places)
+    there = tokens < stack.shape[1]
+    return (slice(None), tokens[there], channels[there]) if bool(there.any()) else ()
 
 
 def held_places(subject: Subject, found: Scan) -> dict[nn.Module, Places]:

@@ -14,6 +14,7 @@ import torch
 
 from superweight.core.coordinates import Coordinate
 from superweight.model.subject import Subject
+from superweight.quantization.linear_layers import Matrix
 from superweight.quantization.weights import WeightRounding, fake_quantised
 
 # The paper gives no grid. This one is geometric, from where a normal distribution ends to where
@@ -33,8 +34,9 @@ def reconstruction_errors(
     """
     whole = _last_hidden(subject, ids)
     errors = {}
+    spreads: dict[Matrix, tuple[float, float]] = {}
     for candidate in candidates:
-        with fake_quantised(subject, candidate, hold_out=hold_out):
+        with fake_quantised(subject, candidate, hold_out=hold_out, spreads=spreads):
             change = _last_hidden(subject, ids) - whole
         errors[candidate] = float(change.square().sum() / whole.square().sum())
     return errors

@@ -15,7 +15,10 @@ Blocks = tuple[torch.Tensor, tuple[int, ...]]
 
 
 class Layout(ABC):
-    """A partition of a matrix into blocks; the last of a side or row of blocks may be smaller."""
+    """A partition of a matrix into blocks; the last of a side or row of blocks may be smaller.
+
+    `PerTensor` and `PerRow` also take matrices in a stack, each by itself: (matrices, rows, columns).
+    """
 
     @abstractmethod
     def split(self, matrix: torch.Tensor) -> Iterator[Blocks]:
@@ -27,7 +30,7 @@ class PerTensor(Layout):
     """The whole matrix is one block."""
 
     def split(self, matrix: torch.Tensor) -> Iterator[Blocks]:
-        yield matrix, (0, 1)
+        yield matrix, (-2, -1)
 
     def __str__(self) -> str:
         return "per tensor"
@@ -38,7 +41,7 @@ class PerRow(Layout):
     """Each row, one output channel of a weight or one token of an activation, is a block."""
 
     def split(self, matrix: torch.Tensor) -> Iterator[Blocks]:
-        yield matrix, (1,)
+        yield matrix, (-1,)
 
     def __str__(self) -> str:
         return "per row"

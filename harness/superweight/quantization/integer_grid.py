@@ -66,7 +66,12 @@ def step_of(block: torch.Tensor, scheme: Scheme, dims: tuple[int, ...]) -> tuple
 def round_to_grid_(block: torch.Tensor, scheme: Scheme, step: torch.Tensor, zero: torch.Tensor) -> None:
     """Round to the nearest level in place; what lies beyond the grid lands on its end."""
     low, high = scheme.levels
-    block.div_(step).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(step)
+    block.div_(step).round_()
+    if scheme.symmetric:  # zero stands for itself: two passes over the matrix less
+        block.clamp_(low, high)
+    else:
+        block.add_(zero).clamp_(low, high).sub_(zero)
+    block.mul_(step)
 
 
 def round_(values: torch.Tensor, scheme: Scheme, layout: Layout) -> torch.Tensor:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from superweight.core.errors import BadInput
+from superweight.measurement.conditions import INTACT
 from superweight.measurement.corpus import Windows
-from superweight.measurement.evaluate import Values, log_probabilities, token_nll
+from superweight.measurement.evaluate import Values, decode_one_by_one, token_nll, windows_at_once
 from superweight.model.subject import Subject
 
-# windows of 48 tokens and a vocabulary of 50,000 take 300 MB.
-BATCH = 32
+# As many as any claim reads: every matrix is rounded once for all of them.
+BATCH = 48
 # Windows kept for choosing z and for SmoothQuant's factors; none of them is measured on.
 CALIBRATION = 8
 
@@ -45,13 +46,15 @@ def split(windows: Windows, measured: int, calibration: int = CALIBRATION) -> Te
 
 
 def nll(subject: Subject, ids: torch.Tensor) -> Values:
-    """Return the mean NLL of each window in nats: (windows,)."""
+    """Return the mean NLL of each window in nats: (windows,).
+
+    The decoder runs over many windows at once, so that rounded matrices are made for all of them; the head
+    over a few at a time, and not over the last token, which predicts nothing.
+    """
     means = []
     for part in ids.to(subject.device).split(BATCH):
-        with torch.no_grad():
-            batch = subject.model(input_ids=part, use_cache=False).logits
-        # One window at a time: the log-probabilities of all would be as large as the logits again.
-        for window, logits in zip(part, batch, strict=True):
-            found = token_nll(log_probabilities(logits[None])[0], window[1:])
-            means.append(float(found.double().mean()))
+        decoded = decode_one_by_one(subject, part, [])
+        for piece in torch.arange(len(part)).split(windows_at_once(subject, part.shape[1])):
+            predicted = decoded.predicted(subject, INTACT, piece)
+            means += token_nll(predicted, part[piece, 1:]).cpu().double().mean(-1).tolist()
     return np.array(means)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +11,13 @@ from torch import nn
 from superweight.core.coordinates import Coordinate
 from superweight.detection.scan import Scan
 from superweight.measurement.evaluate import Values
+from superweight.model.main_memory import free_memory
 from superweight.model.subject import Subject
 from superweight.quantization.activations import held_places, rounded_inputs
 from superweight.quantization.clip_search import best_clip
 from superweight.quantization.granularity import PerGroup, PerRow, PerTensor
 from superweight.quantization.integer_grid import INT4, INT8, Scheme
+from superweight.quantization.linear_layers import matrices_of
 from superweight.quantization.losses import Text, nll
 from superweight.quantization.smoothquant import smoothing_factors
 from superweight.quantization.weights import WeightRounding, fake_quantised
@@ -29,6 +30,9 @@ HELD_OUT = "super activation held out"
 SMOOTHED = "SmoothQuant"
 TOKENWISE = "one step a token"
 ACTIVATION_SCHEMES = (NAIVE, HELD_OUT, SMOOTHED, TOKENWISE)
+
+# Of the free memory, what rounded copies may take: the passes need the rest.
+_SHARE_OF_FREE = 0.5
 
 Progress = Callable[[str], None]
 
@@ -85,22 +89,51 @@ def weight_sweep(
 
     ``unrestored`` says whether the last of the three is wanted.
     """
-    held = found.coordinates
+    chosen = chosen_roundings(subject, found, text.calibration, sizes, scheme, progress)
+    return tuple(
+        block_losses(subject, found, text.measured, size, *pair, unrestored=unrestored, progress=progress)
+        for size, pair in chosen.items()
+    )
+
+
+def chosen_roundings(
+    subject: Subject,
+    found: Scan,
+    calibration: torch.Tensor,
+    sizes: Sequence[int],
+    scheme: Scheme = INT4,
+    progress: Progress = _silent,
+) -> dict[int, tuple[WeightRounding, WeightRounding]]:
+    """Return, for each block size, plain rounding and the same clipped where ``calibration`` loses least."""
+    roundings = {}
+    for size in sizes:
+        plain = WeightRounding(scheme, PerGroup(size))
+        progress(f"{plain}: choosing where to clip")
+        roundings[size] = plain, best_clip(subject, plain, found.coordinates, calibration)
+    return roundings
+
+
+def block_losses(
+    subject: Subject,
+    found: Scan,
+    ids: torch.Tensor,
+    size: int,
+    plain: WeightRounding,
+    chosen: WeightRounding,
+    *,
+    unrestored: bool = False,
+    progress: Progress = _silent,
+) -> BlockSize:
+    """Measure one block size on (windows, tokens) ids: plain, and clipped with the set held out."""
 
     def losses(rounding: WeightRounding, hold_out: Collection[Coordinate]) -> Values:
         progress(f"{rounding}{', super weights held out' if hold_out else ''}")
         with fake_quantised(subject, rounding, hold_out=hold_out):
-            return nll(subject, text.measured)
+            return nll(subject, ids)
 
-    blocks = []
-    for size in sizes:
-        plain = WeightRounding(scheme, PerGroup(size))
-        progress(f"{plain}: choosing where to clip")
-        chosen = best_clip(subject, plain, held, text.calibration)
-        rounded = losses(plain, ())
-        clipped = rounded if chosen == plain else losses(chosen, ()) if unrestored else None
-        blocks.append(BlockSize(size, chosen.clip, rounded, losses(chosen, held), clipped))
-    return tuple(blocks)
+    rounded = losses(plain, ())
+    clipped = rounded if chosen == plain else losses(chosen, ()) if unrestored else None
+    return BlockSize(size, chosen.clip, rounded, losses(chosen, found.coordinates), clipped)
 
 
 def activation_sweep(
@@ -111,17 +144,30 @@ def activation_sweep(
     progress: Progress = _silent,
 ) -> dict[str, Values]:
     """Measure W8A8 variants: INT8 weights, one step a matrix, and INT8 inputs of every matrix."""
-    losses = {}
-    for name in names:
+    rounding = WeightRounding(INT8, PerTensor())
+    keep, losses = _room_for_copies(subject), {}
+
+    def measured(name: str, smoothing: dict[nn.Module, torch.Tensor] | None = None) -> Values:
         progress(f"W8A8: {name}")
-        with ExitStack() as undo:
-            smoothing: dict[nn.Module, torch.Tensor] | None = None
-            if name == SMOOTHED:
-                smoothing = smoothing_factors(subject, text.calibration)
-            places = held_places(subject, found) if name == HELD_OUT else None
-            layout = PerRow() if name == TOKENWISE else PerTensor()
-            rounding = WeightRounding(INT8, PerTensor())
-            undo.enter_context(fake_quantised(subject, rounding, smoothing=smoothing))
-            undo.enter_context(rounded_inputs(subject, INT8, layout, hold_out=places, smoothing=smoothing))
-            losses[name] = nll(subject, text.measured)
-    return losses
+        places = held_places(subject, found) if name == HELD_OUT else None
+        layout = PerRow() if name == TOKENWISE else PerTensor()
+        with rounded_inputs(subject, INT8, layout, hold_out=places, smoothing=smoothing):
+            return nll(subject, text.measured)
+
+    plain = [name for name in names if name != SMOOTHED]
+    if plain:
+        with fake_quantised(subject, rounding, keep=keep and len(plain) > 1):
+            losses = {name: measured(name) for name in plain}
+    if SMOOTHED in names:
+        smoothing = smoothing_factors(subject, text.calibration)
+        with fake_quantised(subject, rounding, smoothing=smoothing):
+            losses[SMOOTHED] = measured(SMOOTHED, smoothing)
+    return {name: losses[name] for name in names}
+
+
+def _room_for_copies(subject: Subject) -> bool:
+    """Tell whether a second copy of every matrix takes less than half of the memory that is free."""
+    needed = sum(matrix.stored.nbytes for matrix in matrices_of(subject))
+    device = subject.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return needed < _SHARE_OF_FREE * free

@@ -1,8 +1,8 @@
 """Fake-quantised weights: each matrix is rounded when it is computed with, and never stored.
 
-For the length of its module's forward pass a rounded copy stands in for the matrix, so that memory
-stays at one matrix above the model and the stored bits are never written. Rounding the whole
-model anew in every pass costs a fraction of what the pass itself does.
+For the length of its module's forward pass a rounded copy stands in for the matrix, so that the stored
+bits are never written. Memory stays at one matrix above the model, and every pass rounds anew; or the
+copies are kept for all passes, where there is room for as much as the matrices take.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from superweight.model.forward_override import shadowed
 from superweight.model.pass_count import counted_passes
 from superweight.model.subject import Subject
 from superweight.quantization.granularity import Layout
-from superweight.quantization.hold_out import clip_, held_out
+from superweight.quantization.hold_out import clip_, held_out, spread_of
 from superweight.quantization.integer_grid import Scheme, round_
 from superweight.quantization.linear_layers import Matrix, hold_out_places, matrices_of
 
@@ -42,19 +42,30 @@ class WeightRounding:
         return f"{self.scheme}, {self.layout}{clipped}"
 
     def rounded(
-        self, weight: torch.Tensor, places: Places | None = None, factors: torch.Tensor | None = None
+        self,
+        weight: torch.Tensor,
+        places: Places | None = None,
+        factors: torch.Tensor | None = None,
+        *,
+        out: torch.Tensor | None = None,
+        spread: Callable[[torch.Tensor], tuple[float, float]] = spread_of,
     ) -> torch.Tensor:
         """Return W clipped, rounded and with the scalars at ``places`` as they were (equation 2).
 
         ``weight``: (outputs, inputs), left as it is; ``factors``, (inputs,), multiply its columns
-        first. Rounding is done in float32, in the one copy that is returned in ``weight``'s dtype.
+        first. Rounding is done in float32, in the one copy that is returned in ``weight``'s dtype; it
+        is made in ``out``, (outputs * inputs or more,), where that is given. ``spread`` gives the mean and
+        the deviation that clipping goes by.
         """
-        copy = weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if out is None:
+            copy = weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        else:
+            copy = out[: weight.numel()].view(weight.shape).copy_(weight.detach())
         if factors is not None:
             copy.mul_(factors)
         with held_out(copy, places or (), stand_in=0.0):
             if self.clip is not None:
-                clip_(copy, self.clip)
+                clip_(copy, self.clip, spread(copy))
             round_(copy, self.scheme, self.layout)
         return copy.to(weight.dtype)
 
@@ -66,8 +77,15 @@ def fake_quantised(
     *,
     hold_out: Collection[Coordinate] = (),
     smoothing: Mapping[nn.Module, torch.Tensor] | None = None,
+    keep: bool = False,
+    spreads: dict[Matrix, tuple[float, float]] | None = None,
 ) -> Iterator[None]:
     """Compute with rounded weights for the length of a ``with`` block.
+
+    ``keep`` keeps every rounded matrix for the passes that follow, which takes as much memory again as
+    the matrices do; otherwise each is rounded anew, in one piece of memory that all of them share. Who
+    rounds several times with the same ``hold_out`` gives one dict as ``spreads``, which keeps what clipping
+    goes by.
 
     The scalars of ``hold_out`` keep their values and do not count in anyone's step. ``smoothing``
     has the factors, (inputs,), by which a module's columns are multiplied before they are rounded
@@ -78,10 +96,21 @@ def fake_quantised(
     places = hold_out_places(subject, matrices, hold_out)
     calls = dict.fromkeys(matrices, 0)
     versions = {matrix: matrix.stored._version for matrix in matrices}
+    kept: dict[Matrix, torch.Tensor] | None = {} if keep else None
+    shared: dict[torch.device, torch.Tensor] = {}
+    if not keep:
+        for matrix in matrices:
+            size, device = matrix.stored.numel(), matrix.stored.device
+            if device not in shared or len(shared[device]) < size:
+                shared[device] = torch.empty(size, device=device)
     with counted_passes(subject) as begun, ExitStack() as undo:
         for matrix in matrices:
             options = places.get(matrix.module), (smoothing or {}).get(matrix.module)
-            forward = _forward(matrix, rounding, options, calls)
+            forward = _forward(
+                matrix,
+                _rounder(matrix, rounding, options, kept, shared, {} if spreads is None else spreads),
+                calls,
+            )
             undo.enter_context(shadowed(matrix.module, forward))
         yield
     missed = next((matrix for matrix, count in calls.items() if count < begun.passes), None)
@@ -94,18 +123,41 @@ def fake_quantised(
         raise EditFailed(f"block {written.layer}, {written.path} was written to while it was rounded")
 
 
-def _forward(
+def _rounder(
     matrix: Matrix,
     rounding: WeightRounding,
     options: tuple[Places | None, torch.Tensor | None],
-    calls: dict[Matrix, int],
+    kept: dict[Matrix, torch.Tensor] | None,
+    shared: Mapping[torch.device, torch.Tensor],
+    spreads: dict[Matrix, tuple[float, float]],
+) -> Callable[[], torch.Tensor]:
+    """Return what gives the rounded matrix: the one that is ``kept``, or one in ``shared`` memory."""
+
+    def spread(values: torch.Tensor) -> tuple[float, float]:
+        if matrix not in spreads:
+            spreads[matrix] = spread_of(values)
+        return spreads[matrix]
+
+    def rounded() -> torch.Tensor:
+        if kept is None:
+            memory = shared[matrix.stored.device]
+            return rounding.rounded(matrix.weight(), *options, out=memory, spread=spread)
+        if matrix not in kept:
+            kept[matrix] = rounding.rounded(matrix.weight(), *options, spread=spread)
+        return kept[matrix]
+
+    return rounded
+
+
+def _forward(
+    matrix: Matrix, rounded: Callable[[], torch.Tensor], calls: dict[Matrix, int]
 ) -> Callable[..., Any]:
     """Return a forward pass with the rounded matrix; its first call proves that it took effect."""
     original = matrix.module.forward
 
     def forward(*arguments: Any, **keywords: Any) -> Any:
         stored = matrix.stored
-        standing_in = rounding.rounded(matrix.weight(), *options)
+        standing_in = rounded()
         matrix.module.weight = matrix.as_stored(standing_in)
         try:
             if calls[matrix] == 0:
@@ -119,7 +171,10 @@ def _forward(
 
 
 def _large_column(rounded: torch.Tensor) -> int:
-    """Return a column that holds something: the largest of some dozens, or of all where those are zero."""
+    """Return a column that holds something: by the first row, else the largest of some dozens, or of all."""
+    largest = rounded[0].abs()  # lies together, and is seldom zero
+    if bool(largest.any()):
+        return int(largest.argmax())
     step = max(1, rounded.shape[1] // 64)
     # A norm, for the magnitudes by themselves would be a second matrix.
     largest = torch.linalg.vector_norm(rounded[:, ::step], torch.inf, dim=0)

@@ -15,6 +15,8 @@ import torch
 
 from superweight.claims.evidence import Evidence
 from superweight.claims.expectations import Outcome
+from superweight.claims.paper import sensitivity
+from superweight.claims.sequential_verdict import SequentialTest
 from superweight.core.errors import BadInput
 from superweight.core.statistics import jackknife
 from superweight.detection.detect import SuperActivation
@@ -60,7 +62,8 @@ def document_if_measurable(evidence: Evidence) -> Document:
 def shown(evidence: Evidence) -> Json:
     """Return what a report shows of one model beside its verdicts: ``observed``, and the ``sweep`` if any."""
     rounded = evidence.peek("rounded_weights")
-    return {"observed": gathered(evidence), "sweep": sweep_rows(rounded) if rounded else []}
+    widest = rounded.widest if rounded is not None else None
+    return {"observed": gathered(evidence), "sweep": sweep_rows(widest) if widest else []}
 
 
 def gathered(evidence: Evidence) -> Json:
@@ -204,7 +207,10 @@ def _from_predictions(evidence: Evidence) -> Json:
         return {}
     predicted: Json = {}
     curve = {0.0: PRUNED, 1.0: INTACT} | {factor: scaled(factor) for factor in SCALES}
-    if scaling := evidence.sequential.measured(curve.values()):
+    test = sensitivity.sequential_test(evidence)
+    # Each scale on the windows that C10 was judged on.
+    scaling = evidence.sequential.had(test.needs) if isinstance(test, SequentialTest) else None
+    if scaling is not None:
         predicted["scaling"] = _scaling(scaling, curve)
     if evidence.vocabulary.knows_words and (words := evidence.sequential.measured([PRUNED])):
         predicted["words"] = _words(evidence, words)

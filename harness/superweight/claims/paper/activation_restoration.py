@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import settled
+from superweight.claims.sequential_verdict import SequentialTest, read_on
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import jackknife
 from superweight.measurement.conditions import INTACT, PRUNED, RESTORED_ACTIVATION
@@ -22,9 +22,18 @@ WON_BACK = 0.05
 
 def judge(evidence: Evidence) -> Verdict:
     """Put the activation back at its one token, in the onset block, with the set still pruned."""
+    return read_on(evidence, sequential_test(evidence))
+
+
+def sequential_test(evidence: Evidence) -> SequentialTest | Verdict:
+    """Return the claim as a test that reads on, or the verdict where there is nothing to read."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return settled(evidence.sequential_of_stream.at([PRUNED, RESTORED_ACTIVATION]), _judged)
+    return SequentialTest(_judged, _rests_on, of_stream=True)
+
+
+def _rests_on(look: Look) -> tuple[str, ...]:
+    return (PRUNED, RESTORED_ACTIVATION) if RESTORED_ACTIVATION in look.measurements else ()
 
 
 def _judged(look: Look) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import settled
+from superweight.claims.sequential_verdict import SequentialTest, read_on
 from superweight.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import jackknife
 from superweight.measurement.conditions import OTHER_OUTLIERS, PRUNED, RANDOM, SAME_MATRIX
@@ -24,9 +24,14 @@ _CONTROLS = (OTHER_OUTLIERS, SAME_MATRIX, RANDOM)
 
 def judge(evidence: Evidence) -> Verdict:
     """Prune the largest millionth of every matrix, as the paper's code does, the set left out."""
+    return read_on(evidence, sequential_test(evidence))
+
+
+def sequential_test(evidence: Evidence) -> SequentialTest | Verdict:
+    """Return the claim as a test that reads on; controls of the same matrices are evidence."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return settled(evidence.sequential.at([PRUNED, *_CONTROLS]), _judged)
+    return SequentialTest(_judged, lambda look: (PRUNED, OTHER_OUTLIERS))
 
 
 def _judged(look: Look) -> Verdict:

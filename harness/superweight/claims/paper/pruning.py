@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import settled
+from superweight.claims.sequential_verdict import SequentialTest, read_on
 from superweight.claims.verdict import (
     AT_LEAST,
     Claim,
@@ -47,12 +47,17 @@ def judge(evidence: Evidence) -> Verdict:
     So are companions, pruned with the set, and gains, pruned by themselves. Of more than `SINGLES`
     super weights those that make the largest parts are pruned alone, which the evidence says.
     """
+    return read_on(evidence, sequential_test(evidence))
+
+
+def sequential_test(evidence: Evidence) -> SequentialTest | Verdict:
+    """Return the claim as a test that reads on; all but the set itself is evidence."""
     found = evidence.scan.coordinates
     if not found:
         return not_applicable(CLAIM, "no super weight is found")
     others = [name(index) for index in range(len(found)) for name in (alone, all_but)]
     others += [CANCELLERS, COMPANIONS, GAINS, CHANNEL_GAINS]
-    return settled(evidence.sequential.at([PRUNED, *others]), lambda look: _judged(look, found, others))
+    return SequentialTest(lambda look: _judged(look, found, others), lambda look: (PRUNED,))
 
 
 def _judged(look: Look, found: Sequence[Coordinate], others: Sequence[str]) -> Verdict:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import settled
+from superweight.claims.sequential_verdict import SequentialTest, read_on
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import Interval, jackknife
 from superweight.measurement.conditions import PRUNED, alone
@@ -27,14 +27,18 @@ def judge(evidence: Evidence) -> Verdict:
     Each word's probability is averaged over all positions first. Punctuation and content words
     are evidence, and so is each super weight pruned alone.
     """
+    return read_on(evidence, sequential_test(evidence))
+
+
+def sequential_test(evidence: Evidence) -> SequentialTest | Verdict:
+    """Return the claim as a test that reads on; each super weight pruned alone is evidence."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
     vocabulary = evidence.vocabulary
     if not vocabulary.knows_words:
         return not_applicable(CLAIM, "the tokenizer has no tokens for whole words")
     conditions = [PRUNED, *(alone(index) for index in range(len(evidence.scan.coordinates)))]
-    looks = evidence.sequential.at(conditions)
-    return settled(looks, lambda look: _judged(look, vocabulary, conditions))
+    return SequentialTest(lambda look: _judged(look, vocabulary, conditions), lambda look: (PRUNED,))
 
 
 def _judged(look: Look, vocabulary: Vocabulary, conditions: Sequence[str]) -> Verdict:
@@ -79,6 +83,7 @@ def _ratios(look: Look, vocabulary: Vocabulary, condition: str) -> dict[str, obj
     named = vocabulary.stopwords | vocabulary.punctuation
     groups = [*named.values(), *((token,) for token in vocabulary.content)]
     before, after = (_by_group(item, vocabulary, groups) for item in _before_and_after(look, condition))
+    before = before[: len(after)]
     ratios = after.mean(axis=0) / before.mean(axis=0)
     content = float(np.median(ratios[len(named) :]))
     table = {word: measured(ratio) for word, ratio in zip(named, ratios, strict=False)}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from superweight.claims.budget import cut_short
 from superweight.claims.evidence import Evidence
+from superweight.claims.sequential_verdict import decided, settled
 from superweight.claims.verdict import (
     AT_LEAST,
     Claim,
@@ -17,9 +20,9 @@ from superweight.claims.verdict import (
     not_applicable,
 )
 from superweight.core.errors import BadInput
-from superweight.core.statistics import bootstrap
+from superweight.core.statistics import jackknife
 from superweight.measurement.evaluate import Values
-from superweight.quantization.sweep import BlockSize
+from superweight.quantization.sweep import BlockSize, Sweep
 
 CLAIM = Claim(
     "C13",
@@ -38,9 +41,18 @@ def judge(evidence: Evidence) -> Verdict:
         return not_applicable(CLAIM, "no super weight is found")
     try:
         rounded = evidence.rounded_weights
+        verdict = settled(rounded.looks(), _judged)
     except BadInput as error:
         return not_applicable(CLAIM, str(error))
-    return verdict_on(rounded.intact, rounded.blocks)
+    read = verdict.evidence["windows"]
+    return (
+        verdict if decided(verdict) or read == rounded.windows else cut_short(verdict, read, rounded.windows)
+    )
+
+
+def _judged(rounded: Sweep) -> Verdict:
+    verdict = verdict_on(rounded.intact, rounded.blocks)
+    return replace(verdict, evidence={**verdict.evidence, "windows": len(rounded.intact)})
 
 
 def verdict_on(intact: Values, blocks: Sequence[BlockSize]) -> Verdict:
@@ -68,7 +80,7 @@ def verdict_on(intact: Values, blocks: Sequence[BlockSize]) -> Verdict:
 
 
 def _gain(name: str, values: Values) -> Criterion:
-    return Criterion(name, measured(float(values.mean()), absolute=0.02), bootstrap(values), GAIN, AT_LEAST)
+    return Criterion(name, measured(float(values.mean()), absolute=0.02), jackknife(values), GAIN, AT_LEAST)
 
 
 def _perplexity(losses: Values) -> object:
