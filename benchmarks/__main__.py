@@ -17,7 +17,17 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks import finding, gate, offloading, precision, proving, starting
+from benchmarks import (
+    finding,
+    gate,
+    offloading,
+    precision,
+    protection,
+    proving,
+    repair,
+    starting,
+    training,
+)
 from benchmarks.timing import Row
 from superweight.checkpoints.registry import resolve
 from superweight.model.loading import load
@@ -91,8 +101,15 @@ def main(wanted: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["gate"]:
-        gate.main(sys.argv[2:])
+    # Each of these is another matter, and takes minutes to an hour.
+    others = {
+        "gate": gate.main,
+        "repair": repair.main,
+        "protection": protection.main,
+        "training": training.main,
+    }
+    if sys.argv[1:2] and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
     elif sys.argv[1:2] == ["engines"]:
         from benchmarks import engines  # needs llama.cpp, which the others do without
 

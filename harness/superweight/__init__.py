@@ -25,7 +25,18 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from superweight.api import check, compare, generate, load, measure, perplexity, scan
+    from superweight.api import (
+        card,
+        check,
+        compare,
+        generate,
+        load,
+        measure,
+        perplexity,
+        protect,
+        repair,
+        scan,
+    )
     from superweight.claims.verdict import Verdict
     from superweight.core.coordinates import Coordinate
     from superweight.core.errors import BadInput
@@ -45,6 +56,7 @@ __all__ = [
     "Scan",
     "Subject",
     "Verdict",
+    "card",
     "check",
     "compare",
     "edit",
@@ -52,13 +64,18 @@ __all__ = [
     "load",
     "measure",
     "perplexity",
+    "protect",
+    "repair",
     "scan",
 ]
 
 # Where each name is defined: the module, and its name there.
 _DEFINED = {
     name: ("superweight.api", name)
-    for name in ("check", "compare", "generate", "load", "measure", "perplexity", "scan")
+    for name in (
+        *("card", "check", "compare", "generate", "load", "measure", "perplexity", "protect", "repair"),
+        "scan",
+    )
 } | {
     "BadInput": ("superweight.core.errors", "BadInput"),
     "Comparison": ("superweight.release.result", "Comparison"),

@@ -1,4 +1,4 @@
-"""Hand on the functions of ``import superweight``: load, scan, measure, check and compare models.
+"""Hand on the functions of ``import superweight``: load, scan, measure, check, compare and mend models.
 
 A model is a `Subject` that `load` returned. `check` and `compare` take its name instead where it is
 not in memory.
@@ -15,6 +15,8 @@ from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.claims.check import Checked, CheckRequest, run_check
 from superweight.claims.run_config import RunConfig
 from superweight.claims.verdict import Verdict
+from superweight.core.atomic import write_whole
+from superweight.core.coordinates import parse_place
 from superweight.core.errors import BadInput
 from superweight.core.notebook import html_table
 from superweight.core.resources import DEFAULT_BASELINES
@@ -34,6 +36,11 @@ from superweight.release.compare import CompareRequest
 from superweight.release.compare import compare as compare_models
 from superweight.release.limits import Limits
 from superweight.release.result import DEPTHS, Comparison
+from superweight.remedy.protect import Protection
+from superweight.remedy.protect import protect as protect_model
+from superweight.remedy.recipes import tool as recipe_of
+from superweight.remedy.repair import Repair, RepairRequest
+from superweight.remedy.repair import repair as repair_release
 from superweight.report.run_info import Stages
 
 
@@ -198,6 +205,58 @@ def compare(
     config, base_ref = _with_model(config, base)
     config, release_ref = _with_model(config, release)
     return compare_models(CompareRequest(base_ref, release_ref, tuple(depths), limits or Limits(), config))
+
+
+def repair(
+    base: str,
+    release: str,
+    out: str | Path,
+    *,
+    at: Sequence[str] = (),
+    depths: Sequence[str] = DEPTHS,
+    limits: Limits | None = None,
+    gguf_type: str = "F16",
+    baselines: str | Path = DEFAULT_BASELINES,
+) -> Repair:
+    """Write a copy of ``release`` to the new folder ``out``, with the base's super weights put back.
+
+    ``at`` names scalars, "LAYER,ROW,COL", that are put back whatever `compare` says of them. The copy is
+    compared with ``base`` at the end. Raises `BadInput`, and writes nothing, where that cannot be done.
+    """
+    config = RunConfig(baselines=Path(baselines))
+    request = CompareRequest(
+        parse_model(base), parse_model(release), tuple(depths), limits or Limits(), config
+    )
+    places = tuple(parse_place(place) for place in at)
+    return repair_release(RepairRequest(request, Path(out), places, gguf_type))
+
+
+def protect(model: str, tool: str, *, baselines: str | Path = DEFAULT_BASELINES) -> Protection:
+    """Return what a quantiser must be told so that a model's super weights survive, and what that costs.
+
+    >>> print(protect("tiny-planted", "auto-awq").recipe.settings)
+    {'modules_to_not_convert': ['model.layers.1.mlp.down_proj']}
+
+    Raises `BadInput` for a tool of which no recipe is known.
+    """
+    return protect_model(parse_model(model), recipe_of(tool), RunConfig(baselines=Path(baselines)))
+
+
+def card(report: str | Path, update: str | Path | None = None) -> str:
+    """Return the block of a model card that a report.json gives; ``update`` is a README that it is put in.
+
+    Raises `BadInput` for a file that is no report, and a README without the marks.
+    """
+    # Reads the schema of reports, and the hub's metadata.
+    from superweight.report.card import updated_card, whole_card
+    from superweight.report.document import read_document
+
+    document = read_document(Path(report))
+    if update is None:
+        return whole_card(document)
+    text = updated_card(Path(update), document)
+    write_whole({Path(update).resolve(): text.encode()})
+    return text
 
 
 def _with_model(config: RunConfig, model: Subject | str) -> tuple[RunConfig, ModelRef]:

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from superweight.checkpoints.registry import load_registry
 from superweight.cli.main import main
-from tests.helpers.checkpoint_files import copy_checkpoint
+from tests.helpers.checkpoint_files import copy_checkpoint, rewrite
+from tests.helpers.planted_release import DOWN
 from tools.site_pages import paths
 
 from .commands import PAGES, REPOSITORY, shown
@@ -29,6 +30,7 @@ AT_HAND = {
     "release": "tiny-tuned",
     "org/base": "tiny-planted",
     "org/name": "tiny-planted",
+    "damaged": "tiny-planted",
 }
 
 
@@ -92,6 +94,7 @@ def project(pytester, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     for name, stored in AT_HAND.items():
         copy_checkpoint(stored, pytester.path / name)
+    rewrite(pytester.path / "damaged", lambda tensors: tensors[DOWN][41].__setitem__(23, 0.0))
     claims = pytester.path / "tests" / "claims"
     claims.mkdir(parents=True)
     for file in ("test_paper.py", "test_properties.py"):

@@ -64,7 +64,7 @@ def test_the_tutorial_has_an_output_below_each_command():
     blocks = re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     outputs = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
     assert 6 < len(outputs)
-    silent = [part.strip() for part in outputs if len(part.splitlines()) < 2]
+    silent = [part.strip() for part in outputs if len(part.strip().splitlines()) < 2]
     assert ["python releases.py"] == silent
 
 

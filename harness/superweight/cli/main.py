@@ -10,11 +10,14 @@ import click
 
 from superweight import __version__
 from superweight.cli.cache import cache
+from superweight.cli.card import card
 from superweight.cli.check import check
 from superweight.cli.compare import compare
 from superweight.cli.models import models
 from superweight.cli.options import EXIT_BAD_INPUT, EXIT_CANNOT_JUDGE, EXIT_INTERRUPTED, EXIT_UNFORESEEN
+from superweight.cli.protect import protect
 from superweight.cli.read import read
+from superweight.cli.repair import repair
 from superweight.cli.report import render
 from superweight.cli.scan import scan
 from superweight.cli.sweep import sweep
@@ -116,5 +119,5 @@ def main() -> None:
     """
 
 
-for command in (scan, check, read, compare, render, sweep, models, cache):
+for command in (scan, check, read, compare, repair, protect, card, render, sweep, models, cache):
     main.add_command(command)

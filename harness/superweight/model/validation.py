@@ -73,8 +73,15 @@ def _and_more(names: list[str]) -> str:
 def refuse_broken_numbers(model: PreTrainedModel, path: Path) -> None:
     """Raise `BrokenModel` naming the tensor when a parameter holds NaN or infinity."""
     for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not tensor.is_meta and not _is_finite(tensor):
             raise BrokenModel(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    try:
+        return bool(tensor.isfinite().all())
+    except NotImplementedError:  # torchao's integers: their numbers are what they stand for
+        return bool(tensor.dequantize().isfinite().all())
 
 
 def refuse_other_than_asked(model: PreTrainedModel, device: torch.device, dtype: torch.dtype | str) -> None:

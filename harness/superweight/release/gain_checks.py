@@ -34,7 +34,12 @@ def compare_gains(base: Checkpoint, release: Checkpoint, limits: Limits) -> list
     if not moves:
         return []
     error, place, was, now = max(moves, key=lambda move: move[0])
-    figures = {"base": was, "release": now if math.isfinite(now) else None, "gains": len(moves)}
+    figures = {
+        "at": str(place),
+        "base": was,
+        "release": now if math.isfinite(now) else None,
+        "gains": len(moves),
+    }
     words = f"gain {place} went from {was:.6g} to {now:.6g}"
     if not math.isfinite(now) or (now == 0 and was != 0):
         return [broken(STATIC, NAME, f"{words}: it was lost", **figures)]

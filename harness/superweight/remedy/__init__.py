@@ -1,0 +1,1 @@
+"""Put the super weights of a damaged release back, and tell a quantiser how to keep them."""

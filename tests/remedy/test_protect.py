@@ -1,0 +1,130 @@
+"""Recipes run with the tools themselves: plain is damaged, protected is kept; the others by their schema."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.quantisers import QUANTISERS, crowded
+from superweight.checkpoints.model_ref import parse_model
+from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.sources import local_path
+from superweight.claims.run_config import RunConfig
+from superweight.cli.main import main
+from superweight.core.errors import BadInput
+from superweight.release.compare import CompareRequest, compare
+from superweight.release.result import ACTIVATIONS, DAMAGED, KEPT, STATIC
+from superweight.remedy.protect import protect
+from superweight.remedy.recipes import TOOLS, tool
+
+PACKAGES = {
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+    "hqq": "hqq",
+    "optimum-quanto": "optimum.quanto",
+    "llm-compressor": "compressed_tensors",
+    "mlx": "mlx.core",
+}
+# bitsandbytes computes nf4 on a CPU only where its blocks divide a row, which 160 inputs are not.
+# Bits and group by which each tool rounds the tiny model, 160 inputs wide at its widest.
+CHOSEN = {"bitsandbytes": (8, 0), "optimum-quanto": (4, 0), "torchao": (4, 0)}
+MODULE = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The tiny model, with one larger weight beside the super weight that no input reaches."""
+    source = local_path(resolve("tiny-planted"))
+    return crowded(source, tmp_path_factory.mktemp("crowded") / "base", 1, 41, 23, 2048.0)
+
+
+def verdict(base, release):
+    pair = parse_model(f"tiny-planted={base}"), parse_model(str(release))
+    return compare(CompareRequest(*pair, depths=(STATIC, ACTIVATIONS))).verdict
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "llm-compressor" else pytest.mark.slow) for n in QUANTISERS]
+)
+def test_plain_is_damaged_and_protected_is_kept(name, base, tmp_path):
+    """With the tool itself, and what the recipe's settings say, verbatim."""
+    pytest.importorskip(PACKAGES[name])
+    settings = protect(parse_model(f"tiny-planted={base}"), tool(name), RunConfig()).recipe.settings
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for how, told in (("plain", {}), ("protected", settings)):
+            QUANTISERS[name](base, tmp_path / how, told, *CHOSEN.get(name, (4, 32)))
+            found[how] = verdict(base, tmp_path / how)
+    assert {"plain": DAMAGED, "protected": KEPT} == found
+
+
+def test_gptqmodel_skips_by_a_pattern(base):
+    """As its documentation and vLLM's reader have it: "-:" and a pattern that matches from the beginning."""
+    settings = tool("gptqmodel").recipe(modules(base)).settings
+    (pattern,) = settings["dynamic"]
+    assert pattern.startswith("-:")
+    assert {} == settings["dynamic"][pattern]
+    others = [f"model.layers.{layer}.mlp.down_proj" for layer in (0, 2, 11, 21)]
+    assert re.match(pattern[2:], MODULE)
+    assert not any(re.match(pattern[2:], other) for other in others)
+
+
+def modules(base):
+    return protect(parse_model(f"tiny-planted={base}"), tool("mlx"), RunConfig()).modules
+
+
+def test_llama_quantize_is_told_of_one_tensor(base):
+    """TENSOR=TYPE, where TENSOR is a pattern that is searched in the name: the dots are escaped."""
+    recipe = tool("llama.cpp").recipe(modules(base))
+    (pair,) = recipe.settings["tensor_type"]
+    pattern, kind = pair.split("=")
+    assert "f16" == kind
+    assert re.search(pattern, "blk.1.ffn_down.weight")
+    assert not any(re.search(pattern, name) for name in ("blk.11.ffn_down.weight", "blk.21.ffn_down.weight"))
+    assert f"--tensor-type '{pair}'" in recipe.text
+
+
+def test_auto_round_takes_a_layers_own_bits(base):
+    """layer_config maps a module's path to what differs: 16 bits are left unquantised."""
+    assert {MODULE: {"bits": 16}} == tool("auto-round").recipe(modules(base)).settings["layer_config"]
+
+
+def test_auto_awq_takes_a_list(base):
+    """modules_to_not_convert in quant_config."""
+    assert [MODULE] == tool("auto-awq").recipe(modules(base)).settings["modules_to_not_convert"]
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_recipe_can_be_pasted(name, base):
+    """Python parses it, or it is one line for a shell; cost and documentation stand below it."""
+    found = protect(parse_model(f"tiny-planted={base}"), tool(name), RunConfig())
+    if name != "llama.cpp":
+        compile(found.recipe.text, name, "exec")
+    assert "\n" not in found.recipe.text or name != "llama.cpp"
+    text = repr(found)
+    assert found.recipe.text in text
+    assert "# costs: 1 matrix stays at 16 bits" in text
+    assert 0 < found.share < 0.2
+    assert json.loads(json.dumps(found.as_dict()))["modules"] == [MODULE]
+
+
+def test_an_unknown_tool_is_told_in_one_line():
+    """With the tools that are known; nothing is read."""
+    with pytest.raises(
+        BadInput, match=r"--for exl9: no recipe for that tool is known; give one of llama\.cpp"
+    ):
+        tool("exl9")
+    result = CliRunner().invoke(main, ["protect", "tiny-planted", "--for", "exl9"])
+    assert (4, "") == (result.exit_code, result.stdout)
+
+
+def test_a_model_without_super_weights_has_nothing_to_protect():
+    """A sentence, and exit code 0."""
+    result = CliRunner().invoke(main, ["protect", "tiny-plain", "--for", "hqq"])
+    assert 0 == result.exit_code
+    assert "tiny-plain has no super weights, so there is nothing to protect from hqq\n" == result.stdout
