@@ -30,7 +30,7 @@ import pytest
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        item._nodeid = item._nodeid.partition("@")[0]
+        item._nodeid = getattr(item, "_nodeid", item.nodeid).partition("@")[0]
 """
 
 
