@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import pkgutil
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import superweight
+from superweight.core.environment import DEVICES
+from superweight.pytest_plugin import options
 
 PACKAGE = Path(superweight.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "code.md"
@@ -76,3 +79,16 @@ def test_the_page_names_modules_that_are_there(wing, modules):
     }
     named = {name.rstrip("/") for name in re.findall(r"`([a-z_./]+)`", modules)}
     assert set() == named - there
+
+
+def test_the_plugin_s_options_import_nothing_of_ours():
+    """They are defined before it is known whose package has our name."""
+    tree = ast.parse((PACKAGE / "pytest_plugin" / "options.py").read_text(encoding="utf-8"))
+    imported = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imported
+    assert [] == [line for line in imported if "superweight" in line]
+
+
+def test_the_plugin_takes_the_devices_of_the_command():
+    """What cannot be imported there is written down once more."""
+    assert DEVICES == options.DEVICES

@@ -62,10 +62,10 @@ def of(program):
 
 
 def marks(command):
-    """Mark what reads the real model; what judges or sweeps all of it takes minutes."""
+    """Mark what reads the real model; what runs it takes seconds, what judges or sweeps all of it minutes."""
     if REAL not in str(command):
         return []
-    long = command.arguments[0] in ("check", "sweep", PROPERTIES)
+    long = command.arguments[0] in ("scan", "check", "sweep", PROPERTIES)
     return [pytest.mark.checkpoint, *([pytest.mark.slow] if long else [])]
 
 

@@ -43,6 +43,7 @@ def test_the_safetensors_copy_holds_what_the_gguf_holds(copy):
     assert {1, 2} == {item["release_rank"] for item in figures}
 
 
+@pytest.mark.slow
 def test_int4_with_one_block_a_tensor_is_damage_outside_of_the_super_weights(copy, tmp_path):
     """They stay within their limit; rows are emptied, and the activation that they made is gone."""
     change, _ = DAMAGED["int4, one block a tensor"]

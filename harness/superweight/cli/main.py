@@ -74,11 +74,11 @@ class _Group(click.Group):
             ctx.exit(EXIT_UNFORESEEN)
 
 
-def _as_json(context: click.Context, option: click.Parameter, given: bool) -> None:
+def _as_json(context: click.Context, option: click.Parameter, given: object) -> None:
     context.meta[_AS_JSON] = given
 
 
-def _show_version(context: click.Context, option: click.Parameter, given: bool) -> None:
+def _show_version(context: click.Context, option: click.Parameter, given: object) -> None:
     """Print the version; `--json` is eager, so that it is known by now wherever it stands."""
     if context.resilient_parsing:
         return

@@ -1,4 +1,8 @@
-"""Define the options of pytest that begin with --sw-."""
+"""Define the options of pytest that begin with --sw-.
+
+They are defined before it is known whose ``superweight`` a project has: nothing of ours is imported here
+until an option is read.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from superweight.core.duration import parse_duration
-from superweight.core.environment import DEVICES
-from superweight.core.errors import BadInput
+# `superweight.core.environment.DEVICES`, which cannot be imported here; a test holds them to each other.
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu")
 
 
 def _absolute(text: str) -> Path:
@@ -26,6 +29,11 @@ def _positive(text: str) -> int:
 
 
 def _duration(text: str) -> float:
+    try:
+        from superweight.core.duration import parse_duration
+        from superweight.core.errors import BadInput
+    except ImportError:
+        raise argparse.ArgumentTypeError("this project has a superweight of its own") from None
     try:
         return parse_duration(text)
     except BadInput as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -10,13 +11,9 @@ from click.testing import CliRunner
 from superweight.cli.main import main
 
 HOSTILE = "<img src=x onerror=\"console.error('in')\"><script>console.error('in')</script>"
-# Each width and each scheme in every run; the other two pairs with the long ones.
-PAIRS = [
-    (1280, "light"),
-    (360, "dark"),
-    pytest.param(1280, "dark", marks=pytest.mark.slow),
-    pytest.param(360, "light", marks=pytest.mark.slow),
-]
+# Each page, width and scheme in every run; the other views with the long ones.
+WIDTHS, SCHEMES = (360, 1280), ("light", "dark")
+QUICK = {("report", 360, "dark"), ("compared", 1280, "light")}
 
 
 def command(*arguments):
@@ -54,13 +51,16 @@ def real(tmp_path_factory):
     return folder / "report.html"
 
 
-REAL = pytest.param("real", marks=[pytest.mark.checkpoint, pytest.mark.slow])
-
-
-@pytest.fixture(params=["report", "compared", REAL])
-def path(request):
-    """Each of the pages."""
-    return request.getfixturevalue(request.param)
+VIEWS = [
+    *(
+        pytest.param(*view, marks=[] if view in QUICK else pytest.mark.slow)
+        for view in itertools.product(("report", "compared"), WIDTHS, SCHEMES)
+    ),
+    *(
+        pytest.param(*view, marks=[pytest.mark.slow, pytest.mark.checkpoint])
+        for view in itertools.product(("real",), WIDTHS, SCHEMES)
+    ),
+]
 
 
 def violations(page):
@@ -72,9 +72,10 @@ def violations(page):
     return [(fault["id"], [node["html"][:200] for node in fault["nodes"]]) for fault in found]
 
 
-@pytest.mark.parametrize(("width", "scheme"), PAIRS)
-def test_the_page_is_accessible_silent_alone_and_fits(visit, path, width, scheme):
+@pytest.mark.parametrize(("name", "width", "scheme"), VIEWS)
+def test_the_page_is_accessible_silent_alone_and_fits(visit, request, name, width, scheme):
     """axe-core finds nothing, the console is empty, only the file itself is read, nothing sticks out."""
+    path = request.getfixturevalue(name)
     page = visit(path, width=width, scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     assert width == page.evaluate("document.documentElement.scrollWidth")
