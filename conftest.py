@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Nothing here is compiled, and hqq, where it is installed, asks for a compiler in every process that
+# imports transformers; a process without saves half a second.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
 from functools import cache
 from pathlib import Path
 

@@ -186,6 +186,7 @@ def test_a_model_that_is_no_gguf_is_bad_input(command):
     assert "runs GGUF files, and tiny-planted is none" in result.output
 
 
+@pytest.mark.slow
 def test_baselines_lie_by_engine(run, base, corpus, project):
     """Kept once, verdicts of llama.cpp are held to their own baselines, beside those of transformers."""
     options = ("--sw-model", str(base), "--sw-engine", LLAMA_CPP, "--sw-corpus", corpus)

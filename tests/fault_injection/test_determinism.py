@@ -14,6 +14,7 @@ def without_times(document):
     return {**document, "run": {**run, "stages": stages}}
 
 
+@pytest.mark.slow
 def test_a_report_is_the_same_twice(superweight, tmp_path):
     """Verdicts, intervals, continuations and the figures' drawings: compared as text, so bit for bit."""
     reports, drawings = [], []

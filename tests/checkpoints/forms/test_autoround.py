@@ -44,7 +44,8 @@ save_file(held, sys.argv[1])
 FORMATS = {"less one": "auto_round:auto_gptq", "as it is": "auto_round", "awq": "auto_round:auto_awq"}
 
 # Importing the library takes seconds: one worker does it.
-pytestmark = pytest.mark.xdist_group("autoround")
+# Importing the library takes as long as all readers of the other packings together.
+pytestmark = [pytest.mark.xdist_group("autoround"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
