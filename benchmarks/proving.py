@@ -13,7 +13,8 @@ from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
 from superweight.measurement.conditions import controls, treatments
 from superweight.measurement.corpus import cut, documents
-from superweight.measurement.evaluate import decode_batched, decode_one_by_one, measure
+from superweight.measurement.evaluate import measure
+from superweight.measurement.hidden_states import decode_batched, decode_one_by_one
 from superweight.model.edits import edited
 from superweight.model.subject import Subject
 

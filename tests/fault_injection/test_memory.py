@@ -12,7 +12,7 @@ import torch
 
 from superweight.core.errors import TooLarge
 from superweight.detection.scan import scan
-from superweight.measurement import evaluate
+from superweight.measurement import hidden_states
 from superweight.measurement.conditions import INTACT, treatments
 from superweight.measurement.corpus import cut, default_prompt, documents
 from superweight.measurement.evaluate import measure
@@ -33,7 +33,7 @@ def material(planted):
 
 def short_of(monkeypatch, failure, *, windows, conditions):
     """Let a pass fail that computes on more than so many windows or conditions at once."""
-    decode_batched, tried = evaluate.decode_batched, []
+    decode_batched, tried = hidden_states.decode_batched, []
 
     def short(subject, ids, wanted):
         tried.append((len(ids), len(wanted)))
@@ -41,7 +41,7 @@ def short_of(monkeypatch, failure, *, windows, conditions):
             raise failure
         return decode_batched(subject, ids, wanted)
 
-    monkeypatch.setattr(evaluate, "decode_batched", short)
+    monkeypatch.setattr(hidden_states, "decode_batched", short)
     return tried
 
 
@@ -115,7 +115,7 @@ def test_another_error_is_not_taken_for_one_of_memory(planted, material, monkeyp
     text, changes = material
     failure = RuntimeError("shapes do not fit")
     tried = short_of(monkeypatch, failure, windows=0, conditions=0)
-    monkeypatch.setattr(evaluate, "decode_one_by_one", lambda *_: (_ for _ in ()).throw(failure))
+    monkeypatch.setattr(hidden_states, "decode_one_by_one", lambda *_: (_ for _ in ()).throw(failure))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         measure(planted, text, changes, batch=8)
     assert 1 == len(tried)

@@ -14,8 +14,8 @@ from superweight.detection.detect import SuperActivation
 from superweight.measurement import batched_ablation
 from superweight.measurement.batched_ablation import run_batched
 from superweight.measurement.conditions import INTACT, Condition
-from superweight.measurement.evaluate import decode_batched, decode_one_by_one
 from superweight.measurement.generation import continue_greedily
+from superweight.measurement.hidden_states import decode_batched, decode_one_by_one
 from superweight.model.edits import EditFailed, Prune, Scale, edited
 
 PLACE = Coordinate(1, 41, 23)

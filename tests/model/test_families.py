@@ -11,7 +11,7 @@ from superweight.detection.run_trace import trace, trace_batch
 from superweight.detection.scan import NONE_FOUND, SUPPRESSED, scan
 from superweight.measurement.batched_ablation import can_batch
 from superweight.measurement.conditions import Condition
-from superweight.measurement.evaluate import decode_batched, decode_one_by_one
+from superweight.measurement.hidden_states import decode_batched, decode_one_by_one
 from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import EditFailed, Prune, Scale, edited
 from superweight.model.prefix_cache import keeping_prefixes, resumed

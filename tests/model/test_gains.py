@@ -13,7 +13,7 @@ from superweight.detection.scan import scan
 from superweight.detection.scan_record import as_dict
 from superweight.measurement.batched_ablation import can_batch
 from superweight.measurement.conditions import Condition
-from superweight.measurement.evaluate import decode_batched, decode_one_by_one
+from superweight.measurement.hidden_states import decode_batched, decode_one_by_one
 from superweight.model.edits import Prune, Scale, ScaleGain, active_edits, edited
 from superweight.model.gains import Gains
 from tests.helpers.live_models import TEXT, logits

@@ -24,8 +24,9 @@ from superweight.measurement.conditions import (
     scaled,
 )
 from superweight.measurement.corpus import continuations, prompts
-from superweight.measurement.evaluate import LOGITS_BYTES, batch_of, decode_one_by_one, measure
+from superweight.measurement.evaluate import LOGITS_BYTES, batch_of, measure
 from superweight.measurement.generation import NEW_TOKENS
+from superweight.measurement.hidden_states import decode_one_by_one
 from superweight.quantization.clip_search import Z_SCORES
 
 if TYPE_CHECKING:

@@ -12,16 +12,15 @@ from superweight.engines.engine import TRANSFORMERS
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
 from superweight.measurement.evaluate import (
-    Decoded,
     Measurement,
     Values,
-    decode_one_by_one,
     log_probabilities,
     measure,
     predicted,
     token_nll,
 )
 from superweight.measurement.generation import NEW_TOKENS, Continuation, continue_greedily, nll_of
+from superweight.measurement.hidden_states import Decoded, decode_one_by_one
 from superweight.measurement.zero_shot import Accuracy, Tasks, accuracies
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject

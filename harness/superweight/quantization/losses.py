@@ -10,7 +10,8 @@ import torch
 from superweight.core.errors import BadInput
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.corpus import Windows
-from superweight.measurement.evaluate import Values, decode_one_by_one, token_nll, windows_at_once
+from superweight.measurement.evaluate import Values, token_nll, windows_at_once
+from superweight.measurement.hidden_states import decode_one_by_one
 from superweight.model.subject import Subject
 
 # As many as any claim reads: every matrix is rounded once for all of them.

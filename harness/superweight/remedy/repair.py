@@ -16,8 +16,9 @@ from superweight.core.coordinates import Coordinate, GainCoordinate
 from superweight.core.errors import CANNOT_RUN_HERE, BadInput
 from superweight.release.compare import CompareRequest, compare, known_super_weights, loaded_base
 from superweight.release.result import CANNOT_JUDGE, DAMAGED, KEPT, STATIC, Check, Comparison
+from superweight.remedy.copy_plan import planned
 from superweight.remedy.gguf_copy import TYPES
-from superweight.remedy.release_copy import planned, write_copy
+from superweight.remedy.release_copy import write_copy
 from superweight.remedy.restoration import Place, Restoration, require_base, restorations
 from superweight.remedy.whole_folder import require_free
 
