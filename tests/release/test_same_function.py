@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +16,7 @@ from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
 from superweight.core.coordinates import Coordinate
 from superweight.release.compare import CompareRequest, compare
+from superweight.release.function_match import Jump, _mirrored
 from superweight.release.limits import Limits
 from superweight.release.result import DEPTHS, QUALITY, STATIC, Comparison
 from superweight.release.side import over
@@ -158,3 +161,27 @@ def test_a_value_that_changed_is_told_where_predictions_are_the_base_s(base, tmp
     assert "changed" == found(compared(release, depths=(STATIC,)))[name].status
     pruned = make(base, tmp_path / "pruned", scaled(0.0), [PLACE])
     assert "damaged" == found(compared(pruned, depths=(STATIC, QUALITY)))[name].status
+
+
+@pytest.mark.parametrize(
+    ("entering", "mirrored"),
+    [
+        ((-1, -2, 1), True),
+        ((-1.1, -1.9, 1), True),
+        ((1, 2, -1), False),
+        ((2, -1, 0), False),
+        ((-1, 0, 0), False),
+    ],
+    ids=["mirrored", "and rounded", "the same", "unlike", "one of them"],
+)
+def test_a_channel_is_mirrored_where_all_of_it_has_the_other_sign(entering, mirrored):
+    """Unlike numbers, or a few with the other sign, are no mirror image; nor is another channel."""
+    one, other = jump((1, 2, -1)), jump(entering)
+    assert mirrored is _mirrored(one, other)
+    assert not _mirrored(one, replace(other, channel=1))
+    assert not _mirrored(one, replace(other, entering=np.array([-1.0])))
+
+
+def jump(entering):
+    scores = np.ones(1, dtype=np.float32)
+    return Jump(1, 0, ((None, 3),), scores, 5, 1.0, 1.0, 1.0, np.array(entering, dtype=np.float32))

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from superweight.checkpoints.registry import ModelEntry, PublishedScalar
+from superweight.claims import expectations
 from superweight.claims.catalogue import CLAIMS
 from superweight.claims.expectations import (
     Outcome,
@@ -17,7 +18,7 @@ from superweight.claims.expectations import (
     in_ci,
 )
 from superweight.claims.record import record
-from superweight.claims.verdict import Claim, Verdict
+from superweight.claims.verdict import INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Verdict
 from superweight.core.coordinates import Coordinate
 
 STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
@@ -105,6 +106,14 @@ def test_a_baseline_holds_every_leaf():
     outcome = compare_with_baseline(now, record("m", now, {}), stored)
     assert ('evidence.words[0]: was "a", is "b"',) == outcome.gaps
     assert "supported" == outcome.expected
+
+
+def test_a_status_does_not_hang_on_the_comparison_of_leaves_alone(monkeypatch):
+    """Were nothing found to differ, supported for refuted would be a gap; what was not decided is none."""
+    monkeypatch.setattr(expectations, "differences", lambda stored, new: [])
+    for now, as_expected in ((REFUTED, False), (SUPPORTED, True), (INCONCLUSIVE, True)):
+        outcome = compare_with_baseline(verdict(now), {}, {"status": SUPPORTED})
+        assert as_expected is outcome.as_expected
 
 
 def test_a_baseline_of_another_status_is_a_gap():
