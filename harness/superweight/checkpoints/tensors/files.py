@@ -24,6 +24,9 @@ class File(Protocol):
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from ``start`` up to ``end``; raises `BadInput` when there are fewer."""
 
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes from ``start`` on; raises as `read` does."""
+
 
 class Folder(Protocol):
     """The place where a checkpoint's files lie side by side."""
@@ -69,6 +72,19 @@ class LocalFile:
             raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
         return whole(data, self, start, end)
 
+    def read_into(self, start: int, target: memoryview) -> None:
+        try:
+            # Unbuffered: a buffer would copy what is to lie in the target.
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(start)
+                done = 0
+                while done < len(target) and (count := file.readinto(target[done:])):
+                    done += count
+        except OSError as error:
+            raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
+        if done < len(target):
+            raise too_short(self, start + done, start, start + len(target))
+
 
 @dataclass(frozen=True)
 class LocalFolder:
@@ -105,8 +121,13 @@ class LocalFolder:
 def whole(data: bytes, file: File, start: int, end: int) -> bytes:
     """Return ``data`` if it is all of what was asked for; raises `BadInput` if the file ends before."""
     if len(data) != end - start:
-        raise BrokenModel(
-            f"{file.name} ends at byte {start + len(data)}, but bytes {start} to {end} were expected; "
-            "it is truncated, so fetch it again"
-        )
+        raise too_short(file, start + len(data), start, end)
     return data
+
+
+def too_short(file: File, last: int, start: int, end: int) -> BrokenModel:
+    """Return the refusal of a file that ends before what was asked for does."""
+    return BrokenModel(
+        f"{file.name} ends at byte {last}, but bytes {start} to {end} were expected; "
+        "it is truncated, so fetch it again"
+    )
