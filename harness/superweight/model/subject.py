@@ -51,7 +51,12 @@ class Provenance:
 
 
 class Stream(Protocol):
-    """What brings the weights of a model that is not in memory as a whole."""
+    """What brings the weights of a model that is not in memory as a whole.
+
+    ``hold_back`` keeps it from bringing the next block before it is entered.
+    """
+
+    hold_back: bool
 
     def at_hand(self, projections: Iterable[Projection]) -> AbstractContextManager[None]:
         """Bring the weights of some projections, and keep them, for the length of a ``with`` block."""
