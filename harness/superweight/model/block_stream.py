@@ -56,6 +56,15 @@ class Place:
             self.module._parameters[self.own] = nn.Parameter(value, requires_grad=False)
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What one block holds: the names of its parameters, and of those that routed experts share."""
+
+    names: tuple[str, ...]
+    routed: tuple[str, ...] = ()
+    experts: int = 0
+
+
 @dataclass
 class Routed:
     """The routed experts of one block: their stacks, and which experts of them are in memory."""
@@ -68,8 +77,9 @@ class Routed:
 class BlockStream:
     """Brings the weights of a model as its blocks are entered.
 
-    ``received`` tells how many bytes came so far. ``ahead`` says whether the next block is brought while
-    one runs; `hold_back` keeps the next one from being brought early.
+    ``ahead`` says whether the next block is brought while one runs; `hold_back` keeps the next one from
+    being brought early, and ``last`` all from that block on. ``entered`` are the blocks that
+    were run, and ``told`` is told of each.
     """
 
     def __init__(
@@ -79,6 +89,8 @@ class BlockStream:
         self.architecture = architecture
         self.ahead = ahead
         self.hold_back = False
+        self.last: int | None = None
+        self.told: Callable[[str], None] = lambda _: None
         self.entered: list[int] = []
         self._recipes = {target: recipe for recipe in made for target in recipe.targets}
         self._empty = {
@@ -114,6 +126,26 @@ class BlockStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def blocks(self) -> tuple[Unit, ...]:
+        """What each block holds."""
+        stacked = {name: item for item in self._routed.values() for name in item.stacks}
+        found = []
+        for names in self._inside:
+            routed = tuple(sorted(name for name in names if name in stacked))
+            experts = stacked[routed[0]].experts.count if routed else 0
+            found.append(Unit(tuple(sorted(names)), routed, experts))
+        return tuple(found)
+
+    def sources(self, name: str) -> tuple[tuple[str, bool], ...]:
+        """Return the stored tensors that a parameter is made of, and which are packed."""
+        recipe = self._recipes.get(name)
+        return () if recipe is None else recipe.stored_in()
+
+    def held(self, names: Iterable[str]) -> int:
+        """Return the bytes that parameters take in memory."""
+        return sum(self._meta[name].numel() * self._meta[name].itemsize for name in names)
 
     @contextmanager
     def at_hand(self, projections: Iterable[Projection]) -> Iterator[None]:
@@ -203,6 +235,7 @@ class BlockStream:
         return enter
 
     def _enter(self, number: int) -> None:
+        self.told(f"block {number} of {len(self._units)}")
         kept = self._pinned.keys() | self._inside[number]
         coming = {other for other in self._coming if other != number}
         for other in coming:
@@ -213,7 +246,8 @@ class BlockStream:
         self._bring(self._inside[number])
         self.entered.append(number)
         following = number + 1
-        if self.ahead and not self.hold_back and following < len(self._units):
+        end = len(self._units) if self.last is None else self.last
+        if self.ahead and not self.hold_back and following < end:
             self._coming[following] = self._ahead.submit(self._bring, self._inside[following])
 
     def _choosing(self, routed: Routed) -> Callable[[nn.Module, Any, Any], None]:

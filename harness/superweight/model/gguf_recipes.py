@@ -92,6 +92,9 @@ class FromGguf:
             raise BrokenModel(f"{checkpoint.name}: {', '.join(self.stored)} do not make up {astray[0]}")
         return {name: made[name].to(self.dtype) for name in self.targets}
 
+    def stored_in(self) -> tuple[tuple[str, bool], ...]:
+        return tuple((name, False) for name in self.stored)
+
     def parts(self, count: int) -> Callable[[int], torch.Tensor] | None:
         checkpoint = self.conversion.checkpoint
         shape = checkpoint.info(self.stored[0]).shape

@@ -38,6 +38,9 @@ class Recipe(Protocol):
     def bring(self) -> dict[str, torch.Tensor]:
         """Read what is stored, and return the parameters by name."""
 
+    def stored_in(self) -> tuple[tuple[str, bool], ...]:
+        """Return the names of the stored tensors, and which of them are packed."""
+
     def parts(self, count: int) -> Callable[[int], torch.Tensor] | None:
         """Return what reads the part at one of ``count`` indices of the first dimension; None if nothing."""
 
@@ -58,6 +61,10 @@ class Converted:
 
     def bring(self) -> dict[str, torch.Tensor]:
         return self._convert(lambda stored, place: read_whole(stored))
+
+    def stored_in(self) -> tuple[tuple[str, bool], ...]:
+        every = [stored.tensor for sources in self.sources.values() for _, stored, _ in sources]
+        return tuple((tensor.info.name, tensor.kind is not None) for tensor in every)
 
     def parts(self, count: int) -> Callable[[int], torch.Tensor] | None:
         every = [stored for sources in self.sources.values() for _, stored, _ in sources]

@@ -66,6 +66,7 @@ def streamed(entry: ModelEntry, *, dtype: str = "auto", ahead: bool = True) -> I
     files cannot be used, or the model cannot be run block by block.
     """
     checkpoint = open_model(entry)
+    checkpoint.tensors()  # the headers of all shards at once
     model, tokenizer, made, kind = _opened(checkpoint, dtype)
     try:
         architecture = inspect_architecture(model)

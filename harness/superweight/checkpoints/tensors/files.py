@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +39,10 @@ class Folder(Protocol):
     def received(self) -> int | None:
         """How many bytes came over the network so far; None where there is no network."""
 
+    @property
+    def brought(self) -> int:
+        """How many bytes were read so far, over the network or not."""
+
     def find(self, name: str) -> File | None:
         """Return a file, or None when there is none of that name."""
 
@@ -52,12 +56,20 @@ class Folder(Protocol):
         """Return the names of all files; none where the place does not list them."""
 
 
+@dataclass
+class Tally:
+    """How many bytes were read so far."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class LocalFile:
     """A file of this machine."""
 
     path: Path
     size: int
+    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -70,6 +82,7 @@ class LocalFile:
                 data = file.read(end - start)
         except OSError as error:
             raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
+        self.tally.count += len(data)
         return whole(data, self, start, end)
 
     def read_into(self, start: int, target: memoryview) -> None:
@@ -82,6 +95,7 @@ class LocalFile:
                     done += count
         except OSError as error:
             raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
+        self.tally.count += done
         if done < len(target):
             raise too_short(self, start + done, start, start + len(target))
 
@@ -91,6 +105,7 @@ class LocalFolder:
     """A directory of this machine."""
 
     path: Path
+    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -100,10 +115,14 @@ class LocalFolder:
     def received(self) -> int | None:
         return None
 
+    @property
+    def brought(self) -> int:
+        return self.tally.count
+
     def find(self, name: str) -> LocalFile | None:
         path = self.path / name
         try:
-            return LocalFile(path, path.stat().st_size) if path.is_file() else None
+            return LocalFile(path, path.stat().st_size, self.tally) if path.is_file() else None
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from error
 

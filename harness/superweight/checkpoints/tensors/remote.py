@@ -141,6 +141,10 @@ class RemoteFolder:
     def received(self) -> int | None:
         return self._server.received
 
+    @property
+    def brought(self) -> int:
+        return self._server.received
+
     def find(self, name: str) -> RemoteFile | None:
         self.prepare([name])
         return self._files[name]
