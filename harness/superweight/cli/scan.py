@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from superweight.claims.run_config import RunConfig
 from superweight.checkpoints.tensors.open import is_remote
+from superweight.claims.run_config import RunConfig
 from superweight.cli.model_argument import MODEL
 from superweight.cli.options import loading_options, write_output
 from superweight.cli.progress import SCAN, progressing

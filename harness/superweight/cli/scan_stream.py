@@ -26,12 +26,12 @@ class Choices:
     plan: bool
 
 
-def scan_streamed(
-    model: ModelRef, json_file: str | None, choices: Choices, run_config: RunConfig
-) -> None:
+def scan_streamed(model: ModelRef, json_file: str | None, choices: Choices, run_config: RunConfig) -> None:
     """Scan a model block by block, and say what that took."""
     if run_config.device not in ("auto", "cpu"):
-        raise BadInput(f"a streamed model runs on the CPU, and --device {run_config.device} was given; leave it out")
+        raise BadInput(
+            f"a streamed model runs on the CPU, and --device {run_config.device} was given; leave it out"
+        )
     if run_config.trust:
         raise BadInput("of a streamed model neither pickled weights nor code are read; leave --trust out")
     from superweight.claims.paper.location import published_agreement

@@ -43,9 +43,7 @@ class ModelWeights:
         self.kept[layer, channel, expert] = self.row(layer, channel, expert)
 
 
-def trace(
-    subject: Subject, text: str, meanwhile: Meanwhile | None = None, seen: Seen | None = None
-) -> Trace:
+def trace(subject: Subject, text: str, meanwhile: Meanwhile | None = None, seen: Seen | None = None) -> Trace:
     """Return the trace of one text; ``meanwhile`` is told of each block as it ends.
 
     ``seen`` is as in `trace_batch`.

@@ -213,9 +213,7 @@ def _made_enough(intact: Detection, weight: SuperWeight) -> bool:
     return intact.parts.get(weight.coordinate, 0.0) * BORDER >= SHARE
 
 
-def _first_pass(
-    subject: Subject, text: str, until: Until | None
-) -> tuple[Trace, SpeculativeTrace | None]:
+def _first_pass(subject: Subject, text: str, until: Until | None) -> tuple[Trace, SpeculativeTrace | None]:
     """Trace the intact model, with a pruned copy beside it where its blocks compute on two rows."""
     blocks = len(subject.architecture.blocks)
 

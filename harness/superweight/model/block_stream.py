@@ -83,7 +83,12 @@ class BlockStream:
     """
 
     def __init__(
-        self, model: PreTrainedModel, architecture: Architecture, made: Sequence[Recipe], *, ahead: bool = True
+        self,
+        model: PreTrainedModel,
+        architecture: Architecture,
+        made: Sequence[Recipe],
+        *,
+        ahead: bool = True,
     ) -> None:
         self.model = model
         self.architecture = architecture
@@ -98,7 +103,9 @@ class BlockStream:
             for name, place in _tensors(model).items()
             if place.tensor.is_meta or name in self._recipes
         }
-        self._meta = {name: torch.empty_like(place.tensor, device="meta") for name, place in self._empty.items()}
+        self._meta = {
+            name: torch.empty_like(place.tensor, device="meta") for name, place in self._empty.items()
+        }
         for name, place in self._empty.items():
             place.put(self._meta[name])  # some classes draw theirs at random on any device
         self._units = whole_blocks(model, architecture.blocks)

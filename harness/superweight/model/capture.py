@@ -86,7 +86,7 @@ class Record:
     norms: list[tuple[str, torch.Tensor] | None] = field(default_factory=list)
 
 
-class PassEnded(Exception):  # noqa: N818  # no error: whoever records a pass has seen enough of it
+class PassEnded(Exception):  # no error: whoever records a pass has seen enough of it
     """Raised by ``ended`` of `recorded` to leave the rest of the pass out."""
 
 
@@ -176,9 +176,7 @@ def _closer(
     return close
 
 
-def _gains(
-    architecture: Architecture, layer: int, norm: nn.Module | None
-) -> tuple[str, torch.Tensor] | None:
+def _gains(architecture: Architecture, layer: int, norm: nn.Module | None) -> tuple[str, torch.Tensor] | None:
     """Return the gains of the norm behind a block's MLP; None where there is none that is a gain alone."""
     for name, part in architecture.blocks[layer].named_children():
         if part is norm and is_gain(part, architecture.hidden):

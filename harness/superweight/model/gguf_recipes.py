@@ -28,18 +28,28 @@ def first_part(checkpoint: Checkpoint) -> File:
     return found
 
 
-def header_copy(checkpoint: Checkpoint, folder: Path) -> Path:
-    """Write a file that has the header of a GGUF file and its length, and holes where its numbers are.
+@dataclass(frozen=True)
+class HeaderBytes:
+    """The header of a GGUF file, and how long the whole is."""
 
-    transformers reads config and tokenizer of it. Holes take no room on a disk.
-    """
+    data: bytes
+    size: int
+
+    def write(self, path: Path) -> None:
+        """Write a file that has holes where the numbers are, of which transformers reads what it describes.
+
+        Holes take no room on a disk.
+        """
+        with path.open("wb") as target:
+            target.write(self.data)
+            target.truncate(self.size)
+
+
+def header_of(checkpoint: Checkpoint) -> HeaderBytes:
+    """Return the header of the file that holds the metadata."""
     file = first_part(checkpoint)
     own = [info.start for info in checkpoint.tensors().values() if info.file.name == file.name]
-    copy = folder / "header.gguf"
-    with copy.open("wb") as target:
-        target.write(file.read(0, min(own, default=file.size)))
-        target.truncate(file.size)
-    return copy
+    return HeaderBytes(file.read(0, min(own, default=file.size)), file.size)
 
 
 def architecture_of(checkpoint: Checkpoint) -> str:

@@ -15,7 +15,9 @@ def sparse_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     0.0
     """
     size = max(1, prod(shape) * dtype.itemsize)
-    if not hasattr(mmap, "MAP_NORESERVE"):  # Linux alone has it; elsewhere pages are given as they are written
+    if not hasattr(
+        mmap, "MAP_NORESERVE"
+    ):  # Linux alone has it; elsewhere pages are given as they are written
         return torch.zeros(shape, dtype=dtype)
     # Without a reservation: the kernel refuses one that is larger than the machine.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE

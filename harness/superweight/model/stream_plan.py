@@ -114,7 +114,11 @@ def plan(stream: BlockStream, checkpoint: Checkpoint, tokens: int, carries: int)
         packs[module] = packs.get(module, 0) + size
     config = stream.model.config.get_text_config()
     top = next(
-        (found for key in ("num_experts_per_tok", "moe_topk", "top_k") if (found := getattr(config, key, None))),
+        (
+            found
+            for key in ("num_experts_per_tok", "moe_topk", "top_k")
+            if (found := getattr(config, key, None))
+        ),
         1,
     )
 

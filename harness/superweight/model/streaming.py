@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -20,14 +21,16 @@ from superweight.checkpoints.dequantised import kinds, plain_tensors
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.scalars import open_model
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
-from superweight.core.errors import BadInput, BrokenModel, NotLoadable, UnknownArchitecture
+from superweight.core.errors import BadInput, NotLoadable, UnknownArchitecture
 from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.block_stream import BlockStream
 from superweight.model.dequantised import Wanted, unquantised
-from superweight.model.gguf_recipes import architecture_of, gguf_recipes, header_copy
+from superweight.model.gguf_recipes import architecture_of, gguf_recipes, header_of
 from superweight.model.loading import DTYPES, model_class
+from superweight.model.main_memory import SHARE, free_memory
 from superweight.model.recipes import Recipe, recipes
+from superweight.model.stream_plan import plan
 from superweight.model.subject import Provenance, Subject
 from superweight.model.tokenizer import load_tokenizer
 from superweight.model.validation import quiet_transformers, refuse_gaps, refuse_other_library
@@ -48,6 +51,13 @@ DOCUMENTS = (
     "chat_template.jinja",
 )
 
+# How config.json calls the dtype, now and formerly.
+_DTYPE = ("dtype", "torch_dtype")
+# Tokens of a prompt, of which each may choose experts of its own.
+_PROMPT = 16
+_log = logging.getLogger("superweight")
+_Opened = tuple[PreTrainedModel, Any, Sequence[Recipe], str | None]
+
 
 @dataclass(frozen=True)
 class Streamed:
@@ -62,24 +72,26 @@ class Streamed:
 def streamed(entry: ModelEntry, *, dtype: str = "auto", ahead: bool = True) -> Iterator[Streamed]:
     """Open the model of ``entry`` for the length of a ``with`` block; its weights are brought as it runs.
 
-    ``dtype`` "auto" is float32, as for a loaded model on a CPU. Raises `BadInput` in one line where the
-    files cannot be used, or the model cannot be run block by block.
+    ``dtype`` "auto" is float32, or 16 bits where two blocks in float32 do not fit into the free memory.
+    Raises `BadInput` in one line where the files cannot be used, or the model cannot be run block by block.
     """
     checkpoint = open_model(entry)
     checkpoint.tensors()  # the headers of all shards at once
-    model, tokenizer, made, kind = _opened(checkpoint, dtype)
-    try:
-        architecture = inspect_architecture(model)
-        stream = BlockStream(model, architecture, made, ahead=ahead)
-    except UnknownArchitecture as error:
-        raise UnknownArchitecture(f"{checkpoint.name}: {error}") from None
+    chosen = DTYPES["float32" if dtype == "auto" else dtype]
+    opened = _opened(checkpoint, chosen)
+    stream = _stream(checkpoint, opened, ahead=ahead)
+    if dtype == "auto" and (half := _half(stream, checkpoint)) is not None:
+        stream.close()
+        opened = _opened(checkpoint, half)
+        stream = _stream(checkpoint, opened, ahead=ahead)
+    model, tokenizer, _, kind = opened
     with stream:
         subject = Subject(
             name=entry.name,
             entry=entry,
             model=model,
             tokenizer=tokenizer,
-            architecture=architecture,
+            architecture=stream.architecture,
             provenance=_provenance(entry, model, tokenizer, kind),
             stream=stream,
         )
@@ -94,16 +106,44 @@ def streamed(entry: ModelEntry, *, dtype: str = "auto", ahead: bool = True) -> I
             ) from error
 
 
-_Opened = tuple[PreTrainedModel, Any, Sequence[Recipe], str | None]
-
-
-def _opened(checkpoint: Checkpoint, dtype: str) -> _Opened:
-    called = Path(checkpoint.name)
-    chosen = DTYPES["float32" if dtype == "auto" else dtype]
+def _stream(checkpoint: Checkpoint, opened: _Opened, *, ahead: bool) -> BlockStream:
+    model, _, made, _ = opened
     try:
-        with quiet_transformers(), tempfile.TemporaryDirectory(prefix="superweight-") as scratch:
-            opened = _open_gguf if checkpoint.is_gguf else _open_safetensors
-            return opened(checkpoint, Path(scratch), called, chosen)
+        return BlockStream(model, inspect_architecture(model), made, ahead=ahead)
+    except UnknownArchitecture as error:
+        raise UnknownArchitecture(f"{checkpoint.name}: {error}") from None
+
+
+def _half(stream: BlockStream, checkpoint: Checkpoint) -> torch.dtype | None:
+    """Return the 16-bit dtype of a model of which two blocks in float32 take more than is free, else None."""
+    needed, free = plan(stream, checkpoint, _PROMPT, 0).peak, free_memory() * SHARE
+    if needed <= free:
+        return None
+    stored = DTYPES["float16" if _stated_dtype(checkpoint) == "float16" else "bfloat16"]
+    _log.warning(
+        "two blocks of %s take %.3g GB in float32 and %.3g GB are free; it is computed with in %s",
+        checkpoint.name,
+        needed / 1e9,
+        free / 1e9,
+        str(stored).removeprefix("torch."),
+    )
+    return stored
+
+
+def _stated_dtype(checkpoint: Checkpoint) -> object:
+    config = checkpoint.config
+    inner = config.get("text_config")
+    stated = [place.get(key) for place in (config, inner) if isinstance(place, dict) for key in _DTYPE]
+    return next((name for name in stated if name is not None), None)
+
+
+def _opened(checkpoint: Checkpoint, chosen: torch.dtype) -> _Opened:
+    called = Path(checkpoint.name)
+    try:
+        with quiet_transformers():
+            if checkpoint.is_gguf:
+                return _open_gguf(checkpoint, called, chosen)
+            return _open_safetensors(checkpoint, called, chosen)
     except BadInput:
         raise
     # Broken files make transformers and tokenizers raise whatever they meet.
@@ -111,15 +151,17 @@ def _opened(checkpoint: Checkpoint, dtype: str) -> _Opened:
         raise NotLoadable(f"{called} does not open: {type(error).__name__}: {reason(error)}") from error
 
 
-def _open_safetensors(checkpoint: Checkpoint, scratch: Path, called: Path, dtype: torch.dtype) -> _Opened:
+def _open_safetensors(checkpoint: Checkpoint, called: Path, dtype: torch.dtype) -> _Opened:
     documents = _documents(checkpoint)
     if "config.json" not in documents:
         raise BadInput(f"{called} holds no config.json, so what its tensors make up is not known")
-    for name, data in documents.items():
-        (scratch / name).write_bytes(data)
-    config = transformers.AutoConfig.from_pretrained(scratch, local_files_only=True)
-    refuse_other_library(config, called)
-    tokenizer = load_tokenizer(scratch, called, remote_code=False)
+    # Made when all has come: whoever is stopped while bytes come leaves no folder behind.
+    with tempfile.TemporaryDirectory(prefix="superweight-") as scratch:
+        for name, data in documents.items():
+            (Path(scratch) / name).write_bytes(data)
+        config = transformers.AutoConfig.from_pretrained(scratch, local_files_only=True)
+        refuse_other_library(config, called)
+        tokenizer = load_tokenizer(Path(scratch), called, remote_code=False)
     model = skeleton(unquantised(config), dtype)
     tensors = plain_tensors(checkpoint)
     wanted = Wanted(model)
@@ -129,10 +171,15 @@ def _open_safetensors(checkpoint: Checkpoint, scratch: Path, called: Path, dtype
     return model, tokenizer, made, kinds(tensors)
 
 
-def _open_gguf(checkpoint: Checkpoint, scratch: Path, called: Path, dtype: torch.dtype) -> _Opened:
+def _open_gguf(checkpoint: Checkpoint, called: Path, dtype: torch.dtype) -> _Opened:
     architecture = architecture_of(checkpoint)
-    where = {"pretrained_model_name_or_path": str(scratch), "gguf_file": header_copy(checkpoint, scratch).name}
-    with redirect_stderr(io.StringIO()):  # progress bars of transformers' own
+    header = header_of(checkpoint)
+    with (
+        tempfile.TemporaryDirectory(prefix="superweight-") as scratch,
+        redirect_stderr(io.StringIO()),  # progress bars of transformers' own
+    ):
+        header.write(Path(scratch) / "header.gguf")
+        where = {"pretrained_model_name_or_path": scratch, "gguf_file": "header.gguf"}
         config = transformers.AutoConfig.from_pretrained(**where)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     model = skeleton(unquantised(config), dtype)
@@ -150,7 +197,11 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def finish(
-    model: PreTrainedModel, made: Sequence[Recipe], unused: Sequence[str], called: Path, config: str = "config.json"
+    model: PreTrainedModel,
+    made: Sequence[Recipe],
+    unused: Sequence[str],
+    called: Path,
+    config: str = "config.json",
 ) -> None:
     """Compute what no file holds, such as rotary tables, and refuse what the files lack or hold beyond it."""
     from transformers.utils.loading_report import LoadStateDictInfo

@@ -25,11 +25,11 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _LATER = (429, 500, 502, 503, 504)
 
 
-class Absent(Exception):  # noqa: N818  # an answer, and no error
+class Absent(Exception):  # an answer, and no error
     """The server has no such file."""
 
 
-class _Later(Exception):  # noqa: N818  # the same
+class _Later(Exception):  # the same
     """The server asks to be asked again, after so many seconds if it says so."""
 
     def __init__(self, refusal: BadInput, after: float | None) -> None:
@@ -71,7 +71,9 @@ class Ranges(HTTPFileSystem):  # type: ignore[misc]  # fsspec is shipped without
             part = target[first : first + PIECE]
             async with self._slots:
                 if await self._receive(url, start + first, start + first + len(part), part) != len(part):
-                    raise BadInput(f"{bare(url)} ends before byte {start + first + len(part)}; it is truncated")
+                    raise BadInput(
+                        f"{bare(url)} ends before byte {start + first + len(part)}; it is truncated"
+                    )
 
         tasks = [asyncio.ensure_future(piece(first)) for first in range(0, len(target), PIECE)]
         try:
