@@ -81,7 +81,8 @@ class _Conversion:
                 weights=read(name), name=name, tensor_key_mapping=self.names, parsed_parameters=stacked
             )
             if result.name in self.names:
-                weights = np.ascontiguousarray(result.weights, dtype=np.float32)
+                # A copy: what a file's bytes are decoded from is not to be written to.
+                weights = np.array(result.weights, dtype=np.float32)
                 made[self.names[result.name]] = torch.from_numpy(weights)
         return made | dict(stacked["tensors"])
 

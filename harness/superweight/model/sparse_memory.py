@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from math import prod
 
 import torch
+
+
+# What Linux calls it; Python has the name from 3.13 on.
+_NORESERVE = 0x4000
 
 
 def sparse_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -15,11 +20,9 @@ def sparse_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     0.0
     """
     size = max(1, prod(shape) * dtype.itemsize)
-    if not hasattr(
-        mmap, "MAP_NORESERVE"
-    ):  # Linux alone has it; elsewhere pages are given as they are written
+    if sys.platform != "linux":
         return torch.zeros(shape, dtype=dtype)
     # Without a reservation: the kernel refuses one that is larger than the machine.
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", _NORESERVE)
     room = mmap.mmap(-1, size, flags=flags)
     return torch.frombuffer(room, dtype=dtype, count=prod(shape)).view(shape)
