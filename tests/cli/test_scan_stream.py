@@ -116,7 +116,7 @@ def test_what_cannot_be_streamed_is_refused_in_a_line(superweight, words, line):
 
 def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_model(superweight, network):
     """Nothing was asked for that could have brought it whole."""
-    network.weather.ranges = False
+    network.weather.ranges, network.weather.rate = False, 1e6
     result = superweight(network.address)
     assert 4 == result.exit_code
     assert "ignores range requests" in result.stderr
