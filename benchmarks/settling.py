@@ -60,7 +60,7 @@ def outcome(trace: Trace, carries: int) -> Outcome:
 
 
 def row(name: str, traces: Sequence[Trace]) -> Iterator[str]:
-    """Yield a line of the table: for each number of blocks how many were settled early, and how many wrong."""
+    """Yield a line of the table: how many were wrong, of how many settled, for each number of blocks."""
     cells = []
     for carries in TRIED:
         outcomes = [outcome(trace, carries) for trace in traces]

@@ -32,7 +32,7 @@ def network():
         yield folder.find("m.safetensors"), weather
 
 
-def filled(file, start=0, end=len(DATA)):
+def filled(file, start=0, end=2**20):
     target = bytearray(end - start)
     file.read_into(start, memoryview(target))
     return bytes(target)

@@ -66,9 +66,13 @@ def test_an_activation_without_a_maker_is_never_settled():
 
 
 def test_noise_is_never_settled():
-    """A hundred and more traces of nothing, at every depth."""
+    """Eighteen traces of nothing, at every depth."""
     for decoder in decoders(6, seed=2):
-        if decoder.kind in ("nothing but large noise", "an ordinary large channel", "in the embedding already"):
+        if decoder.kind in (
+            "nothing but large noise",
+            "an ordinary large channel",
+            "in the embedding already",
+        ):
             trace = decoder.trace()
             assert all(settled(truncated(trace, count)) is None for count in range(1, trace.blocks + 1))
 

@@ -40,9 +40,10 @@ def models(names: tuple[ModelRef, ...], verify: bool, by_scan: bool, json_file: 
     """List the registry, or the MODELs named: source, memory need, super weights.
 
     With --verify their scalars are read from the files, here or on the hub, range by range: no
-    model is loaded. With --scan each is also run, block by block and no further than the answer needs,
-    and what is found is held to what is published. What cannot be reached is said. Exit code 0: all that was reached agrees; 1: a
-    published value is not in the files; 4: nothing was reached, or, under CI, not everything.
+    model is loaded. With --scan each is also run, block by block and no further than the answer
+    needs, and what is found is held to what is published. What cannot be reached is said. Exit code
+    0: all that was reached agrees; 1: a published value is not in the files, or a scan finds
+    otherwise; 4: nothing was reached, or, under CI, not everything.
 
     Example: superweight models --verify
     """
@@ -92,7 +93,7 @@ def _print_models(entries: list[ModelEntry]) -> None:
 
 
 def _verify(entries: list[ModelEntry], json_file: str | None, *, by_scan: bool) -> None:
-    from superweight.checkpoints.verify import AGREES, DISAGREES, NOTHING, UNREACHABLE, Verification
+    from superweight.checkpoints.verify import AGREES, DISAGREES, NOTHING, UNREACHABLE
     from superweight.checkpoints.verify import verify as verify_entry
 
     done: list[Verification | ScanVerification] = []

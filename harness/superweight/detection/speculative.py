@@ -69,7 +69,7 @@ class SpeculativePruning:
     course: list[torch.Tensor] = field(default_factory=list)
 
     def foreseen(self, blocks: int) -> SpeculativeTrace | None:
-        """The copy as it ran through so many blocks, or None where there is none."""
+        """Return the copy as it ran through so many blocks, or None where there is none."""
         if self.copy is None or len(self.course) != blocks - self.start:
             return None
         return SpeculativeTrace(self.start, _scalars(self.guesses), tuple(self.course))

@@ -11,49 +11,28 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from superweight.core.errors import BrokenModel, UnknownArchitecture
 from superweight.model.architecture import Architecture
-from superweight.model.experts import ExpertProjection, Experts
+from superweight.model.experts import ExpertProjection
 from superweight.model.forward_override import shadowed
 from superweight.model.half_blocks import whole_blocks
+from superweight.model.places import places_of
 from superweight.model.prefix_cache import hands_on
 from superweight.model.projections import Projection
 from superweight.model.recipes import Recipe
 from superweight.model.sparse_memory import sparse_tensor
+from superweight.model.streamed_experts import Routed, find_routed
+from superweight.model.table_rows import TableRows
 
 # As many tensors are read at once; each range is a request of its own where the files are remote.
 AT_ONCE = 4
-# What is asked of a table without reading a number of it.
-_OF_NO_NUMBERS = ("__get__", "size", "dim", "numel", "is_floating_point", "is_complex", "data_ptr")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a parameter or buffer of a model belongs: its module, its name there, and in the whole."""
-
-    module: nn.Module
-    own: str
-    name: str
-
-    @property
-    def tensor(self) -> torch.Tensor:
-        found: torch.Tensor = getattr(self.module, self.own)
-        return found
-
-    def put(self, value: torch.Tensor) -> None:
-        """Put a tensor there."""
-        if self.own in self.module._buffers:
-            self.module._buffers[self.own] = value
-        else:
-            self.module._parameters[self.own] = nn.Parameter(value, requires_grad=False)
 
 
 @dataclass(frozen=True)
@@ -63,15 +42,6 @@ class Unit:
     names: tuple[str, ...]
     routed: tuple[str, ...] = ()
     experts: int = 0
-
-
-@dataclass
-class Routed:
-    """The routed experts of one block: their stacks, and which experts of them are in memory."""
-
-    experts: Experts
-    stacks: dict[str, tuple[Place, Callable[[int], torch.Tensor]]]
-    present: set[int] = field(default_factory=set)
 
 
 class BlockStream:
@@ -100,7 +70,7 @@ class BlockStream:
         self._recipes = {target: recipe for recipe in made for target in recipe.targets}
         self._empty = {
             name: place
-            for name, place in _tensors(model).items()
+            for name, place in places_of(model).items()
             if place.tensor.is_meta or name in self._recipes
         }
         self._meta = {
@@ -110,7 +80,9 @@ class BlockStream:
             place.put(self._meta[name])  # some classes draw theirs at random on any device
         self._units = whole_blocks(model, architecture.blocks)
         self._inside = self._by_unit()
-        self._routed = {id(item.experts.module): item for item in self._find_routed(architecture)}
+        self._routed = {
+            id(item.experts.module): item for item in find_routed(architecture, self._empty, self._recipes)
+        }
         self._resident: set[str] = set()
         self._pinned: dict[str, int] = {}
         self._coming: dict[int, Future[None]] = {}
@@ -182,8 +154,8 @@ class BlockStream:
             for inner in unit.modules():
                 if id(inner) in holding and by_module.setdefault(id(inner), number) != number:
                     raise UnknownArchitecture(
-                        f"{type(self.model).__name__} uses the same {type(inner).__name__} in several blocks, "
-                        "so it is not run block by block; scan it without --stream"
+                        f"{type(self.model).__name__} uses the same {type(inner).__name__} in several "
+                        "blocks, so it is not run block by block; scan it without --stream"
                     )
         inside: list[set[str]] = [set() for _ in self._units]
         for name, place in self._empty.items():
@@ -191,24 +163,6 @@ class BlockStream:
             if number is not None:
                 inside[number].add(name)
         return inside
-
-    def _find_routed(self, architecture: Architecture) -> Iterator[Routed]:
-        """Yield the experts that can be brought one by one: those of which each has tensors of its own."""
-        for block in architecture.layout:
-            experts = block.experts
-            if experts is None or type(experts) is not Experts:
-                continue
-            own = {name: place for name, place in self._empty.items() if place.module is experts.module}
-            stacks = {}
-            for name, place in own.items():
-                if place.tensor.ndim < 3 or place.tensor.shape[0] != experts.count:
-                    continue
-                recipe = self._recipes.get(name)
-                one = None if recipe is None else recipe.parts(experts.count)
-                if one is not None:
-                    stacks[name] = (place, one)
-            if stacks:
-                yield Routed(experts, stacks)
 
     def _watch(self) -> None:
         """Have every part of the model bring its weights as it is called."""
@@ -302,7 +256,7 @@ class BlockStream:
                 return forward(*arguments, **keywords)
 
             return whole
-        rows = _Rows(place, one, self._readers, self._accept)
+        rows = TableRows(place, one, self._readers, self._accept)
 
         def looked_up(*arguments: Any, **keywords: Any) -> Any:
             with rows.there():
@@ -355,88 +309,3 @@ class BlockStream:
         for name in list(names):
             self._empty[name].put(self._meta[name])
             self._resident.discard(name)
-
-
-class _Guarded(nn.Parameter):
-    """A table of which not all rows are there: whoever reads it outside of a look-up is refused."""
-
-    called: str
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", str(func))
-        if name not in _OF_NO_NUMBERS:
-            called = next(item.called for item in args if isinstance(item, cls))
-            raise UnknownArchitecture(
-                f"{called} is read by {name}, not row by row, so the model is not run block by block; "
-                "scan it without --stream"
-            )
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
-
-
-class _Rows(TorchFunctionMode):
-    """Brings the rows of one embedding as they are looked up, and lets nothing else read it."""
-
-    def __init__(
-        self,
-        place: Place,
-        one: Callable[[int], torch.Tensor],
-        readers: ThreadPoolExecutor,
-        accept: Callable[[str, torch.Tensor, torch.Tensor], None],
-    ) -> None:
-        super().__init__()
-        self._place = place
-        self._one = one
-        self._readers = readers
-        self._accept = accept
-        self._meta = place.tensor
-        self._table = sparse_tensor(tuple(self._meta.shape), self._meta.dtype)
-        self._present: set[int] = set()
-        self._guard()
-
-    @contextmanager
-    def there(self) -> Iterator[None]:
-        """Have the table in its place for one call of the embedding."""
-        self._place.put(self._table)
-        try:
-            with self:
-                yield
-        finally:
-            self._guard()
-
-    def _guard(self) -> None:
-        """Leave in the table's place what says where it lies, and raises when it is read."""
-        guarded = _Guarded(self._table, requires_grad=False)
-        guarded.called = self._place.name
-        self._place.module._parameters[self._place.own] = guarded
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tables = [item for item in args if isinstance(item, torch.Tensor) and self._is_table(item)]
-        if func is nn.functional.embedding and len(args) > 1 and self._is_table(args[1]):
-            self._bring(args[0])
-        elif tables and getattr(func, "__name__", "") not in _OF_NO_NUMBERS:
-            self._bring(torch.arange(len(self._table)))  # it may look at any of them
-        return func(*args, **(kwargs or {}))
-
-    def _is_table(self, item: Any) -> bool:
-        return isinstance(item, torch.Tensor) and item.data_ptr() == self._table.data_ptr()
-
-    def _bring(self, ids: torch.Tensor) -> None:
-        due = sorted({int(token) for token in ids.unique()} - self._present)
-        with torch.overrides.BaseTorchFunctionMode():
-            for token, row in zip(due, self._readers.map(self._one, due), strict=True):
-                self._accept(self._place.name, row, self._meta[token])
-                self._table[token] = row
-        self._present |= set(due)
-
-
-def _tensors(model: PreTrainedModel) -> dict[str, Place]:
-    """Return the parameters of a model and the buffers that its files hold, each once."""
-    found: dict[str, Place] = {}
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        for own, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and own not in module._non_persistent_buffers_set:
-                found[prefix + own] = Place(module, own, prefix + own)
-    return found

@@ -58,8 +58,8 @@ def architecture_of(checkpoint: Checkpoint) -> str:
     architecture = str(metadata.get("general.architecture", ""))
     if not can_stream(architecture):
         raise UnknownArchitecture(
-            f"{checkpoint.name}: transformers converts a GGUF file of {architecture} as a whole, so it is not "
-            "run block by block; scan it without --stream"
+            f"{checkpoint.name}: transformers converts a GGUF file of {architecture} as a whole, so it is "
+            "not run block by block; scan it without --stream"
         )
     return architecture
 

@@ -24,8 +24,10 @@ from transformers.core_model_loading import (
 
 from superweight.core.errors import UnknownArchitecture
 from superweight.model.dequantised import LazyTensor
+from superweight.model.stored_numbers import read_part, read_whole
 
-_PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Reads a stored tensor, at its place among those of its pattern, for a dtype; None leaves it out.
+_Read = Callable[[LazyTensor, int, torch.dtype], "torch.Tensor | None"]
 
 
 class Recipe(Protocol):
@@ -57,10 +59,10 @@ class Converted:
     name: str
     targets: tuple[str, ...]
     transform: Any
-    sources: dict[str, list[tuple[str, LazyTensor, torch.dtype | None]]] = field(default_factory=dict)
+    sources: dict[str, list[tuple[str, LazyTensor, torch.dtype]]] = field(default_factory=dict)
 
     def bring(self) -> dict[str, torch.Tensor]:
-        return self._convert(lambda stored, place: read_whole(stored))
+        return self._convert(lambda stored, place, dtype: read_whole(stored, dtype))
 
     def stored_in(self) -> tuple[tuple[str, bool], ...]:
         every = [stored.tensor for sources in self.sources.values() for _, stored, _ in sources]
@@ -81,13 +83,15 @@ class Converted:
 
     def _one_of_each(self, index: int) -> torch.Tensor:
         """Return what the conversion makes of the tensors of one expert alone."""
-        made = self._convert(lambda stored, place: read_whole(stored) if place == index else None)
+        made = self._convert(
+            lambda stored, place, dtype: read_whole(stored, dtype) if place == index else None
+        )
         (value,) = made.values()
         if value.shape[0] != 1:
             raise UnknownArchitecture(f"{self.name}: the experts do not lie one after the other")
         return value[0]
 
-    def _convert(self, read: Callable[[LazyTensor, int], torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    def _convert(self, read: _Read) -> dict[str, torch.Tensor]:
         transform = deepcopy(self.transform)
         for pattern, sources in self.sources.items():
             for place, (key, stored, dtype) in enumerate(sources):
@@ -97,46 +101,16 @@ class Converted:
 
 
 def _job(
-    read: Callable[[LazyTensor, int], torch.Tensor | None],
+    read: _Read,
     stored: LazyTensor,
     place: int,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
 ) -> Callable[[], torch.Tensor | None]:
     def job() -> torch.Tensor | None:
-        numbers = read(stored, place)
-        return numbers if numbers is None or dtype is None else numbers.to(dtype)
+        numbers = read(stored, place, dtype)
+        return numbers if numbers is None else numbers.to(dtype)
 
     return job
-
-
-def read_whole(stored: LazyTensor) -> torch.Tensor:
-    """Read a tensor in the dtype it is stored in, or in float32 where it is packed."""
-    plain = stored.tensor
-    if not plain.is_plain or plain.info.dtype not in _PLAIN or not stored.in_order:
-        return stored[...]
-    return _raw(stored, 0, stored.shape)
-
-
-def read_part(stored: LazyTensor, index: int) -> torch.Tensor:
-    """Read the part of a tensor at one index of its first dimension, as `read_whole`."""
-    plain = stored.tensor
-    if not plain.is_plain or plain.info.dtype not in _PLAIN:
-        return torch.from_numpy(plain.part(index))
-    return _raw(stored, index, stored.shape[1:])
-
-
-def _raw(stored: LazyTensor, index: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Read bytes straight into a tensor: a copy of a block of the largest models does not fit beside it."""
-    info, expert = stored.tensor.info, stored.tensor.expert or 0
-    numbers = torch.empty(shape, dtype=_PLAIN[info.dtype])
-    whole = 1
-    for length in stored.shape:
-        whole *= length
-    start = info.start + expert * whole * numbers.itemsize + index * numbers.numel() * numbers.itemsize
-    if numbers.numel():
-        target = memoryview(numbers.view(-1).view(torch.uint8).numpy())
-        info.file.read_into(start, target)
-    return numbers
 
 
 def recipes(

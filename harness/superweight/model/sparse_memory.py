@@ -8,7 +8,6 @@ from math import prod
 
 import torch
 
-
 # What Linux calls it; Python has the name from 3.13 on.
 _NORESERVE = 0x4000
 

@@ -156,8 +156,8 @@ class Cost:
     def line(self) -> str:
         share = self.brought / self.total if self.total else 0.0
         return (
-            f"read {gigabytes(self.brought)} of {gigabytes(self.total)} ({share:.2%}), in {self.seconds:.3g} s, "
-            f"with {gigabytes(self.peak)} of memory"
+            f"read {gigabytes(self.brought)} of {gigabytes(self.total)} ({share:.2%}), in "
+            f"{self.seconds:.3g} s, with {gigabytes(self.peak)} of memory"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 
 from aiohttp import ClientError, ClientResponse, ClientTimeout
 from fsspec.asyn import sync
@@ -113,7 +114,7 @@ class Ranges(HTTPFileSystem):  # type: ignore[misc]  # fsspec is shipped without
                 await asyncio.sleep(wait)
         return done
 
-    async def _chunks(self, url: str, start: int, end: int):  # type: ignore[no-untyped-def]
+    async def _chunks(self, url: str, start: int, end: int) -> AsyncIterator[bytes]:
         session = await self.set_session()
         headers = {**self.kwargs["headers"], "Range": f"bytes={start}-{end - 1}"}
         self.asked += 1

@@ -108,7 +108,5 @@ def _activation_differences(entry: ModelEntry, found: Scan) -> list[str]:
     ]
     magnitude = abs(activation.magnitude)
     if known.magnitude is not None and abs(magnitude / known.magnitude - 1) > MAGNITUDE_VARIES:
-        apart.append(
-            f"magnitude of the super activation: published {known.magnitude:g}, found {magnitude:g}"
-        )
+        apart.append(f"magnitude of the super activation: published {known.magnitude:g}, found {magnitude:g}")
     return apart
