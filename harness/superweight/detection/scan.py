@@ -26,7 +26,7 @@ from superweight.detection.findings import (
     SuperWeight,
 )
 from superweight.detection.run_trace import trace, trace_again
-from superweight.detection.settling import Depth, Until, looking, settled
+from superweight.detection.settling import Depth, Until, looking, reached
 from superweight.detection.speculative import SpeculativeTrace, speculative_pruning
 from superweight.detection.trace import Trace
 from superweight.model.batch_rows import rows_do_not_fit
@@ -148,7 +148,7 @@ def scan(subject: Subject, text: str, until: Until | None = None) -> Scan:
     with keeping_prefixes(subject, range(len(subject.architecture.blocks))) as prefixes:
         intact, foreseen = _first_pass(subject, text, until)
     first, largest = detect(intact), intact.largest
-    depth = _depth(subject, intact, until)
+    depth = None if until is None else reached(intact, len(subject.architecture.blocks), until)
     if not first.super_weights:
         reason = NO_SCALAR if first.super_activations else NONE_FOUND
         return _scan(subject, first, (), passes=1, reason=reason, largest=largest, depth=depth)
@@ -191,15 +191,6 @@ def scan(subject: Subject, text: str, until: Until | None = None) -> Scan:
         successors=successors,
         depth=depth,
     )
-
-
-def _depth(subject: Subject, intact: Trace, until: Until | None) -> Depth | None:
-    """Return how far a model was looked at, None where it is looked at to its end always."""
-    if until is None:
-        return None
-    blocks = len(subject.architecture.blocks)
-    ended = until.carries is not None and settled(intact, until.carries) is not None
-    return Depth(intact.blocks, blocks, settled=ended)
 
 
 def _without(first: Detection, intact: Trace, foreseen: SpeculativeTrace) -> bool:

@@ -82,6 +82,12 @@ def settled(trace: Trace, carries: int = CARRIES) -> Detection | None:
     return found
 
 
+def reached(trace: Trace, of: int, until: Until) -> Depth:
+    """Return how far a model of so many blocks was looked at, and whether that settles what it shows."""
+    ended = until.carries is not None and settled(trace, until.carries) is not None
+    return Depth(trace.blocks, of, settled=ended)
+
+
 def looking(
     until: Until, of: int, confirmed: Callable[[Detection, Trace], bool], hold_back: Callable[[bool], None]
 ) -> Callable[[Trace], bool]:

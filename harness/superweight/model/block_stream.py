@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from superweight.model.architecture import Architecture
 from superweight.model.experts import ExpertProjection
 from superweight.model.forward_override import shadowed
 from superweight.model.half_blocks import whole_blocks
-from superweight.model.places import places_of
+from superweight.model.places import Unit, places_of
 from superweight.model.prefix_cache import hands_on
 from superweight.model.projections import Projection
 from superweight.model.recipes import Recipe
@@ -33,15 +32,6 @@ from superweight.model.table_rows import TableRows
 
 # As many tensors are read at once; each range is a request of its own where the files are remote.
 AT_ONCE = 4
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one block holds: the names of its parameters, and of those that routed experts share."""
-
-    names: tuple[str, ...]
-    routed: tuple[str, ...] = ()
-    experts: int = 0
 
 
 class BlockStream:
@@ -57,12 +47,10 @@ class BlockStream:
         model: PreTrainedModel,
         architecture: Architecture,
         made: Sequence[Recipe],
-        *,
-        ahead: bool = True,
     ) -> None:
         self.model = model
         self.architecture = architecture
-        self.ahead = ahead
+        self.ahead = True
         self.hold_back = False
         self.last: int | None = None
         self.told: Callable[[str], None] = lambda _: None

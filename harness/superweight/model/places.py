@@ -30,6 +30,15 @@ class Place:
             self.module._parameters[self.own] = nn.Parameter(value, requires_grad=False)
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What one block holds: the names of its parameters, and of those that routed experts share."""
+
+    names: tuple[str, ...]
+    routed: tuple[str, ...] = ()
+    experts: int = 0
+
+
 def places_of(model: PreTrainedModel) -> dict[str, Place]:
     """Return the parameters of a model and the buffers that its files hold, each once."""
     found: dict[str, Place] = {}

@@ -73,17 +73,20 @@ def streamed(entry: ModelEntry, *, dtype: str = "auto", ahead: bool = True) -> I
     """Open the model of ``entry`` for the length of a ``with`` block; its weights are brought as it runs.
 
     ``dtype`` "auto" is float32, or 16 bits where two blocks in float32 do not fit into the free memory.
-    Raises `BadInput` in one line where the files cannot be used, or the model cannot be run block by block.
+    ``ahead`` brings the next block while one runs, where both fit. Raises `BadInput` in one line where the
+    files cannot be used, or the model cannot be run block by block.
     """
     checkpoint = open_model(entry)
     checkpoint.tensors()  # the headers of all shards at once
     chosen = DTYPES["float32" if dtype == "auto" else dtype]
     opened = _opened(checkpoint, chosen)
-    stream = _stream(checkpoint, opened, ahead=ahead)
+    stream = _stream(checkpoint, opened)
     if dtype == "auto" and (half := _half(stream, checkpoint)) is not None:
         stream.close()
         opened = _opened(checkpoint, half)
-        stream = _stream(checkpoint, opened, ahead=ahead)
+        stream = _stream(checkpoint, opened)
+    # Where two blocks do not fit, the next one waits until the one before it is gone.
+    stream.ahead = ahead and plan(stream, checkpoint, _PROMPT, 0).peak <= free_memory() * SHARE
     model, tokenizer, _, kind = opened
     with stream:
         subject = Subject(
@@ -106,10 +109,10 @@ def streamed(entry: ModelEntry, *, dtype: str = "auto", ahead: bool = True) -> I
             ) from error
 
 
-def _stream(checkpoint: Checkpoint, opened: _Opened, *, ahead: bool) -> BlockStream:
+def _stream(checkpoint: Checkpoint, opened: _Opened) -> BlockStream:
     model, _, made, _ = opened
     try:
-        return BlockStream(model, inspect_architecture(model), made, ahead=ahead)
+        return BlockStream(model, inspect_architecture(model), made)
     except UnknownArchitecture as error:
         raise UnknownArchitecture(f"{checkpoint.name}: {error}") from None
 
