@@ -337,6 +337,11 @@ def test_a_template_is_handed_what_templates_are_handed(base, release):
             {"hidden_size": 64, "num_attention_heads": 4},
             {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16},
         ),
+        # A width that the heads do not divide, as transformers rounds it.
+        (
+            {"hidden_size": 66, "num_attention_heads": 4},
+            {"hidden_size": 66, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16},
+        ),
         ({"hidden_size": 64}, {"hidden_size": 64}),
         ({"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 3}, {}),
         (
