@@ -20,6 +20,7 @@ import transformers
 from benchmarks import (
     finding,
     gate,
+    kernels,
     offloading,
     precision,
     protection,
@@ -82,6 +83,7 @@ def main(wanted: list[str]) -> None:
         "proving": on_real(proving.rows),
         "precision": precision.rows,
         "offloading": offloading.rows,
+        "kernels": on_real(kernels.rows),
     }
     if unknown := set(wanted) - groups.keys():
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
