@@ -54,6 +54,7 @@ TESTS = {
         *("tests/release/test_chat_replies.py", "tests/release/test_same_function.py"),
         *("tests/release/test_compare.py", "tests/release/test_verdicts.py", "tests/cli/test_compare.py"),
         *("tests/release/test_packed_releases.py", "tests/release/test_trust.py"),
+        "tests/release/test_mistral_names.py",
     ),
     # Module by module, for what needs none at all.
     "release/result": ("tests/release/test_result.py",),
@@ -65,10 +66,11 @@ TESTS = {
     "release/extents": ("tests/release/test_matrix_checks.py",),
     "release/matrix_checks": (
         *("tests/release/test_matrix_checks.py", "tests/release/test_tensor_names.py"),
-        "tests/release/test_gguf_release.py",
+        *("tests/release/test_gguf_release.py", "tests/release/test_mistral_names.py"),
     ),
     "release/tensor_names": (
-        *("tests/release/test_tensor_names.py", "tests/release/test_gguf_release.py"),
+        *("tests/release/test_tensor_names.py", "tests/release/test_matrix_checks.py"),
+        *("tests/release/test_gguf_release.py", "tests/release/test_mistral_names.py"),
         "tests/release/test_packed_releases.py",
     ),
     "release/chat_checks": ("tests/release/test_chat_replies.py",),

@@ -8,11 +8,12 @@ from safetensors.numpy import save_file
 
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.errors import BadInput
+from superweight.release import extents as extents_module
 from superweight.release import matrix_checks
-from superweight.release.extents import _SAMPLE, extents, in_memory
+from superweight.release.extents import _SAMPLE, extents, in_file, in_memory
 from superweight.release.matrix_checks import NUMBERS, _both_experts, _emptied, _numbers, compare_matrices
 from superweight.release.settlement import EMPTIED
-from superweight.release.tensor_names import Held, paired
+from superweight.release.tensor_names import Held, by_meaning, paired
 
 
 @pytest.fixture
@@ -258,3 +259,50 @@ def test_what_cannot_be_read_on_one_side_is_named(compared, monkeypatch):
     ((name, check),) = compared().items()
     assert ("matrices", "not comparable") == (name, check.status)
     assert check.reason.endswith("cannot be read")
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 5), (4, 3, 5)], ids=["gains", "a matrix", "in three dimensions"])
+@pytest.mark.parametrize("piece", [1, 7, 2**17])
+def test_a_file_is_looked_at_as_what_is_in_memory(shape, piece, tmp_path, monkeypatch):
+    """In one piece or in many, of whatever shape; rows that are not asked for are left out."""
+    monkeypatch.setattr(extents_module, "_PIECE", piece)
+    before = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    after = before[::-1].copy()
+    save_file({"before": before, "after": after}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    for count in (None, 3):
+        pair = (before, after) if count is None else (before[:count], after[:count])
+        expected = extents(*(in_memory(values) for values in pair))
+        found = extents(in_file(checkpoint, "before", count), in_file(checkpoint, "after", count))
+        for one, other_ in zip(found[:2], expected[:2], strict=True):
+            assert one.rows.tolist() == other_.rows.tolist()
+            assert one.cols.tolist() == other_.cols.tolist()
+        assert expected[2] == found[2]
+        table = in_file(checkpoint, "before", count)
+        rows = 1 if len(shape) == 1 else len(pair[0])
+        assert (pair[0].shape, rows, pair[0].size) == (table.shape, table.count, rows * table.width)
+
+
+def test_zeros_are_no_part_of_the_median_and_small_numbers_have_peaks():
+    """Whatever the unit; of numbers that are mostly zero the others give the median."""
+    assert 1.6 == pytest.approx(peak(np.array([[0.0, 0, 0, 2], [0, 0, 0, 8]])))
+    assert 5.0 == pytest.approx(peak(1e-3 * np.array([[1.0, 1.0], [1.0, 5.0]])))
+
+
+def test_a_row_of_which_just_half_moved_is_the_same():
+    """More than half of its numbers tell a row from another."""
+    base = np.ones((9, 4), np.float32)
+    half, more = base.copy(), base.copy()
+    half[2, :2], more[2, :3] = 5, 5
+    assert (0.0, pytest.approx(1 / 9)) == (other(base, half), other(base, more))
+
+
+def test_gate_and_up_in_one_tensor_are_fused(tmp_path):
+    """Of an expert that stands alone as of a stack; the down projection is not."""
+    block = "model.layers.0.mlp.experts"
+    tensors = {f"{block}.0.gate_up_proj.weight": np.ones((6, 4), np.float32)}
+    tensors |= {f"{block}.0.down_proj.weight": np.ones((4, 3), np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    held = by_meaning(open_checkpoint(tmp_path))
+    assert {True} == {side.fused for key, side in held.items() if "down" not in key}
+    assert {False} == {side.fused for key, side in held.items() if "down" in key}
