@@ -22,6 +22,7 @@ from benchmarks import (
     gate,
     kernels,
     offloading,
+    plan,
     precision,
     protection,
     proving,
@@ -84,6 +85,7 @@ def main(wanted: list[str]) -> None:
         "precision": precision.rows,
         "offloading": offloading.rows,
         "kernels": on_real(kernels.rows),
+        "plan": plan.rows,
     }
     if unknown := set(wanted) - groups.keys():
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")

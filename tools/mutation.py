@@ -78,8 +78,8 @@ TESTS = {
     "checkpoints": ("tests/checkpoints", "tests/fault_injection", "tests/release/test_tensor_names.py"),
     "checkpoints/adapters": ("tests/checkpoints/test_adapters.py",),
     "checkpoints/adapter_source": (
+        "tests/checkpoints/test_adapter_source.py",
         "tests/checkpoints/test_adapters.py",
-        "tests/checkpoints/test_mirror.py",
     ),
     "checkpoints/cache_entries": ("tests/checkpoints/test_cache_entries.py",),
     "checkpoints/forms": ("tests/checkpoints/forms", "tests/release/test_packed_releases.py"),
