@@ -200,7 +200,7 @@ def small() -> dict[str, Body]:
 def _eight_bits(shape: tuple[int, int], name: str, plant: tuple[int, int] | None = None) -> dict[str, Made]:
     """Return a matrix of 8-bit floats, and its scales by blocks of 128 x 128.
 
-    What is planted has a block, and its scale, for itself: 448, the largest code, times 20.
+    What is planted has a block, and its scale, for itself: 448, the largest code, times 200.
     """
     rows, cols = (-(-length // 128) for length in shape)
     codes: dict[int, bytes] = {}
@@ -211,7 +211,7 @@ def _eight_bits(shape: tuple[int, int], name: str, plant: tuple[int, int] | None
         block[row % 128, col % 128] = 448.0
         for within in range(128):
             codes[(row // 128 * 128 + within) * shape[1] + col // 128 * 128] = block[within].tobytes()
-        scales = _scalar(row // 128, col // 128, cols, 20.0, np.float32)
+        scales = _scalar(row // 128, col // 128, cols, 200.0, np.float32)
     spread = 0.02 * (4096 / 7168) ** 0.5
     return {
         name: Made("F8_E4M3", shape, 16.0, patches=codes),
@@ -249,11 +249,11 @@ def deepseek_v3(blocks: int = 61) -> dict[str, Body]:
         own[f"{prefix}input_layernorm.weight"] = ones(hidden)
         own[f"{prefix}post_attention_layernorm.weight"] = ones(hidden)
         if number < config.first_k_dense_replace:
-            own |= _gated(f"{prefix}mlp.", hidden, config.intermediate_size)
+            dense = (1303, 7777) if number == 1 else None
+            own |= _gated(f"{prefix}mlp.", hidden, config.intermediate_size, dense)
         else:
             wide = config.moe_intermediate_size
-            plant = (1303, 777) if number == 3 else None
-            own |= _gated(f"{prefix}mlp.shared_experts.", hidden, wide * config.n_shared_experts, plant)
+            own |= _gated(f"{prefix}mlp.shared_experts.", hidden, wide * config.n_shared_experts)
             own[f"{prefix}mlp.gate.weight"] = Made("BF16", (config.n_routed_experts, hidden), 0.015)
             own[f"{prefix}mlp.gate.e_score_correction_bias"] = Made(
                 "F32", (config.n_routed_experts,), fill=0.0
