@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -135,50 +138,78 @@ def test_a_busy_network_that_drops_connections_changes_nothing(superweight, netw
     assert quiet["cost"]["bytes"] == found["cost"]["bytes"]
 
 
+# Has all imported once, and runs each command in a child of its own.
+NURSERY = """
+import json, os, sys, tempfile
+import superweight.claims.paper.location, superweight.cli.scan_stream, superweight.cli.scan_text
+import superweight.detection.scan, superweight.model.streaming
+from superweight.cli.main import main
+for line in sys.stdin:
+    given = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.environ.update(given["environment"])
+        os.chdir(given["root"])
+        tempfile.tempdir = None
+        sys.argv = ["superweight", *given["words"]]
+        main()
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+class Stopping(Weather):
+    """Sends no more than ``limit`` bytes until it is released, and says when they are sent."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def pass_on(self, count):
+        super().pass_on(count)
+        if self.sent >= self.limit:
+            self.reached.set()
+            self.released.wait(60)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", ["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_an_interruption_at_any_byte_leaves_nothing_behind(stop, tmp_path):
-    """Twenty rounds: stopped when so many bytes had come, nothing lies anywhere, and the result is whole."""
-    import random
-    import signal
-    import threading
-
-    class Stopping(Weather):
-        """Sends no more than so many bytes, and says when they are sent."""
-
-        limit = 10**9
-
-        def pass_on(self, count: int) -> None:
-            super().pass_on(count)
-            if self.sent >= self.limit:
-                reached.set()
-                released.wait(60)
-
+    """Twenty rounds: stopped when so many bytes had come, no file lies anywhere, and no result."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "harness"), "PYTHONDONTWRITEBYTECODE": "1"}
+    nursery = subprocess.Popen(
+        [sys.executable, "-c", NURSERY],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     moments = random.Random(stop)  # noqa: S311  # no secret, and repeatable
-    for number in range(20):
-        reached, released = threading.Event(), threading.Event()
-        weather = Stopping()
-        weather.limit = moments.randrange(1, 500_000)
-        root = tmp_path / str(number)
-        (root / "tmp").mkdir(parents=True)
-        with serving(folder(PLANTED), weather) as server:
-            environment = {
-                **os.environ,
-                "XDG_CACHE_HOME": str(root / "cache"),
-                "HF_HOME": str(root / "hf"),
-                "TMPDIR": str(root / "tmp"),
-                "PYTHONPATH": str(REPOSITORY / "harness"),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            }
-            code = "import sys; from superweight.cli.main import main; main()"
-            words = [sys.executable, "-c", code, "scan", server.address, "--json", str(root / "scan.json")]
-            process = subprocess.Popen(words, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
-            assert reached.wait(120) or weather.sent < weather.limit
-            if weather.sent >= weather.limit:
-                process.send_signal(getattr(signal, stop))
-            threading.Timer(1.0, released.set).start()
-            _, said = process.communicate(timeout=120)
-        left = [path for path in root.rglob("*") if path.is_file()]
-        if left:
-            assert [root / "scan.json"] == left, said
-            assert "none found" != json.loads(left[0].read_text())["stop_reason"]
+    with nursery:
+        for number in range(21):
+            root = tmp_path / str(number)
+            (root / "tmp").mkdir(parents=True)
+            # The last one is left alone: it shows that the others would have come to an end.
+            weather = Stopping(moments.randrange(1, 380_000) if number < 20 else 10**9)
+            with serving(folder(PLANTED), weather) as server:
+                places = {"XDG_CACHE_HOME": "cache", "HF_HOME": "hf", "TMPDIR": "tmp"}
+                order = {
+                    "environment": {name: str(root / place) for name, place in places.items()},
+                    "root": str(root),
+                    "words": ["scan", server.address, "--json", str(root / "scan.json")],
+                }
+                print(json.dumps(order), file=nursery.stdin, flush=True)
+                child = int(nursery.stdout.readline())
+                if number < 20:
+                    assert weather.reached.wait(120)
+                    os.kill(child, stop)
+                    threading.Timer(0.2, weather.released.set).start()
+                status = os.waitstatus_to_exitcode(int(nursery.stdout.readline()))
+            left = [path for path in root.rglob("*") if path.is_file()]
+            if number < 20:
+                assert status in (-stop, 130)
+                assert [] == left
+            else:
+                assert (0, [root / "scan.json"]) == (status, left)

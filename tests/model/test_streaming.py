@@ -37,7 +37,7 @@ TEXT = "The bridge was closed."
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
 # One of each way in which a block may write, a table that is read by its class, routed experts, and
 # numbers that a class makes up as it is built.
-SAMPLE = ["llama", "gpt2", "whisper", "gemma3n_text", "deepseek_v3", "llama4_text", "diffllama", "bloom"]
+SAMPLE = ["llama", "gpt2", "whisper", "gemma3n_text", "deepseek_v3", "llama4_text", "diffllama"]
 
 
 def saved(model, folder):
@@ -101,7 +101,11 @@ def test_every_decoder_is_the_loaded_one_or_refused(classes, key, tmp_path):
     assert not refusal or "not run block by block" in refusal
 
 
-@pytest.mark.parametrize("name", FORMS)
+# Three in every run, all of them in long ones.
+SOME = [pytest.param(name, marks=[] if place < 3 else [pytest.mark.slow]) for place, name in enumerate(FORMS)]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_every_packed_form_is_run_block_by_block(name, tmp_path, monkeypatch):
     """As the model that is loaded unpacked."""
     monkeypatch.setattr(dequantised, "_installed", lambda package: False)
