@@ -147,9 +147,9 @@ class BlockStream:
                     )
         inside: list[set[str]] = [set() for _ in self._units]
         for name, place in self._empty.items():
-            number = by_module.get(id(place.module))
-            if number is not None:
-                inside[number].add(name)
+            holder = by_module.get(id(place.module))
+            if holder is not None:
+                inside[holder].add(name)
         return inside
 
     def _watch(self) -> None:

@@ -135,9 +135,10 @@ def recipes(
         if name not in wanted:
             unused.append(name)
             continue
-        if pattern is None:
-            transform, source, targets = WeightRenaming(key, name), key, (name,)
-        else:
+        transform: WeightRenaming | WeightConverter = WeightRenaming(key, name)
+        source = key
+        targets: tuple[str, ...] = (name,)
+        if pattern is not None:
             transform, source = by_pattern[pattern], pattern
             first = transform.target_patterns[0]
             targets = tuple(name.replace(first, other) for other in transform.target_patterns)

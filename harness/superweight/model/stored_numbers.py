@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 
@@ -44,8 +45,8 @@ def _bytes(stored: LazyTensor, index: int, shape: tuple[int, ...], dtype: torch.
     numbers = torch.empty(shape, dtype=dtype)
     skipped = expert * prod(stored.shape) + index * numbers.numel()
     if numbers.numel():
-        target = memoryview(numbers.view(-1).view(torch.uint8).numpy())
-        info.file.read_into(info.start + skipped * numbers.itemsize, target)
+        target: Any = numbers.view(-1).view(torch.uint8).numpy()
+        info.file.read_into(info.start + skipped * numbers.itemsize, memoryview(target))
     return numbers
 
 

@@ -123,11 +123,11 @@ def plan(stream: BlockStream, checkpoint: Checkpoint, tokens: int, carries: int)
     )
 
     def stored(names: Sequence[str]) -> int:
-        whole, own = set(), set()
-        for name in names:
-            for key, packed in stream.sources(name):
-                (whole if packed else own).add(key.rpartition(".")[0] if packed else key)
-        return sum(packs[module] for module in whole) + sum(sizes[key] for key in own)
+        keys = {pair for name in names for pair in stream.sources(name)}
+        modules = {key.rpartition(".")[0] for key, packed in keys if packed}
+        return sum(packs[module] for module in modules) + sum(
+            sizes[key] for key, packed in keys if not packed
+        )
 
     blocks = []
     for unit in stream.blocks:

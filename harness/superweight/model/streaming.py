@@ -196,7 +196,8 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     auto = model_class(config, remote_code=False)
     with torch.device("meta"):
         model: PreTrainedModel = auto.from_config(config, dtype=dtype)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def finish(
@@ -219,7 +220,8 @@ def finish(
         # What is to be read need not be drawn at random, and nothing is drawn of what is tied.
         model.get_parameter_or_buffer(name)._is_hf_initialized = True
     model.mark_tied_weights_as_initialized(report)
-    model._move_missing_keys_from_meta_to_device(missing - tied, None, None, None)
+    beside: Any = missing - tied  # a set, whatever the signature says
+    model._move_missing_keys_from_meta_to_device(beside, None, None, None)
     model._initialize_missing_keys(False)
     model.requires_grad_(False)
 
