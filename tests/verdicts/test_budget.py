@@ -91,7 +91,8 @@ def test_the_plan_counts_tokens_and_the_blocks_that_compute_on_them(planted):
 
     Nine prompts, the longest of 76 tokens. A look computes on 35 blocks a token: 4 for the intact model, 3
     each for nine conditions that begin at block 1, and 4 for one that begins at block 0. Read on is what
-    verdicts rest on. Eight texts are continued by 40 tokens. Rounded passes count for 1.3; six clips are tried on four windows.
+    verdicts rest on. Eight texts are continued by 40 tokens. Rounded passes count for 1.3; six clips are
+    tried on four windows.
     """
     plan = plan_of(Evidence(planted, "builtin"))
     prompts, window = 9 * 76 * 4, 48 * 4
