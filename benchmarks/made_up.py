@@ -184,7 +184,7 @@ def seven_b() -> dict[str, Body]:
 def llama_405b() -> dict[str, Body]:
     """Llama-3.1-405B's shape, 812 GB in float16."""
     return _llama(
-        3, 7001, 40009, 5000.0, hidden_size=16384, intermediate_size=53248, num_hidden_layers=126,
+        3, 7001, 40009, 12000.0, hidden_size=16384, intermediate_size=53248, num_hidden_layers=126,
         num_attention_heads=128, num_key_value_heads=8, vocab_size=128256,
     )  # fmt: skip
 
