@@ -132,7 +132,7 @@ class _Cuts:
         return begin, begin + self.lengths[row]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pieces:
     """One sequence's part of a record, block by block, as arrays."""
 

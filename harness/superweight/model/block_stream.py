@@ -218,7 +218,7 @@ class BlockStream:
                 place.tensor.data[expert] = value
 
         list(self._readers.map(bring, due))
-        routed.present |= set(due)
+        routed.present.update(due)
 
     def _outside(self, names: list[str]) -> Callable[[nn.Module, Any], None]:
         def bring(_: nn.Module, __: Any) -> None:

@@ -64,7 +64,7 @@ def architecture_of(checkpoint: Checkpoint) -> str:
     return architecture
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Conversion:
     """What transformers makes of the tensors of one file."""
 
@@ -87,7 +87,7 @@ class _Conversion:
         return made | dict(stacked["tensors"])
 
 
-@dataclass
+@dataclass(frozen=True)
 class FromGguf:
     """Parameters made of one tensor of a GGUF file, or of the stacks of one block's experts."""
 

@@ -47,7 +47,7 @@ class Recipe(Protocol):
         """Return what reads the part at one of ``count`` indices of the first dimension; None if nothing."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Converted:
     """Parameters that transformers makes from one or several tensors of a checkpoint.
 

@@ -13,7 +13,7 @@ from superweight.model.places import Place
 from superweight.model.recipes import Recipe
 
 
-@dataclass
+@dataclass(frozen=True)
 class Routed:
     """The routed experts of one block: their stacks, and which experts of them are in memory."""
 
