@@ -150,6 +150,7 @@ for line in sys.stdin:
     if child == 0:
         os.environ.update(given["environment"])
         os.chdir(given["root"])
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the parent's answers go there
         tempfile.tempdir = None
         sys.argv = ["superweight", *given["words"]]
         main()
