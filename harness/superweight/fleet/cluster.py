@@ -1,0 +1,101 @@
+"""Reach a Ray cluster, or start one on this machine, and say what its nodes have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from superweight.core.errors import BadInput
+from superweight.core.reason import reason
+
+EXTRA = "fleet"
+# Rows pass through Ray's shared memory, and nothing larger: its smallest allowed store is 75 MB.
+_STORE = 100 * 2**20
+# Of a cluster of our own: tell nobody of its use, and keep no list of past tasks, which would grow.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_metrics_collection": "0",
+    # What runs out of memory is its model's row, and is not tried again.
+    "RAY_task_oom_retries": "0",
+}
+
+
+def require_ray() -> None:
+    """Raise `BadInput` naming the extra where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise BadInput(f"a fleet needs Ray: pip install 'superweight-harness[{EXTRA}]'")
+
+
+@contextmanager
+def cluster(address: str | None, cpus: int | None = None) -> Iterator[None]:
+    """Connect to a cluster for the length of a ``with`` block; without an address start one here.
+
+    A connection that is there already is used, and left open. Raises `BadInput` where no cluster
+    answers at ``address``.
+    """
+    require_ray()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            # "local": a cluster that somebody else runs on this machine is not taken without being named.
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                configure_logging=False,
+                **quiet,
+            )
+        else:
+            ray.init(address, **quiet)
+    except Exception as error:  # ConnectionError, ValueError, and what its client raises
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        raise BadInput(f"cannot use {where}: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Nodes:
+    """What the nodes of a cluster have, by Ray's names of resources.
+
+    A node that is lost is remembered: what fits it waits for it, as Ray does.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Mapping[str, Any]] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Note the nodes that are there now."""
+        import ray
+
+        self._seen |= {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+    @property
+    def resources(self) -> list[Mapping[str, Any]]:
+        """What each node has when it does nothing."""
+        return list(self._seen.values())
+
+    @property
+    def cores(self) -> float:
+        """The cores of all nodes together."""
+        return float(sum(node.get("CPU", 0.0) for node in self._seen.values()))
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether any node has a GPU."""
+        return any(node.get("GPU", 0.0) for node in self._seen.values())
