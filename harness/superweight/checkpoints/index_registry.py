@@ -130,10 +130,10 @@ def _entry(row: _Row, cited: str) -> ModelEntry:
         PublishedScalar(Coordinate.parse(place.at), Decimal(repr(place.value)), read_as)
         for place in row.super_weights
     )
-    activation = row.activation and PublishedActivation(
-        row.activation.channel, row.activation.onset, row.activation.token, row.activation.magnitude
-    )
-    effects = ()
+    activation = None
+    if (found := row.activation) is not None:
+        activation = PublishedActivation(found.channel, found.onset, found.token, found.magnitude)
+    effects: tuple[PublishedEffect, ...] = ()
     if row.carried is not None and row.super_weights and math.isfinite(row.carried.ratio):
         ratio = row.carried.ratio
         effects = (PublishedEffect("all", ratio, ratio, row.corpus or "builtin", cited),)

@@ -30,7 +30,9 @@ _LINE_EVERY = 100
 @click.option("--org", help="Instead of a file: the models of an organisation on the hub.")
 @click.option("--search", "words", help="Instead of a file: the models that the hub finds for these words.")
 @click.option("--newer-than", metavar="TIME", help="With --org or --search: changed within 7d or 12h.")
-@click.option("--max-size", metavar="SIZE", help="With --org or --search: weights of at most 20GB, as stored.")
+@click.option(
+    "--max-size", metavar="SIZE", help="With --org or --search: weights of at most 20GB, as stored."
+)
 @click.option(
     "--mode",
     type=click.Choice(["scan", "check"]),
@@ -114,7 +116,9 @@ def _chosen(
         return read_fleet(write_example(Path(f"{out.rstrip('/')}-models")), registries)
     if source is not None:
         if newer_than or max_size:
-            raise BadInput("--newer-than and --max-size go with --org and --search; in a file, [[search]] has them")
+            raise BadInput(
+                "--newer-than and --max-size go with --org and --search; in a file, [[search]] has them"
+            )
         return read_fleet(Path(source), registries)
     table = SearchTable(org=org, search=words, newer_than=newer_than, max_size=max_size)
     return Fleet((), (table,), Options(mode=mode), Path.cwd(), registries=registries)
@@ -161,7 +165,8 @@ def said(counts: Counts) -> str:
     """Return how far a fleet is, in one line."""
     total = "" if counts.total is None else f" of {counts.total}"
     left = "" if counts.left is None else f", about {timedelta(seconds=round(counts.left))} left"
-    return f"{counts.done}{total} done, {counts.running} running, {counts.failed} not as expected or not judged{left}"
+    failed = f"{counts.failed} not as expected or not judged"
+    return f"{counts.done}{total} done, {counts.running} running, {failed}{left}"
 
 
 @contextmanager

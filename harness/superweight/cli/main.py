@@ -122,7 +122,21 @@ def main() -> None:
     """
 
 
-for command in (scan, check, read, compare, repair, protect, card, render, sweep, models, fleet, index, cache):
+for command in (
+    scan,
+    check,
+    read,
+    compare,
+    repair,
+    protect,
+    card,
+    render,
+    sweep,
+    models,
+    fleet,
+    index,
+    cache,
+):
     main.add_command(command)
 for command in (scan, check, read, compare, repair, protect, sweep, models, fleet):
     command.params.append(REGISTRY)

@@ -83,7 +83,8 @@ class Nodes:
         """Note the nodes that are there now."""
         import ray
 
-        self._seen |= {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        self._seen |= {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
     @property
     def resources(self) -> list[Mapping[str, Any]]:

@@ -19,7 +19,16 @@ from superweight.fleet.cluster import Nodes, cluster
 from superweight.fleet.fleet_file import Fleet, read_fleet
 from superweight.fleet.index import begin, finish
 from superweight.fleet.job import Job
-from superweight.fleet.row import AS_EXPECTED, CANNOT_JUDGE, CRASHED, NOT_AS_EXPECTED, Row, decoded, encoded, now
+from superweight.fleet.row import (
+    AS_EXPECTED,
+    CANNOT_JUDGE,
+    CRASHED,
+    NOT_AS_EXPECTED,
+    Row,
+    decoded,
+    encoded,
+    now,
+)
 from superweight.fleet.storage import Storage
 from superweight.fleet.task import keep, perform
 
@@ -99,7 +108,9 @@ def run(
         begin(storage)
         counts = Counts(total=None if fleet.searches else sum(1 for _ in fleet.jobs()))
         nodes = Nodes()
-        for row, reused in _rows(plan.planned(fleet, has_gpus=nodes.has_gpus), out, nodes, counts, progress, storage):
+        for row, reused in _rows(
+            plan.planned(fleet, has_gpus=nodes.has_gpus), out, nodes, counts, progress, storage
+        ):
             counts.by_status[row.status] += 1
             counts.reused += reused
             spool.write(encoded(row) + b"\n")
@@ -176,7 +187,14 @@ def _rows(
 def _refusal(item: plan.Item, nodes: Nodes) -> Row | None:
     """Return the row of a model that no node can ever hold: Ray would let it wait for ever."""
     row = Row(
-        item.job.id, item.job.model, item.job.mode, CANNOT_JUDGE, "", item.job.base, version=__version__, finished=now()
+        item.job.id,
+        item.job.model,
+        item.job.mode,
+        CANNOT_JUDGE,
+        "",
+        item.job.base,
+        version=__version__,
+        finished=now(),
     )
     if item.refusal is not None:
         return replace(row, reason=item.refusal)

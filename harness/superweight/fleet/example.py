@@ -44,12 +44,14 @@ def write_example(folder: Path) -> Path:
 
 
 def _zero(path: Path, tensor: str, row: int, column: int) -> None:
-    """Set one scalar of a safetensors file in float32 to zero."""
+    """Set one scalar of a safetensors file to zero."""
     data = bytearray(path.read_bytes())
     (length,) = struct.unpack("<Q", data[:8])
     entry = json.loads(data[8 : 8 + length])[tensor]
-    at = 8 + length + entry["data_offsets"][0] + 4 * (row * entry["shape"][1] + column)
-    data[at : at + 4] = bytes(4)
+    (begin, end), (rows, columns) = entry["data_offsets"], entry["shape"]
+    size = (end - begin) // (rows * columns)
+    at = 8 + length + begin + size * (row * columns + column)
+    data[at : at + size] = bytes(size)
     path.write_bytes(data)
 
 

@@ -115,7 +115,9 @@ def read_fleet(path: Path, registries: tuple[str, ...] = ()) -> Fleet:
     except msgspec.ValidationError as error:
         raise BadInput(f"{path}: {str(error).replace('`$.', '`')}") from error
     if not document.models and not document.search:
-        raise BadInput(f"{path} names no models; give [[models]] with model = ..., or [[search]] with org = ...")
+        raise BadInput(
+            f"{path} names no models; give [[models]] with model = ..., or [[search]] with org = ..."
+        )
     folder = path.parent.absolute()
     gpu_memory = GPU_MEMORY if document.gpu_memory is None else parse_size(document.gpu_memory)
     named = tuple(_led_on(each, folder) for each in document.registries)
@@ -142,7 +144,7 @@ def _expanded(table: ModelTable, options: Options, folder: Path) -> list[str]:
     """Return the models that a table names: stored reports may be named by a pattern."""
     if (table.mode or options.mode) != REPORT or not glob.has_magic(table.model):
         return [table.model]
-    found = sorted(glob.glob(table.model, root_dir=folder))
+    found = sorted(glob.glob(table.model, root_dir=folder))  # noqa: PTH207  # a relative name, as it is given
     if not found:
         raise BadInput(f"model {table.model}: no file matches")
     return found

@@ -97,14 +97,16 @@ def key_of(job: Job, model: Pinned, base: Pinned | None) -> str | None:
     sides = [model, *([base] if base is not None else [])]
     if any(side.weights is None for side in sides):
         return None
+    options = job.options | {"corpus": _content(job.corpus), "limits": _content(job.limits)}
+    # What lies there counts, below, and not where.
+    del options["baselines"]
     parts = {
         "version": __version__,
         "weights": [side.weights for side in sides],
-        "options": job.options | {"corpus": _content(job.corpus), "limits": _content(job.limits)},
+        "options": options,
         "published": [repr(_without_place(side.entry)) for side in sides],
         "baselines": [_baselines(job, side.entry) for side in sides],
     }
-    parts["options"].pop("baselines")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -72,9 +72,13 @@ def read_index(data: bytes, name: str) -> Document:
         for _ in document.rows:
             pass
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{name} is no index.json of superweight fleet: {str(error).replace('`$.', '`')}") from error
+        raise BadInput(
+            f"{name} is no index.json of superweight fleet: {str(error).replace('`$.', '`')}"
+        ) from error
     if document.schema > SCHEMA:
-        raise BadInput(f"{name} is an index of schema {document.schema}, written by a newer version; update this one")
+        raise BadInput(
+            f"{name} is an index of schema {document.schema}, written by a newer version; update this one"
+        )
     return document
 
 
@@ -86,7 +90,9 @@ def index_json(rows: Iterable[bytes], *, complete: bool) -> bytes:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of index.json."""
-    document: dict[str, Any] = json.loads((files("superweight.fleet") / "schema.json").read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(
+        (files("superweight.fleet") / "schema.json").read_text(encoding="utf-8")
+    )
     return document
 
 
@@ -100,7 +106,11 @@ def _write(storage: Storage, rows: Iterable[Row], *, complete: bool, newer: bool
     else:
         kept = storage.read(PREVIOUS)
         reference = None if kept is None else read_index(kept, f"{storage.url}/{PREVIOUS}")
-    before = {} if reference is None else {row.id: raw for row, raw in zip(reference.rows, reference.models, strict=True)}
+    before = (
+        {}
+        if reference is None
+        else {row.id: raw for row, raw in zip(reference.rows, reference.models, strict=True)}
+    )
     made = []
     for row in rows:
         raw = before.get(row.id)

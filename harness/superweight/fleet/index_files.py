@@ -27,7 +27,9 @@ def index_files(rows: Sequence[bytes], *, complete: bool) -> dict[str, bytes]:
     return {
         PARQUET: parquet(decoded(data) for data in rows),
         JUNIT: junit(decoded(data) for data in rows),
-        MARKDOWN: markdown([decoded(data) for data in rows[:_MARKDOWN_ROWS]], _counts(rows), complete=complete).encode(),
+        MARKDOWN: markdown(
+            [decoded(data) for data in rows[:_MARKDOWN_ROWS]], _counts(rows), complete=complete
+        ).encode(),
         PAGE: page(rows, _counts(rows), complete=complete).encode(),
     }
 
@@ -69,7 +71,9 @@ def parquet(rows: Iterable[Row], at_once: int = 1000) -> bytes:
 
 def _flat(row: Row) -> dict[str, Any]:
     activation, carried = row.activation, row.carried
-    flat = {name: getattr(row, name) for name in Row.__dataclass_fields__ if name not in ("activation", "carried")}
+    flat = {
+        name: getattr(row, name) for name in Row.__dataclass_fields__ if name not in ("activation", "carried")
+    }
     flat |= {
         "super_weights": [{"at": place.at, "value": place.value} for place in row.super_weights],
         "claims": list(row.claims.items()),
@@ -77,7 +81,9 @@ def _flat(row: Row) -> dict[str, Any]:
         "changed": list(row.changed),
     }
     if activation is not None:
-        flat |= {name: getattr(activation, name) for name in ("channel", "token", "onset", "last", "magnitude")}
+        flat |= {
+            name: getattr(activation, name) for name in ("channel", "token", "onset", "last", "magnitude")
+        }
     if carried is not None:
         ends = {"ratio": carried.ratio, "ratio_low": carried.low, "ratio_high": carried.high}
         flat |= ends | {"carries": carried.words}
@@ -85,7 +91,7 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def junit(rows: Iterable[Row]) -> bytes:
-    """Return JUnit XML, a test case a model: a failure, an error for what crashed, a skip for what was not judged."""
+    """Return JUnit XML, a test case a model: a crash is an error, what was not judged is skipped."""
     suite = ElementTree.Element("testsuite", name="superweight fleet")
     numbers = Counter(dict.fromkeys(("tests", "failures", "errors", "skipped"), 0))
     seconds = 0.0
@@ -95,7 +101,9 @@ def junit(rows: Iterable[Row]) -> bytes:
         )
         numbers["tests"] += 1
         seconds += row.seconds
-        kind = {NOT_AS_EXPECTED: "failure", CANNOT_JUDGE: "skipped", AS_EXPECTED: None}.get(row.status, "error")
+        kind = {NOT_AS_EXPECTED: "failure", CANNOT_JUDGE: "skipped", AS_EXPECTED: None}.get(
+            row.status, "error"
+        )
         if kind is not None:
             numbers[{"failure": "failures", "error": "errors"}.get(kind, kind)] += 1
             said = ElementTree.SubElement(case, kind, message=_text(f"{row.status}: {row.reason}"))
@@ -103,7 +111,8 @@ def junit(rows: Iterable[Row]) -> bytes:
     for name, value in numbers.items():
         suite.set(name, str(value))
     suite.set("time", f"{seconds:.3f}")
-    return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    written: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return written
 
 
 def _text(text: str) -> str:
@@ -114,7 +123,12 @@ def markdown(rows: Sequence[Row], counts: Counter[str], *, complete: bool) -> st
     """Return the index for a job summary: how many of each status, then a table, what changed first."""
     said = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     total = sum(counts.values())
-    lines = [f"### Super weights of {total} models", "", f"{said}." + ("" if complete else " The run did not end."), ""]
+    lines = [
+        f"### Super weights of {total} models",
+        "",
+        f"{said}." + ("" if complete else " The run did not end."),
+        "",
+    ]
     cells = [
         (
             f"`{cell(titled(row.model))}`",

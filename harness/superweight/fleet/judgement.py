@@ -23,7 +23,7 @@ class Judgement:
 
 
 def judged_document(document: Document, expected: str = "kept") -> Judgement:
-    """Return what a report says, without the report: of a comparison, held to a verdict; else of the claims."""
+    """Return what a report says, without the report itself; ``expected`` is the verdict of a comparison."""
     if (comparison := document.get("comparison")) is not None:
         verdict, reasons = comparison["verdict"], comparison["reasons"]
         status = NOT_AS_EXPECTED
@@ -49,7 +49,11 @@ def judged_document(document: Document, expected: str = "kept") -> Judgement:
             ", ".join(sorted(sources)) or None,
             tuple(f"{row['claim']}: {gap}" for row in rows for gap in row["gaps"]),
         )
-    said = f"all {len(rows)} claims are as expected" if sources else "met for the first time: nothing was compared"
+    said = (
+        f"all {len(rows)} claims are as expected"
+        if sources
+        else "met for the first time: nothing was compared"
+    )
     return Judgement(AS_EXPECTED, said, verdict, ", ".join(sorted(sources)) or None)
 
 

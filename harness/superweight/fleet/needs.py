@@ -48,7 +48,9 @@ class Needs:
     def fits(self, node: Mapping[str, Any]) -> bool:
         """Tell whether a node, by Ray's names of its resources, has as much when it does nothing else."""
         has = (node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0))
-        return all(asked <= there for asked, there in zip((self.cpus, self.gpus, self.memory), has, strict=True))
+        return all(
+            asked <= there for asked, there in zip((self.cpus, self.gpus, self.memory), has, strict=True)
+        )
 
 
 def size_of(entry: ModelEntry, *, ask_hub: bool = True) -> Size:

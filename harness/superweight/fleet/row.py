@@ -32,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Activation:
-    """The strongest super activation: its channel and token, the first and the last block behind which it stands.
+    """The strongest super activation: its channel and token, and from which block to which it stands.
 
     ``magnitude`` is its largest absolute value.
     """
@@ -128,19 +128,20 @@ def differences(old: Row, new: Row) -> tuple[str, ...]:
     if old.verdict != new.verdict and new.mode == "compare":
         found.append(f"verdict: {old.verdict} → {new.verdict}")
     for claim in sorted(old.claims.keys() | new.claims.keys(), key=lambda name: (len(name), name)):
-        was, now = old.claims.get(claim, "not judged"), new.claims.get(claim, "not judged")
-        if was != now:
-            found.append(f"{claim}: {was} → {now}")
+        was, is_now = old.claims.get(claim, "not judged"), new.claims.get(claim, "not judged")
+        if was != is_now:
+            found.append(f"{claim}: {was} → {is_now}")
     was_at, now_at = ({place.at for place in row.super_weights} for row in (old, new))
     found += [f"{at} is no longer found" for at in sorted(was_at - now_at)]
     found += [f"{at} is found anew" for at in sorted(now_at - was_at)]
-    if (was := _words(old)) != (now := _words(new)) and None not in (was, now):
-        found.append(f"{was} → {now}")
+    carried, carries = _words(old), _words(new)
+    if carried != carries and None not in (carried, carries):
+        found.append(f"{carried} → {carries}")
     return tuple(found)
 
 
 def _words(row: Row) -> str | None:
-    """Return what the super weights carry, without the number: that differs in every run on another machine."""
+    """Return what the super weights carry, without the number, which differs from machine to machine."""
     return row.carried.words.partition(" (")[0] if row.carried and row.carried.words else None
 
 

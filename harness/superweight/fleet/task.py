@@ -74,7 +74,9 @@ def perform(job: Job, out: str) -> tuple[Row, bool]:
 def keep(storage: Storage, row: Row, files: dict[str, bytes]) -> None:
     """Write what came of a model: its row last, by which it counts as done."""
     place = f"{FOLDER}/{row.id}"
-    storage.write({f"{place}/{name}": data for name, data in files.items()} | {f"{place}/{ROW}": encoded(row)})
+    storage.write(
+        {f"{place}/{name}": data for name, data in files.items()} | {f"{place}/{ROW}": encoded(row)}
+    )
 
 
 def stored_row(storage: Storage, name: str) -> Row | None:
@@ -128,7 +130,8 @@ def _run(
     log.write_bytes(log.read_bytes()[-_LOGGED:])
     if ended is None:
         ended = CRASHED, "its process ended without a result"
-    return replace(row, status=ended[0], reason=f"{ended[1]}{_last_words(log)}"), {LOG: log}
+    said = _last_words(log) if ended[0] == CRASHED else ""
+    return replace(row, status=ended[0], reason=f"{ended[1]}{said}"), {LOG: log}
 
 
 def _stored_report(job: Job, row: Row) -> tuple[Row, dict[str, Path]]:
