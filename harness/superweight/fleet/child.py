@@ -59,8 +59,9 @@ def _report(document: object, *, pages: bool) -> dict[str, bytes]:
 
 
 def _end_with_task() -> None:
-    if not os.read(sys.stdin.fileno(), 1):
-        os._exit(1)
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

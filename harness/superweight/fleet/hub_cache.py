@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,14 +45,14 @@ def evict(limit: int) -> list[str]:
 
     What a task on this node uses stays, even where that is more than the limit.
     """
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     folder = cache_directory() / _PINS
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         try:
-            cached = scan_cache_dir()
+            cached = scan_cache_dir(constants.HF_HUB_CACHE)
         except CacheNotFound:
             return []
         used = {line for pin in folder.iterdir() if _alive(pin) for line in pin.read_text().splitlines()}
@@ -60,8 +61,8 @@ def evict(limit: int) -> list[str]:
             if total <= limit:
                 break
             if repository.repo_type == "model" and repository.repo_id not in used:
-                hashes = [revision.commit_hash for revision in repository.revisions]
-                cached.delete_revisions(*hashes).execute()
+                # By its folder: a copy of a repository has the same commits, and stays.
+                shutil.rmtree(repository.repo_path, ignore_errors=True)
                 total -= repository.size_on_disk
                 gone.append(repository.repo_id)
         return gone
