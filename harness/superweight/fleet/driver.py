@@ -158,8 +158,7 @@ def _rows(
                 counts.total = counts.done + len(waiting)
                 break
             if (refusal := _refusal(item, nodes)) is not None:
-                keep(storage, refusal, {})
-                yield refusal, False
+                yield keep(storage, refusal, {}), False
                 continue
             needs = item.needs
             asked = task.options(
@@ -229,8 +228,7 @@ def _ended(ref: Any, job: Job, storage: Storage) -> tuple[Row, bool]:
     except ray.exceptions.RayError as error:
         why = f"its worker or node was lost {RETRIES + 1} times: {reason(error)}"
     row = Row(job.id, job.model, job.mode, CRASHED, why, job.base, version=__version__, finished=now())
-    keep(storage, row, {})
-    return row, False
+    return keep(storage, row, {}), False
 
 
 def _left(counts: Counts, waiting: int, gone: float) -> float | None:

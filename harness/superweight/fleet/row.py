@@ -100,9 +100,14 @@ class Row:
         return self.status in JUDGED
 
 
+def private(row: Row) -> Row:
+    """Return a row with the home directory written ``~`` in every text, as everything that is kept has it."""
+    return msgspec.convert(without_home(msgspec.to_builtins(row)), Row)
+
+
 def encoded(row: Row) -> bytes:
-    """Return a row as JSON, the home directory written ``~``."""
-    return msgspec.json.encode(without_home(msgspec.to_builtins(row)))
+    """Return a row as JSON."""
+    return msgspec.json.encode(row)
 
 
 def decoded(data: bytes) -> Row:

@@ -27,7 +27,7 @@ from superweight.fleet import hub_cache
 from superweight.fleet.bases import base_of
 from superweight.fleet.identity import Pinned, key_of, pinned
 from superweight.fleet.job import REPORT, Job
-from superweight.fleet.row import CANNOT_JUDGE, CRASHED, TIMED_OUT, Row, decoded, encoded, now
+from superweight.fleet.row import CANNOT_JUDGE, CRASHED, TIMED_OUT, Row, decoded, encoded, now, private
 from superweight.fleet.storage import Storage
 
 ROW, LOG, REPORT_PAGE, REPORT_JSON = "row.json", "log.txt", "report.html", "report.json"
@@ -52,8 +52,7 @@ def perform(job: Job, out: str) -> tuple[Row, bool]:
             row = replace(row, base=named, weights=model.weights, key=key_of(job, model, base))
     except BadInput as error:
         row = replace(row, reason=" ".join(str(error).split()), finished=now())
-        keep(storage, row, {})
-        return row, False
+        return keep(storage, row, {}), False
     stored = stored_row(storage, job.id)
     if stored is not None and stored.judged and row.key is not None and stored.key == row.key:
         return stored, True
@@ -67,16 +66,17 @@ def perform(job: Job, out: str) -> tuple[Row, bool]:
             report=f"{FOLDER}/{job.id}/{REPORT_PAGE}" if REPORT_PAGE in files else None,
             log=f"{FOLDER}/{job.id}/{LOG}" if LOG in files else None,
         )
-        keep(storage, row, {name: path.read_bytes() for name, path in files.items()})
-    return row, False
+        return keep(storage, row, {name: path.read_bytes() for name, path in files.items()}), False
 
 
-def keep(storage: Storage, row: Row, files: dict[str, bytes]) -> None:
-    """Write what came of a model: its row last, by which it counts as done."""
+def keep(storage: Storage, row: Row, files: dict[str, bytes]) -> Row:
+    """Write what came of a model, its row last, by which it counts as done; return the row as it is kept."""
+    row = private(row)
     place = f"{FOLDER}/{row.id}"
     storage.write(
         {f"{place}/{name}": data for name, data in files.items()} | {f"{place}/{ROW}": encoded(row)}
     )
+    return row
 
 
 def stored_row(storage: Storage, name: str) -> Row | None:
