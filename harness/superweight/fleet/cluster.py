@@ -14,14 +14,19 @@ from superweight.core.reason import reason
 EXTRA = "fleet"
 # Rows pass through Ray's shared memory, and nothing larger: its smallest allowed store is 75 MB.
 _STORE = 100 * 2**20
-# Of a cluster of our own: tell nobody of its use, and keep no list of past tasks, which would grow.
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
+# Of a cluster of our own on this machine: tell nobody of its use, and keep no list of past tasks, which
+# would grow.
+_TELEMETRY = "RAY_USAGE_STATS_ENABLED"
+SETTINGS = {
+    _TELEMETRY: "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_metrics_collection": "0",
     # What runs out of memory is its model's row, and is not tried again.
     "RAY_task_oom_retries": "0",
+    # The one node is this machine: where models keep its cores busy, it answers late and is not lost.
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_health_check_failure_threshold": "20",
 }
 
 
@@ -39,8 +44,9 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[None]:
     answers at ``address``.
     """
     require_ray()
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    for name, value in SETTINGS.items():
+        if address is None or name == _TELEMETRY:
+            os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
