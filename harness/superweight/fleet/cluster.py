@@ -24,9 +24,6 @@ SETTINGS = {
     "RAY_enable_metrics_collection": "0",
     # What runs out of memory is its model's row, and is not tried again.
     "RAY_task_oom_retries": "0",
-    # The one node is this machine: where models keep its cores busy, it answers late and is not lost.
-    "RAY_health_check_timeout_ms": "60000",
-    "RAY_health_check_failure_threshold": "20",
 }
 
 
