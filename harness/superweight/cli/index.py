@@ -34,7 +34,7 @@ def merge(indexes: tuple[str, ...], out: str) -> None:
     read = [_read(name) for name in indexes]
     rows = merged(read)
     write_output(out, index_json(rows, complete=all(each.complete for each in read)).decode())
-    click.echo(f"{len(rows)} models", err=True)
+    click.echo(f"{len(rows)} models", err=out == "-")
 
 
 @index.command()
