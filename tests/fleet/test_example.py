@@ -20,6 +20,8 @@ from superweight.fleet.plan import planned
 from superweight.model import loading
 from tests.docs.commands import REPOSITORY
 
+from .hub_server import hub
+
 COMMAND = [sys.executable, "-c", "from superweight.cli.main import main; main()", "fleet"]
 ROWS = {
     "check tiny-planted": ("as expected", "12 supported"),
@@ -38,13 +40,24 @@ ROWS = {
 
 
 @pytest.fixture
+def hub_here():
+    """The address of a hub that has one gated model, and no other."""
+    with hub() as (address, _):
+        yield address
+
+
+@pytest.fixture
 def offline(monkeypatch):
     """Ask the hub for no size: its client refuses before it reaches for the network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def started(*words, **more):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1"}
+def started(address, *words):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "HF_ENDPOINT": address,
+    }
     return subprocess.Popen(
         [*COMMAND, *map(str, words)],
         env=environment,
@@ -52,7 +65,6 @@ def started(*words, **more):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **more,
     )
 
 
@@ -116,25 +128,27 @@ def test_bad_input_exits_4_in_one_line(superweight, words, said):
 
 
 @pytest.mark.slow
-def test_twelve_models_have_the_right_row_each_and_nothing_is_done_twice(tmp_path):
+def test_twelve_models_have_the_right_row_each_and_nothing_is_done_twice(hub_here, tmp_path):
     """Through a real Ray: exit code 1 for the damage that was seen, and all of it kept in every format."""
     pytest.importorskip("ray", reason="needs Ray: pip install '.[fleet]'")
     arrow = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "night"
-    process = started("--example", "--out", out)
+    process = started(hub_here, "--example", "--out", out)
     said, _ = process.communicate(timeout=1200)
     assert 1 == process.returncode, said
     rows = rows_of(out)
     assert ROWS == {name: (row["status"], row["verdict"]) for name, row in rows.items()}
     assert "SIGSEGV" in rows["scan models/segfault"]["reason"]
     assert "not done after 45 s" == rows["scan models/endless"]["reason"]
-    assert "64" in rows["check models/new"]["reason"] or "6.4e+04 GB" in rows["check models/new"]["reason"]
+    assert "6.4e+04 GB of memory on one node" in rows["check models/new"]["reason"]
+    assert "google/gemma-3-270m is gated: accept its licence" in rows["scan google/gemma-3-270m"]["reason"]
+    assert "the hub has no nobody/absent" in rows["check nobody/absent"]["reason"]
     assert ["[1, 41, 23]"] == [item["at"] for item in rows["scan models/new"]["super_weights"]]
     for row in rows.values():
         assert row["report"] is None or (out / row["report"]).is_file()
     assert 12 == arrow.read_table(io.BytesIO((out / "index.parquet").read_bytes())).num_rows
     # The second night: what was judged is not done again, what was not is tried again.
-    second = started("--example", "--out", out)
+    second = started(hub_here, "--example", "--out", out)
     said, _ = second.communicate(timeout=1200)
     assert 1 == second.returncode, said
     assert "; 7 were done before" in said
@@ -146,11 +160,11 @@ def test_twelve_models_have_the_right_row_each_and_nothing_is_done_twice(tmp_pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_exits_130_and_loses_what_is_in_flight_alone(tmp_path):
+def test_ctrl_c_exits_130_and_loses_what_is_in_flight_alone(hub_here, tmp_path):
     """What was kept is whole, and report makes an index of it that says it is not complete."""
     pytest.importorskip("ray", reason="needs Ray: pip install '.[fleet]'")
     out = tmp_path / "night"
-    process = started("--example", "--out", out, "--cpus", "1")
+    process = started(hub_here, "--example", "--out", out, "--cpus", "1")
     ends = time.monotonic() + 300
     while time.monotonic() < ends and len(list(out.glob("models/*/report.html"))) < 1:
         time.sleep(0.2)
@@ -159,7 +173,7 @@ def test_ctrl_c_exits_130_and_loses_what_is_in_flight_alone(tmp_path):
     assert 130 == process.returncode, said
     assert "no file was left half-written" in said
     assert not (out / "index.json").exists()
-    report = started("report", out)
+    report = started(hub_here, "report", out)
     report.communicate(timeout=120)
     assert 0 == report.returncode
     document = json.loads((out / "index.json").read_text(encoding="utf-8"))
