@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ REPORTS = Path(__file__).parents[2] / "docs" / "gallery"
 
 def test_how_far_a_fleet_is_is_said_in_a_line():
     """Done, of how many, running, what is not as expected, what is left."""
-    counts = Counts(12, 2, 0, Counter({AS_EXPECTED: 3, CRASHED: 1}), 90.4)
+    counts = Counts(12, 2, 0, {AS_EXPECTED: 3, CRASHED: 1}, 90.4)
     assert "4 of 12 done, 2 running, 1 not as expected or not judged, about 0:01:30 left" == command.said(
         counts
     )
@@ -30,7 +29,7 @@ def test_a_line_a_model_for_a_few_and_now_and_then_for_many(capsys):
     for total, lines in ((5, 6), (500, 6)):
         tell = command._lines()
         for done in range(total + 1):
-            tell(Counts(total, 1, 0, Counter({AS_EXPECTED: done})))
+            tell(Counts(total, 1, 0, {AS_EXPECTED: done}))
         assert lines == len(capsys.readouterr().err.splitlines())
 
 

@@ -39,7 +39,7 @@ _WAITING = 4
 _LOOK_EVERY = 10.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Counts:
     """How far a fleet is: models by their status, those that were done before, and what is left.
 
@@ -49,7 +49,7 @@ class Counts:
     total: int | None = None
     running: int = 0
     reused: int = 0
-    by_status: Counter[str] = field(default_factory=Counter)
+    by_status: Mapping[str, int] = field(default_factory=dict)
     left: float | None = None
 
     @property
@@ -60,7 +60,35 @@ class Counts:
     @property
     def failed(self) -> int:
         """How many of them are anything but as expected."""
-        return self.done - self.by_status[AS_EXPECTED]
+        return self.done - self.by_status.get(AS_EXPECTED, 0)
+
+
+class _Tally:
+    """Count the models of a run as their rows come, and say how far it is."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        self.reused = 0
+        self.by_status: Counter[str] = Counter()
+        self._begun = time.monotonic()
+
+    @property
+    def done(self) -> int:
+        return sum(self.by_status.values())
+
+    def add(self, row: Row, *, reused: bool) -> None:
+        self.by_status[row.status] += 1
+        self.reused += reused
+
+    def counts(self, running: int) -> Counts:
+        return Counts(self.total, running, self.reused, dict(self.by_status), self._left())
+
+    def _left(self) -> float | None:
+        """Return how long the rest takes at the pace so far, without what was done before."""
+        worked = self.done - self.reused
+        if not worked or self.total is None:
+            return None
+        return (time.monotonic() - self._begun) / worked * max(0, self.total - self.done)
 
 
 @dataclass(frozen=True)
@@ -106,19 +134,16 @@ def run(
     storage = Storage(out)
     with cluster(address, cpus), _spool() as spool:
         begin(storage)
-        counts = Counts(total=None if fleet.searches else sum(1 for _ in fleet.jobs()))
+        tally = _Tally(None if fleet.searches else sum(1 for _ in fleet.jobs()))
         nodes = Nodes()
-        for row, reused in _rows(
-            plan.planned(fleet, has_gpus=nodes.has_gpus), out, nodes, counts, progress, storage
-        ):
-            counts.by_status[row.status] += 1
-            counts.reused += reused
+        items = plan.planned(fleet, has_gpus=nodes.has_gpus)
+        for row, reused in _rows(items, out, nodes, tally, progress, storage):
+            tally.add(row, reused=reused)
             spool.write(encoded(row) + b"\n")
-        counts.running, counts.left = 0, 0.0
-        progress(counts)
+        progress(tally.counts(0))
         spool.flush()
         changed = finish(storage, lambda: _spooled(spool))
-    return Result(dict(counts.by_status), counts.reused, changed, out)
+    return Result(dict(tally.by_status), tally.reused, changed, out)
 
 
 @contextmanager
@@ -138,7 +163,7 @@ def _rows(
     items: Iterable[plan.Item],
     out: str,
     nodes: Nodes,
-    counts: Counts,
+    tally: _Tally,
     progress: Callable[[Counts], None],
     storage: Storage,
 ) -> Iterator[tuple[Row, bool]]:
@@ -148,14 +173,14 @@ def _rows(
     task = ray.remote(perform)
     waiting: dict[Any, Job] = {}
     left = iter(items)
-    begun = looked = time.monotonic()
+    looked = time.monotonic()
     more = True
     while more or waiting:
         while more and len(waiting) < max(_WAITING * nodes.cores, 16):
             item = next(left, None)
             if item is None:
                 more = False
-                counts.total = counts.done + len(waiting)
+                tally.total = tally.done + len(waiting)
                 break
             if (refusal := _refusal(item, nodes)) is not None:
                 yield keep(storage, refusal, {}), False
@@ -175,9 +200,7 @@ def _rows(
         ended, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
         for ref in ended:
             yield _ended(ref, waiting.pop(ref), storage)
-        counts.running = min(len(waiting), int(nodes.cores) or 1)
-        counts.left = _left(counts, len(waiting), time.monotonic() - begun)
-        progress(counts)
+        progress(tally.counts(min(len(waiting), int(nodes.cores) or 1)))
         if time.monotonic() - looked > _LOOK_EVERY:
             nodes.look()
             looked = time.monotonic()
@@ -229,11 +252,3 @@ def _ended(ref: Any, job: Job, storage: Storage) -> tuple[Row, bool]:
         why = f"its worker or node was lost {RETRIES + 1} times: {reason(error)}"
     row = Row(job.id, job.model, job.mode, CRASHED, why, job.base, version=__version__, finished=now())
     return keep(storage, row, {}), False
-
-
-def _left(counts: Counts, waiting: int, gone: float) -> float | None:
-    """Return how long the rest takes at the pace so far, without what was done before."""
-    worked = counts.done - counts.reused
-    if not worked or counts.total is None:
-        return None
-    return gone / worked * max(0, counts.total - counts.done)
