@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from superweight.core.errors import BadInput
 from superweight.core.reason import reason
 
 EXTRA = "fleet"
+# Seconds that a cluster may take to answer.
+_PATIENCE = 10.0
 # Rows pass through Ray's shared memory, and nothing larger: its smallest allowed store is 75 MB.
 _STORE = 100 * 2**20
 # Of a cluster of our own on this machine: tell nobody of its use, and keep no list of past tasks, which
@@ -33,6 +36,19 @@ def require_ray() -> None:
         raise BadInput(f"a fleet needs Ray: pip install 'superweight-harness[{EXTRA}]'")
 
 
+def require_answer(address: str) -> None:
+    """Raise `BadInput` where nothing listens at the address of a cluster: Ray itself waits for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        raise BadInput(f"--address {address} names no cluster; give host:6379 or ray://host:10001")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise BadInput(f"no Ray cluster answers at {address}: {reason(error)}") from error
+
+
 @contextmanager
 def cluster(address: str | None, cpus: int | None = None) -> Iterator[None]:
     """Connect to a cluster for the length of a ``with`` block; without an address start one here.
@@ -41,6 +57,8 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[None]:
     answers at ``address``.
     """
     require_ray()
+    if address is not None:
+        require_answer(address)
     for name, value in SETTINGS.items():
         if address is None or name == _TELEMETRY:
             os.environ.setdefault(name, value)
