@@ -20,7 +20,9 @@ import transformers
 from benchmarks import (
     finding,
     gate,
+    kernels,
     offloading,
+    plan,
     precision,
     protection,
     proving,
@@ -82,6 +84,8 @@ def main(wanted: list[str]) -> None:
         "proving": on_real(proving.rows),
         "precision": precision.rows,
         "offloading": offloading.rows,
+        "kernels": on_real(kernels.rows),
+        "plan": plan.rows,
     }
     if unknown := set(wanted) - groups.keys():
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")

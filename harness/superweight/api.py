@@ -164,17 +164,24 @@ def check(
     expect: str = "auto",
     corpus: str = BUILTIN,
     baselines: str | Path = DEFAULT_BASELINES,
+    engine: str = RunConfig.engine,
+    base_engine: str | None = None,
 ) -> CheckedModel:
     """Judge every claim of the paper on a model and hold the verdicts to what is expected.
 
     Expected is the verdict of ``base``, else the committed baseline, else what the registry cites;
-    with ``expect="paper"`` what the paper says.
+    with ``expect="paper"`` what the paper says. ``engine`` "llama.cpp" runs a GGUF for predictions and text;
+    ``base_engine`` says what runs the base where that is another one. Raises `BadInput` for an engine that
+    cannot run the model, and `EngineFailed` where it does not.
     """
-    config = RunConfig(corpus=corpus, baselines=Path(baselines))
+    config = RunConfig(
+        corpus=corpus, baselines=Path(baselines), engine=engine, base_engine=base_engine if base else None
+    )
     config, model_ref = _with_model(config, model)
     base_ref = None
     if base is not None:
         config, base_ref = _with_model(config, base)
+    config.require_engines(model_ref, base_ref)
     stages = Stages()
     with noted() as notes:
         checked = run_check(CheckRequest(model_ref, base_ref, expect, config), stages)
@@ -182,6 +189,7 @@ def check(
     from superweight.report.run_info import run_of
 
     command = ["superweight", "check", str(model_ref), *(["--base", str(base_ref)] if base_ref else [])]
+    command += ["--engine", engine] if engine != RunConfig.engine else []
     run = run_of(command, corpus, stages.seconds(), notes)
     return CheckedModel(checked.outcomes, checked.evidence, checked.base, run)
 
@@ -194,14 +202,17 @@ def compare(
     limits: Limits | None = None,
     corpus: str = BUILTIN,
     baselines: str | Path = DEFAULT_BASELINES,
+    engine: str = RunConfig.engine,
+    base_engine: str | None = None,
 ) -> Comparison:
     """Tell whether the super weights of ``base`` survived in ``release``.
 
-    ``depths`` may leave out some of "static" (the files), "activations" and "quality".
+    ``depths`` may leave out some of "static" (the files), "activations" and "quality". ``engine`` and
+    ``base_engine`` are those of `check`.
     """
     if unknown := [depth for depth in depths if depth not in DEPTHS]:
         raise BadInput(f"depth {unknown[0]!r} is none of {', '.join(DEPTHS)}")
-    config = RunConfig(corpus=corpus, baselines=Path(baselines))
+    config = RunConfig(corpus=corpus, baselines=Path(baselines), engine=engine, base_engine=base_engine)
     config, base_ref = _with_model(config, base)
     config, release_ref = _with_model(config, release)
     return compare_models(CompareRequest(base_ref, release_ref, tuple(depths), limits or Limits(), config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401  # numpy learns of bfloat16 from it
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -21,21 +24,72 @@ from tests.helpers.checkpoint_files import copy_checkpoint, write_small_gguf
 REPOSITORY = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
-# What scan, check and compare do first, without the model library that takes seconds to start; or read.
+PROJECTION = "model.layers.1.mlp.down_proj"
+# Of the planted model's matrix after merging, at [2, 3]: its own, and 2 x 0.5 x 3.
+MERGED = float(load_file(PLANTED / "model.safetensors")[f"{PROJECTION}.weight"][2, 3]) + 3
+# What scan, check and compare do first, without the model library that takes seconds to start; or read,
+# or what they do next. Each run is a fork of a process that has imported what takes long, and in which the
+# hub's client has read its settings, which it does once.
 PROGRAM = """
-import sys
-from superweight.checkpoints.registry import resolve
+import json, os, sys, traceback
+from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, snapshot_download
+from superweight.checkpoints.adapter_source import named_adapter
+from superweight.checkpoints.registry import load_registry, resolve
 from superweight.checkpoints.sources import fetch
+from superweight.cli import read
 from superweight.cli.main import main
 from superweight.core.errors import BadInput
-if sys.argv[1] == "read":
-    main()
-try:
-    print(fetch(resolve(sys.argv[2])).path)
-except BadInput as error:
-    print(error)
-    sys.exit(4)
+
+def act(do, model, parameter=None, *rest):
+    if do == "read":
+        main()
+    entry = resolve(model)
+    if do == "fetch":
+        print(named_adapter(entry) or fetch(entry).path)
+    else:
+        from superweight.model.loading import load
+        subject = load(entry, device="cpu")
+        print(subject.provenance)
+        print("value", float(subject.model.get_parameter(parameter)[2, 3]))
+
+load_registry()
+for line in sys.stdin:
+    folder, words = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        said = os.open("said.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(said, 1), os.dup2(said, 2)
+        constants.HF_HUB_CACHE = os.path.join(folder, "hf", "hub")
+        os.environ["XDG_CACHE_HOME"] = os.path.join(folder, "cache")
+        sys.argv, code = ["-c", *words], 0
+        try:
+            act(*words)
+        except BadInput as error:
+            print(error)
+            code = 4
+        except SystemExit as error:
+            code = error.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 70
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+def write_adapter(folder, base):
+    """Write an adapter of rank 1 that adds 3 to one scalar of the planted model."""
+    rows, columns = load_file(PLANTED / "model.safetensors")[f"{PROJECTION}.weight"].shape
+    down, up = np.zeros((1, columns), np.float32), np.zeros((rows, 1), np.float32)
+    down[0, 3], up[2, 0] = 0.5, 3
+    folder.mkdir()
+    stem = f"base_model.model.{PROJECTION}"
+    factors = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    save_file(factors, folder / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(said))
 
 
 class Mirror(BaseHTTPRequestHandler):
@@ -108,6 +162,7 @@ def mirror(tmp_path_factory):
     (adapter / "adapter_model.safetensors").write_bytes(b"")
     plain = folder / "plain"
     copy_checkpoint("tiny-planted", plain)
+    write_adapter(folder / "lora", base="org/plain")
     (plain / "README.md").write_text("what nobody fetches")
     shards = folder / "shards"
     shutil.copytree(plain, shards)
@@ -116,31 +171,50 @@ def mirror(tmp_path_factory):
     for place, names in enumerate((sorted(tensors)[:5], sorted(tensors)[5:]), start=1):
         part = {name: tensors[name] for name in names}
         save_file(part, shards / f"model-0000{place}-of-00002.safetensors")
-    server.folders = {"org/plain": plain, "org/ggufs": ggufs, "org/adapter": adapter, "org/shards": shards}
+    server.folders = {
+        **{"org/plain": plain, "org/ggufs": ggufs, "org/adapter": adapter, "org/shards": shards},
+        "org/lora": folder / "lora",
+    }
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
-@pytest.fixture
-def ran(mirror, tmp_path):
-    """Run the command against the mirror with an empty cache; another process, as the hub's client reads
-    its settings once."""
+@pytest.fixture(scope="module")
+def started(mirror):
+    """Return the process that runs commands under some settings, started once for each of them."""
+    running = {}
 
-    def run(*words, **settings):
+    def start(**settings):
         environment = {
             **os.environ,
             "HF_ENDPOINT": f"http://127.0.0.1:{mirror.server_port}",
-            "HF_HOME": str(tmp_path / "hf"),
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
             "PYTHONPATH": str(REPOSITORY / "harness"),
             "HF_HUB_DISABLE_XET": "1",
             "no_proxy": "127.0.0.1",
             **settings,
         }
-        command = [sys.executable, "-c", PROGRAM, *words]
-        result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-        return result.returncode, " ".join((result.stdout + result.stderr).split())
+        key = tuple(settings.items())
+        if key not in running:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            running[key] = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, **pipes)
+        return running[key]
+
+    yield start
+    for process in running.values():
+        process.communicate(timeout=10)
+
+
+@pytest.fixture
+def ran(started, tmp_path):
+    """Run a command against the mirror with an empty cache; return its exit code and what it said."""
+
+    def run(*words, **settings):
+        process = started(**settings)
+        process.stdin.write(f"{json.dumps([str(tmp_path), words])}\n")
+        process.stdin.flush()
+        code = int(process.stdout.readline())
+        return code, " ".join((tmp_path / "said.txt").read_text().split())
 
     return run
 
@@ -188,12 +262,46 @@ def test_a_repository_of_gguf_files_names_them(ran, mirror, command):
     assert not [path for path in mirror.asked if path.endswith(".gguf")]
 
 
-@pytest.mark.parametrize("command", [("fetch",), ("read", "--at", "1,0,0")], ids=["fetch", "read"])
-def test_an_adapter_on_the_hub_is_named_with_its_base(ran, command):
-    """As in a folder."""
-    code, said = ran(command[0], "org/adapter", *command[1:])
+def test_an_adapter_that_came_damaged_is_named(ran):
+    """Its weights are empty, which is no model that lacks something."""
+    code, said = ran("read", "org/adapter", "--at", "1,0,0")
     assert 4 == code
-    assert "org/adapter is only a LoRA adapter of org/base, not a model" in said
+    assert "adapter_model.safetensors" in said
+
+
+@pytest.mark.parametrize("base", ["", "@org/plain", "@main", "@main@org/plain", "@org/plain@main"])
+def test_an_adapter_on_the_hub_is_merged_into_its_base(ran, tmp_path, base):
+    """By itself, at a revision, and with a base that is named: what follows an @ is read by its form."""
+    code, said = ran("read", f"org/lora{base}", "--at", "1,2,3", "--json", "read.json")
+    assert 0 == code, said
+    value = json.loads((tmp_path / "read.json").read_text())["scalars"][0]["value"]
+    assert value == pytest.approx(MERGED, rel=1e-5)
+
+
+def test_an_adapter_that_came_once_is_used_offline(ran, mirror):
+    """Nobody is asked again, and its base is the one that its configuration names."""
+    assert 0 == ran("fetch", "org/plain")[0]
+    assert 0 == ran("read", "org/lora", "--at", "1,2,3")[0]
+    mirror.asked.clear()
+    assert 0 == ran("read", "org/lora", "--at", "1,2,3", HF_HUB_OFFLINE="1")[0]
+    assert [] == mirror.asked
+
+
+@pytest.mark.slow
+def test_an_adapter_on_the_hub_is_loaded_merged(ran):
+    """With its base, which comes from the hub as well; the provenance names the adapter."""
+    code, said = ran("load", "org/lora", f"{PROJECTION}.weight")
+    assert 0 == code, said
+    assert float(re.search(r"value (-?\d\S+)", said)[1]) == pytest.approx(MERGED, rel=1e-5)
+    assert "LoRA" in said
+
+
+def test_a_model_on_the_hub_is_asked_about_once(ran, mirror):
+    """Whether it is an adapter and which files it has is one question."""
+    mirror.asked.clear()
+    code, said = ran("fetch", "org/plain")
+    assert 0 == code, said
+    assert 1 == mirror.asked.count("/api/models/org/plain")
 
 
 def test_a_repository_that_a_mirror_lacks_is_named(ran):

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
+import superweight.checkpoints.hub
+from superweight.checkpoints.hub import _listed
 from superweight.checkpoints.local_model import LocalModel
 from superweight.checkpoints.registry import ModelEntry, load_registry
 from superweight.checkpoints.sources import fetch
@@ -48,6 +50,8 @@ def hub(tmp_path, monkeypatch):
         raise OSError("Network is unreachable\nfor ever")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    # What a hub said before, within the minute, is another test's.
+    monkeypatch.setattr(superweight.checkpoints.hub, "_listed", _listed.__wrapped__)
     return asked
 
 

@@ -401,6 +401,10 @@ def chain(*made):
         pytest.param([(1, 300), (2, 300), (3, 300), (4, 75)], 4, id="of three blocks"),
         pytest.param([(1, 400), (2, 400), (3, 70), (4, 60)], 4, id="next to a link"),
         pytest.param([(1, 400), (2, 400), (3, 50), (3, 52)], 3, id="at least half of its block's write"),
+        pytest.param([(1, 400), (2, 400), (3, 50), (3, 50)], 4, id="just half of its block's write"),
+        pytest.param([(1, 400), (2, 400), (4, 70)], 2, id="with a block between"),
+        pytest.param([(1, 400), (2, 400), (2, 1.0)], 2, id="hardly any of its block's write"),
+        pytest.param([(1, 475), (2, 474), (3, 50)], 3, id="a twentieth"),
     ],
 )
 def test_links_belong_to_a_chain_down_to_a_twentieth(made, found):
@@ -441,3 +445,24 @@ def test_the_stream_that_a_block_shrinks_explains_what_it_writes():
         written((1, 0, 5, 3, 100.0, 4.0), (2, 0, 5, 4, 100.0, 8.0), carry=(1.0, 0.6, 0.5, 1, 1, 1, 1, 1))
     )
     assert {Coordinate(1, 5, 3), Coordinate(2, 5, 4)} == found.coordinates
+
+
+def test_the_links_are_those_of_the_largest_activation():
+    """A second activation is made elsewhere, and its blocks are not in the list."""
+    found = detect(written((1, 0, 5, 3, 100.0, 9.0), (2, 0, 9, 4, 100.0, 5.0)))
+    assert 2 == len(found.super_activations)
+    assert [(1, 5)] == [(link.layer, link.channel) for link in found.links]
+
+
+@pytest.mark.parametrize(("taken", "cancellers"), [(-90.0, 1), (-70.0, 0), (-1.0, 0)])
+def test_a_canceller_takes_a_tenth_of_the_activation(taken, cancellers):
+    """Of an activation of 801, what takes less leaves nine tenths of it standing."""
+    found = detect(written((1, 0, 5, 3, 100.0, 8.0), (4, 0, 5, 2, 100.0, taken / 100)))
+    assert cancellers == len(found.cancellers)
+
+
+def test_the_stream_before_the_onset_block_is_what_it_is_given():
+    """The first block doubles the stream: of the 300 in the channel, the second hands on all."""
+    before = (0, 0, 5, 1, 100.0, 3.0)
+    found = detect(written(before, (1, 0, 5, 3, 100.0, 8.0), carry=(2.0, *[1.0] * (BLOCKS - 1))))
+    assert {Coordinate(1, 5, 3)} <= found.coordinates

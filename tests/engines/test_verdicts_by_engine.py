@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import superweight as sw
 from superweight.checkpoints.model_ref import parse_model
 from superweight.claims.catalogue import CLAIMS
 from superweight.claims.paper import zero_shot
 from superweight.claims.run_config import RunConfig
 from superweight.cli.main import main
+from superweight.core.errors import BadInput
 from superweight.engines.engine import ENGINES, LLAMA_CPP, TRANSFORMERS
 from superweight.engines.llama_cpp import process
 from superweight.measurement.corpus import documents
-from superweight.release.compare import CompareRequest, compare
+from superweight.pytest_plugin.models import base_model, engine_loader
 from superweight.release.result import DAMAGED, KEPT, QUALITY
 from superweight.report.document import schema
 from tests.helpers.planted_gguf import tiny_tensors, write_tiny_gguf
@@ -117,13 +119,7 @@ def test_a_sound_build_is_kept_in_both_engines(base, folder, corpus, engine):
 
 
 def compared(base, release, engine, **options):
-    return compare(
-        CompareRequest(
-            parse_model(str(base)),
-            parse_model(str(release)),
-            run_config=RunConfig(device="cpu", engine=engine, **options),
-        )
-    )
+    return sw.compare(str(base), str(release), engine=engine, **options)
 
 
 def test_a_base_of_safetensors_stays_in_transformers(folder, corpus):
@@ -186,6 +182,23 @@ def test_a_model_that_is_no_gguf_is_bad_input(command):
     assert "runs GGUF files, and tiny-planted is none" in result.output
 
 
+def test_python_refuses_what_the_engine_cannot_run():
+    """Before anything is loaded, as the command does."""
+    with pytest.raises(BadInput, match="runs GGUF files, and tiny-planted is none"):
+        sw.check("tiny-planted", engine=LLAMA_CPP)
+    with pytest.raises(BadInput, match=r"engine 'vllm' is none of transformers, llama\.cpp"):
+        sw.check("tiny-planted", engine="vllm")
+
+
+@pytest.mark.slow
+def test_python_judges_in_the_engine(base, corpus, checked):
+    """The verdicts are those of the command, and each says where it was judged."""
+    result = sw.check(str(base), corpus=corpus, engine=LLAMA_CPP)
+    told = [(verdict.claim.id, verdict.engine, verdict.status) for verdict in result.verdicts]
+    assert [(row["claim"], row["engine"], row["status"]) for row in checked[1]["verdicts"]] == told
+    assert str(result.run["command"]).endswith(f"--engine {LLAMA_CPP}")
+
+
 @pytest.mark.slow
 def test_baselines_lie_by_engine(run, base, corpus, project):
     """Kept once, verdicts of llama.cpp are held to their own baselines, beside those of transformers."""
@@ -205,6 +218,22 @@ def test_the_plugin_refuses_what_the_engine_cannot_run(run):
     result = run("--sw-model", "tiny-planted", "--sw-engine", LLAMA_CPP)
     assert pytest.ExitCode.USAGE_ERROR == result.ret
     assert "runs GGUF files" in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.parametrize(("options", "expected"), [((), False), (("--sw-base-engine", TRANSFORMERS), True)])
+def test_the_plugin_takes_the_engine_of_the_base(pytester, base, folder, options, expected):
+    """A base that llama.cpp could run stays in transformers where that is asked for."""
+    release = write_tiny_gguf(folder / f"release-{expected}.gguf", kind="F16")
+    words = ("--sw-model", release, "--sw-base", base, "--sw-engine", LLAMA_CPP, *options)
+    config = pytester.parseconfigure(*map(str, words))
+    assert expected is (engine_loader(config, base_model(config)) is None)
+
+
+def test_the_plugin_refuses_an_engine_for_no_base(run):
+    """It would be ignored."""
+    result = run("--sw-model", "tiny-planted", "--sw-base-engine", TRANSFORMERS)
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    assert "none is given" in result.stdout.str() + result.stderr.str()
 
 
 def test_the_tiny_file_is_what_gguf_s_own_reader_reads(base):

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from superweight.checkpoints.forms.form import Codes, Packed
-from superweight.checkpoints.hub import cached_snapshot
-from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.tensors.checkpoint import Checkpoint, json_object
 from superweight.checkpoints.tensors.decoding import Floats
 from superweight.checkpoints.tensors.gguf_names import plain_name
@@ -77,32 +75,6 @@ class Adapter:
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
 
-def named_adapter(entry: ModelEntry) -> tuple[Path, str | None] | None:
-    """Return the folder of the adapter that an entry names, and the base that is named with it.
-
-    It is a folder, or ADAPTER@BASE, where ADAPTER is a folder or a repository that is in the hub's
-    cache. None where the entry names no adapter.
-    """
-    source = entry.source
-    for stem, base in ((source, None), *(_cut(source, place) for place in _ats(source))):
-        folder = entry.root / stem
-        try:
-            found = folder if folder.is_dir() else cached_snapshot(stem) if base is not None else None
-        except OSError:
-            found = None  # a name that the file system cannot be asked about
-        if found is not None and is_adapter(found):
-            return found, base
-    return None
-
-
-def _ats(source: str) -> list[int]:
-    return [place for place, letter in enumerate(source) if letter == "@"]
-
-
-def _cut(source: str, place: int) -> tuple[str, str | None]:
-    return source[:place], source[place + 1 :] or None
-
-
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds an adapter and no model beside it."""
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
@@ -119,7 +91,7 @@ def open_adapter(folder: Path) -> Adapter:
     if kind != "LORA":
         raise BadInput(f"{folder} is an adapter of the kind {kind}, which is not read from files; {_MERGE}")
     if not (folder / WEIGHTS).is_file():
-        raise BadInput(f"{folder} holds {CONFIG} and no {WEIGHTS}; fetch that file as well")
+        raise BadInput(f"{folder} holds {CONFIG} and no {WEIGHTS}; fetch that file, or {_MERGE}")
     checkpoint = open_checkpoint(folder / WEIGHTS)
     factors: dict[str, dict[str, str]] = {}
     for name in checkpoint.files:

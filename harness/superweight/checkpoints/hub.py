@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from superweight.checkpoints.cache import Progress
@@ -30,7 +32,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 def fetch_from_hub(wanted: HubSource, *, allow_pickle: bool, progress: Progress) -> LocalModel:
     # Imported here: the hub client takes longer to import than the rest of this module to run.
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     repo, revision = wanted.repo, wanted.revision
@@ -63,8 +65,7 @@ def fetch_from_hub(wanted: HubSource, *, allow_pickle: bool, progress: Progress)
     except BadInput as error:
         unusable = str(error)  # only partly here: ask the hub
     try:
-        info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT)
-        names = [file.rfilename for file in info.siblings or ()]
+        names = _files(repo, revision)
         if wanted.file is not None:
             patterns, left_out = gguf_parts(wanted.choose(names)), []
         else:
@@ -110,6 +111,33 @@ def cached_snapshot(source: str) -> Path | None:
         return None
 
 
+def listed_files(repo: str, revision: str | None) -> tuple[str, ...] | Exception:
+    """Return what a repository holds, or why the hub does not say.
+
+    The answer is kept for a minute: who asks what a model is and then brings it asks the hub once.
+    """
+    return _listed(repo, revision, int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=64)
+def _listed(repo: str, revision: str | None, minute: int) -> tuple[str, ...] | Exception:
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=_HUB_TIMEOUT)
+    # The client passes on whatever its HTTP library raises, so no narrower class covers it.
+    except Exception as error:
+        return error.with_traceback(None)  # which would keep what called alive
+    return tuple(file.rfilename for file in info.siblings or ())
+
+
+def _files(repo: str, revision: str | None) -> tuple[str, ...]:
+    names = listed_files(repo, revision)
+    if isinstance(names, Exception):
+        raise names.with_traceback(None)
+    return names
+
+
 def hub_address(wanted: HubSource) -> str:
     """Return the hf:// address of a model on the hub; which GGUF file is meant is asked of the hub.
 
@@ -121,14 +149,12 @@ def hub_address(wanted: HubSource) -> str:
         return address
     if wanted.file.endswith(".gguf"):
         return f"{address}/{wanted.file}"
-    from huggingface_hub import HfApi
-
     try:
-        info = HfApi().model_info(wanted.repo, revision=wanted.revision, timeout=_HUB_TIMEOUT)
+        names = _files(wanted.repo, wanted.revision)
     # The client passes on whatever its HTTP library raises, so no narrower class covers it.
     except Exception as error:
         raise Unavailable(_why_not(wanted.repo, wanted.revision, error, None)) from error
-    return f"{address}/{wanted.choose([file.rfilename for file in info.siblings or ()])}"
+    return f"{address}/{wanted.choose(names)}"
 
 
 def refuse_repository(wanted: HubSource) -> None:
@@ -136,13 +162,9 @@ def refuse_repository(wanted: HubSource) -> None:
 
     Where the hub does not say what a repository holds, nothing is raised.
     """
-    from huggingface_hub import HfApi
-
-    try:
-        info = HfApi().model_info(wanted.repo, revision=wanted.revision, timeout=_HUB_TIMEOUT)
-    except Exception:
+    names = listed_files(wanted.repo, wanted.revision)
+    if isinstance(names, Exception):
         return
-    names = [file.rfilename for file in info.siblings or ()]
     refuse_no_weights(wanted.repo, names, _hub_document(wanted, names), join=":")
 
 

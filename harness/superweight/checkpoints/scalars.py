@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from superweight.checkpoints.adapters import adapted, named_adapter, open_adapter
+from superweight.checkpoints.adapter_source import named_adapter
+from superweight.checkpoints.adapters import adapted, open_adapter
 from superweight.checkpoints.gains import locate_gain
 from superweight.checkpoints.hub import cached_snapshot, hub_address, refuse_repository
 from superweight.checkpoints.hub_source import HubSource

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from superweight.checkpoints.adapters import named_adapter
+from superweight.checkpoints.adapter_source import named_adapter
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.sources import fetch
 from superweight.core.errors import BadInput, EngineFailed

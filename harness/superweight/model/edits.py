@@ -29,6 +29,9 @@ from superweight.model.subject import Subject
 # A corrected output is rounded twice, once by the module and once by the correction.
 ROUNDINGS = 4.0
 
+# Scalars that are probed in one batch, so that thousands of them do not take the memory of a model.
+PROBED = 256
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -109,9 +112,9 @@ def edited(subject: Subject, edits: Sequence[Edit], *, by_hook: bool = False) ->
         scales.sort(key=lambda scale: scale.coordinate)
         for _, group in groupby(scales, key=_writer):
             together = list(group)
-            projection = subject.architecture.projection(together[0].coordinate)
             for scale in together:
-                subject.architecture.projection(scale.coordinate)  # refuses what lies outside
+                # One for all of them; asked for each, as it refuses what lies outside.
+                projection = subject.architecture.projection(scale.coordinate)
             undo.enter_context(_scaled(projection, together, by_hook=by_hook))
         for norm, factors in gain_factors(gains).items():
             undo.enter_context(gains_of(subject.architecture, *norm).scaled([factors]))
@@ -160,7 +163,7 @@ def _scaled(projection: Projection, scales: Sequence[Scale], *, by_hook: bool) -
 def _probe(projection: Projection, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
     """Return the scalars at (rows, cols) as the module computes with them: (scalars,)."""
     distinct, place = cols.unique(return_inverse=True)
-    parts = [projection.probe(part) for part in distinct.split(256)]
+    parts = [projection.probe(part) for part in distinct.split(PROBED)]
     answers = torch.cat(parts)
     return answers[place.to(answers.device), rows.to(answers.device)]
 

@@ -13,8 +13,9 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from superweight import __version__
+from superweight.checkpoints.adapter_source import named_adapter
 from superweight.checkpoints.adapters import WEIGHTS as ADAPTER_WEIGHTS
-from superweight.checkpoints.adapters import Adapter, adapted, named_adapter, open_adapter, refuse_unapplied
+from superweight.checkpoints.adapters import Adapter, adapted, open_adapter, refuse_unapplied
 from superweight.checkpoints.cache import Progress, sha256, silent
 from superweight.checkpoints.integrity import refuse_unsound_files
 from superweight.checkpoints.local_model import LocalModel
@@ -70,7 +71,7 @@ def load(
     where = _device(device)
     if where.type == "cuda":
         make_deterministic()
-    named = named_adapter(entry)
+    named = named_adapter(entry, progress)
     adapter = None if named is None else open_adapter(named[0])
     whole = entry if named is None or adapter is None else resolve(named[1] or adapter.base)
     local = fetch(whole, allow_pickle="pickle" in trust, progress=progress)

@@ -49,8 +49,13 @@ def parse_models(config: pytest.Config) -> None:
         if base is not None:
             for model in named:
                 require_different_models(base.entry, model.entry)
+        if option.sw_base_engine is not None and base is None:
+            raise BadInput(
+                "--sw-base-engine is for the base of --sw-base, and none is given; give it as well"
+            )
+        asked = RunConfig(engine=option.sw_engine, base_engine=option.sw_base_engine)
         for model in named:
-            RunConfig(engine=option.sw_engine).require_engines(model)
+            asked.require_engines(model, base)
     except BadInput as error:
         raise pytest.UsageError(one_line(error)) from error
     config.stash[_NAMED] = named, base
@@ -85,12 +90,18 @@ def not_judged(name: str, error: BadInput) -> BaseException:
 def engine_loader(config: pytest.Config, model: ModelRef | Subject) -> Callable[[Subject], Engine] | None:
     """Return what loads the engine of --sw-engine for a model under test, or for the base.
 
-    A base that is no file for it stays in transformers; None stands for that.
+    A base that is no file for it stays in transformers, for which None stands.
+    --sw-base-engine says another.
     """
     from superweight.claims.run_config import RunConfig
 
     option = config.option
-    asked = RunConfig(corpus=option.sw_corpus, device=option.sw_device, engine=option.sw_engine)
+    asked = RunConfig(
+        corpus=option.sw_corpus,
+        device=option.sw_device,
+        engine=option.sw_engine,
+        base_engine=option.sw_base_engine,
+    )
     name = asked.engine_of_base(model) if isinstance(model, ModelRef) else asked.engine
     return asked.engine_loader(name)
 

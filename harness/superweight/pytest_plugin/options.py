@@ -90,6 +90,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "Default: %(default)s.",
     )
     group.addoption(
+        "--sw-base-engine",
+        choices=("transformers", "llama.cpp"),
+        help="What runs the base of --sw-base. Default: that of --sw-engine where it can, else transformers.",
+    )
+    group.addoption(
         "--sw-corpus",
         type=_corpus,
         default="builtin",

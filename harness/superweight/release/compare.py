@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superweight.checkpoints.adapters import named_adapter
+from superweight.checkpoints.adapter_source import named_adapter
 from superweight.checkpoints.model_ref import ModelRef
 from superweight.checkpoints.recognition import has_weights, names_in, pickled
 from superweight.checkpoints.registry import ModelEntry

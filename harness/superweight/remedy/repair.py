@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from superweight.checkpoints.adapters import named_adapter
+from superweight.checkpoints.adapter_source import named_adapter
 from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.checkpoints.scalars import open_model
 from superweight.checkpoints.sources import fetch, require_different_models
