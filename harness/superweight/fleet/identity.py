@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from superweight import __version__
-from superweight.checkpoints.adapters import named_adapter
+from superweight.checkpoints.adapter_source import named_adapter
 from superweight.checkpoints.cache import sha256
 from superweight.checkpoints.gguf_parts import local_parts
 from superweight.checkpoints.hub import cached_snapshot
