@@ -155,10 +155,11 @@ def test_parquet_junit_and_markdown_say_the_same(storage):
 
 
 def test_an_index_of_something_else_is_refused_in_one_line(refusal):
-    """No JSON, another document, a newer schema, a row that lacks a field."""
+    """No JSON, another document, a newer schema, a row that lacks a field or has a status nobody knows."""
     broken = parsed(index(PLANTED))
     del broken["models"][0]["status"]
-    for data in (b"{", b"[]", json.dumps(broken).encode()):
+    odd = index(replace(PLANTED, status="fine"))
+    for data in (b"{", b"[]", odd, json.dumps(broken).encode()):
         assert "x.json is no index.json" in refusal(read_index, data, "x.json")
     newer = json.dumps(parsed(index(PLANTED)) | {"schema": 2}).encode()
     assert "update this one" in refusal(read_index, newer, "x.json")

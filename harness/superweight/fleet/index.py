@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from superweight import __version__
+from superweight.checkpoints.registry_table import one_of
 from superweight.core.errors import BadInput
-from superweight.fleet.row import Row, decoded, differences, encoded, now, order
+from superweight.fleet.row import STATUSES, Row, decoded, differences, encoded, now, order
 from superweight.fleet.storage import Storage
 from superweight.fleet.task import FOLDER, ROW
 
@@ -69,9 +70,9 @@ def read_index(data: bytes, name: str) -> Document:
     """Read an index.json. Raises `BadInput` naming it and the place in it."""
     try:
         document = msgspec.json.decode(data, type=Document)
-        for _ in document.rows:
-            pass
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        for row in document.rows:
+            one_of("status", row.status, STATUSES)
+    except (msgspec.DecodeError, UnicodeDecodeError, BadInput) as error:
         raise BadInput(
             f"{name} is no index.json of superweight fleet: {str(error).replace('`$.', '`')}"
         ) from error
