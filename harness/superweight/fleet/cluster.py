@@ -25,8 +25,9 @@ SETTINGS = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_metrics_collection": "0",
-    # What runs out of memory is its model's row, and is not tried again.
-    "RAY_task_oom_retries": "0",
+    # Ray's monitor weighs its own workers, which are small, and ends one of them when another program
+    # fills the memory. Left to the kernel, the largest process goes: the model's own.
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 
 
