@@ -91,9 +91,15 @@ def test_what_is_no_adapter_is_left_to_others(hub, tmp_path, source):
     assert [] == hub.downloaded
 
 
-@pytest.mark.parametrize("source", ["org/lora:file.gguf", "wheel:name==1.0", "nonsense", "models/x.gguf"])
-def test_of_what_is_no_repository_nobody_is_asked(hub, tmp_path, source):
-    """A name that ends as a file does is a file that is not there."""
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("org/lora:file.gguf", "wheel:name==1.0", "nonsense", "models/x.gguf"),
+        *("mistralai/Mistral-7B-v0.1", "mistralai/Mistral-7B-v0.1@main"),
+    ],
+)
+def test_of_what_is_certainly_no_adapter_nobody_is_asked(hub, tmp_path, source):
+    """A name that ends as a file does is a file that is not there; a registry holds models."""
     named(source, tmp_path)
     assert [] == hub.asked
 

@@ -211,6 +211,16 @@ def test_a_chat_template_that_does_not_work_is_damage(template, words, base, rel
     assert check.reason.startswith(words)
 
 
+def test_a_tag_that_stands_for_another_is_one_as_well(base, release):
+    """What the base ends with when nobody is asked may come later in the alphabet."""
+    said = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tag = "{% if add_generation_prompt %}A{% else %}B{% endif %}"
+    edit(base, "tokenizer_config.json", chat_template=f"{said}{tag}")
+    edit(release, "tokenizer_config.json", chat_template=f"{said}B")
+    check = tokenizers(base, release)["chat template"]
+    assert ("damaged", True) == (check.status, "lacks the assistant's tag" in check.reason)
+
+
 def test_a_chat_template_is_given_no_way_out(base, release):
     """It comes from the release: what reaches for Python's own objects is refused."""
     edit(release, "tokenizer_config.json", chat_template="{{ messages.__class__.__mro__ }}")
