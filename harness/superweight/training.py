@@ -35,6 +35,9 @@ _log = logging.getLogger("superweight")
 # As in `superweight.release.limits`: by how much of itself a scalar may differ, by which factor either way
 # the activation, and which share of what the dtype holds it may take.
 DRIFT, MAGNITUDE, HEAD_ROOM = 0.25, 1.5, 0.75
+# By which factor the prompt's perplexity may rise: as the activation, and short of twice. A difference of
+# losses spreads by a nat or so a token, so that over fewer tokens chance alone comes near to ln 1.5.
+RISE, FEWEST_TOKENS = 1.5, 100
 _DENSE = re.compile(
     r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)\.(?:mlp|feed_forward|ffn)\.(?:down_proj|c_proj|fc2|w2)"
 )
@@ -56,7 +59,8 @@ class Watched:
 
     ``every`` and ``run_every`` are steps between two readings, and between two forward passes on
     ``prompt``, (rows, tokens) of ids; without a prompt nothing is run. ``before`` is what the prompt showed
-    when the watch began. ``rise`` is the factor by which the prompt's perplexity may rise, None for none.
+    when the watch began. ``rise`` is the factor by which the perplexity of a prompt of at least
+    `FEWEST_TOKENS` may rise, None for any.
     """
 
     model: nn.Module
@@ -68,7 +72,7 @@ class Watched:
     drift: float = DRIFT
     before: Probe | None = None
     autocast: torch.dtype | None = None
-    rise: float | None = None
+    rise: float | None = RISE
     readings: list[Reading] = field(default_factory=list)
 
     def values(self) -> dict[Coordinate, float]:
@@ -114,20 +118,18 @@ class Watched:
             reasons.append(
                 f"the super activation {now.peak:.4g} takes {now.peak / limit:.0%} of what {name} holds"
             )
-        if self.rise is not None:
-            self._loss(now.loss, was.loss, self.rise, figures, reasons)
-
-    def _loss(
-        self, now: float, was: float, rise: float, figures: dict[str, float], reasons: list[str]
-    ) -> None:
-        """Hold the prompt's perplexity to what it was: the model may be ruined with its super weights in place."""
-        figures["superweight/prompt_loss"] = now
-        if not now - was <= math.log(rise):
-            times = math.exp(min(now - was, 700.0))
+        figures["superweight/prompt_loss"] = now.loss
+        # The model may be ruined with its super weights in place, and then only this tells.
+        rose = now.loss - was.loss
+        if self.rise is not None and self._predicted() >= FEWEST_TOKENS and not rose <= math.log(self.rise):
             reasons.append(
-                f"the prompt's perplexity is {times:.3g} times what it was, at most {rise:.3g}; lower the "
-                "learning rate, or warm up for longer"
+                f"the prompt's perplexity is {math.exp(min(rose, 700.0)):.3g} times what it was, at most "
+                f"{self.rise:.3g}; lower the learning rate, or warm up for longer"
             )
+
+    def _predicted(self) -> int:
+        """Return how many tokens of the prompt are predicted: all but each row's first."""
+        return 0 if self.prompt is None else self.prompt.shape[0] * (self.prompt.shape[1] - 1)
 
     def probe(self) -> Probe:
         """Run the prompt once, in evaluation mode and under the autocast of the training."""
@@ -145,7 +147,7 @@ def watch(
     prompt: torch.Tensor | None = None,
     drift: float = DRIFT,
     autocast: torch.dtype | None = None,
-    rise: float | None = None,
+    rise: float | None = RISE,
 ) -> Watched:
     """Begin to watch a model's super weights; what they are now is what all is reckoned from.
 
@@ -163,8 +165,8 @@ def watch(
     places = [place if isinstance(place, Coordinate) else Coordinate.parse(place) for place in super_weights]
     if not places:
         raise BadInput("no super weights to watch; give their coordinates, as 'superweight scan' finds them")
-    if rise is not None and (prompt is None or not rise > 1):
-        raise BadInput(f"rise={rise}: give a factor above 1, and a prompt, whose perplexity is held to it")
+    if rise is not None and not rise > 1:
+        raise BadInput(f"rise={rise}: give a factor above 1, by which the prompt's perplexity may rise")
     found = _projections(model)
     modules: dict[Coordinate, nn.Module] = {}
     for place in places:
@@ -212,7 +214,8 @@ class SuperWeightCallback(TrainerCallback):
 
     ``super_weights`` are coordinates, as `superweight scan` finds them. Figures are logged as
     ``superweight/...``; what lies beyond a limit is a warning, and ends the training with ``stop``.
-    ``prompt`` is a text, for which the Trainer must have a tokenizer.
+    ``prompt`` is a text, for which the Trainer must have a tokenizer; give one of a few hundred tokens that
+    is not trained on, whose perplexity tells what the super weights do not.
 
     The Trainer gives a callback neither itself nor its loggers: `bind` does, and adds the callback.
     """
@@ -225,7 +228,7 @@ class SuperWeightCallback(TrainerCallback):
         run_every: int = 100,
         prompt: str | None = None,
         drift: float = DRIFT,
-        rise: float | None = None,
+        rise: float | None = RISE,
         stop: bool = False,
     ) -> None:
         self._places, self._prompt, self._stop = super_weights, prompt, stop

@@ -76,6 +76,7 @@ def _zero3(model: Any) -> tuple[Any, Any]:
         config={
             "train_micro_batch_size_per_gpu": 1,
             "zero_allow_untested_optimizer": True,
+            "gradient_clipping": 0.0,
             "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
         },
         dist_init_required=False,

@@ -1,10 +1,11 @@
-"""Super weights watched while a model is sharded over two processes of gloo: both read what one alone reads."""
+"""Super weights watched while a model is sharded over two processes: both read what one alone reads."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -67,4 +68,4 @@ def test_a_scalar_of_one_rank_is_told_to_both(kind, folder, request):
     assert [expected, expected] == [rank[kind] for rank in ranks]
     values = [row[f"superweight/{sharded_worker.AT}/value"] for row in alone]
     # Each step moves the scalar by more than what is let pass above: an old value would show.
-    assert min(abs(b - a) for a, b in zip(values, values[1:], strict=False)) > 2e-4
+    assert min(abs(b - a) for a, b in pairwise(values)) > 2e-4

@@ -2,8 +2,8 @@
 
 A plain parameter is indexed. FSDP2 leaves a DTensor, FSDP1 a flat parameter of several modules, DeepSpeed
 ZeRO-3 a flat part of each parameter: of these the rank that holds a number tells it to the others, in one
-message for all that is read. Nothing is gathered that is as large as a matrix. What LoRA adds is reckoned from
-the row and the column that meet in the number.
+message for all that is read. Nothing is gathered that is as large as a matrix. What LoRA adds is reckoned
+from the row and the column that meet in the number.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _Sum = Sequence[tuple[float, tuple[_Read, ...]]]
 
 @dataclass(frozen=True)
 class _Part:
-    """What this rank holds of a weight of ``shape``: ``held`` returns the numbers that it has, by position."""
+    """What this rank holds of a weight: ``held`` returns the numbers that it has, by position."""
 
     shape: tuple[int, ...]
     whole: bool
@@ -200,9 +200,7 @@ def _flat_parts(model: nn.Module) -> dict[nn.Module, _Part]:
         if handle is None:
             continue
         parameter = handle.flat_param
-        rows = zip(
-            parameter._param_infos, parameter._shapes, parameter._shard_param_infos, strict=True
-        )
+        rows = zip(parameter._param_infos, parameter._shapes, parameter._shard_param_infos, strict=True)
         for info, shape, shard in rows:
             if info.param_name != "weight":
                 continue
