@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from benchmarks import (
+    causes,
     finding,
     gate,
     offloading,
@@ -104,6 +105,7 @@ if __name__ == "__main__":
     # Each of these is another matter, and takes minutes to an hour.
     others = {
         "gate": gate.main,
+        "causes": causes.main,
         "repair": repair.main,
         "protection": protection.main,
         "training": training.main,
