@@ -213,7 +213,11 @@ def gptqmodel(source: Path, target: Path, settings: Settings, bits: int, group: 
     from gptqmodel import GPTQModel, QuantizeConfig
 
     config = QuantizeConfig(bits=bits, group_size=group or -1, dynamic=settings.get("dynamic"))
-    model = GPTQModel.load(str(source), config, device="cpu", tokenizer=_padded(source))
+    # It reads the tokenizer by itself, and refuses one without a padding token.
+    padded = target.with_name(f"{target.name}-padded")
+    shutil.copytree(source, padded)
+    _padded(source).save_pretrained(padded)
+    model = GPTQModel.load(str(padded), config, device="cpu")
     model.quantize(_calibration(source), batch_size=8, calibration_data_min_length=1)
     model.save(str(target))
 
