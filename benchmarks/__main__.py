@@ -26,6 +26,7 @@ from benchmarks import (
     protection,
     proving,
     repair,
+    signals,
     starting,
     training,
 )
@@ -108,6 +109,7 @@ if __name__ == "__main__":
         "causes": causes.main,
         "repair": repair.main,
         "protection": protection.main,
+        "signals": signals.main,
         "training": training.main,
     }
     if sys.argv[1:2] and sys.argv[1] in others:
