@@ -21,7 +21,9 @@ from benchmarks import (
     causes,
     finding,
     gate,
+    kernels,
     offloading,
+    plan,
     precision,
     protection,
     proving,
@@ -84,6 +86,8 @@ def main(wanted: list[str]) -> None:
         "proving": on_real(proving.rows),
         "precision": precision.rows,
         "offloading": offloading.rows,
+        "kernels": on_real(kernels.rows),
+        "plan": plan.rows,
     }
     if unknown := set(wanted) - groups.keys():
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")

@@ -2,7 +2,8 @@
 
 xllamacpp's library holds `ggml_quantize_chunk`, which rounds a tensor, and not `llama_model_quantize`,
 which chooses a type for each. What it would choose is written out here for a dense Llama with tied
-embeddings, after llama.cpp's src/llama-quant.cpp (its build 11549).
+embeddings whose queries share keys by fewer than four, after `llama_tensor_get_type_impl` and
+`tensor_type_fallback` in src/llama-quant.cpp of ggml-org/llama.cpp at 007dbbf3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 KINDS = ("F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K_M", "Q2_K")
 _WIDE = 256
 # What a row that no block of 256 divides is stored in instead.
-_FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
 def write_as(

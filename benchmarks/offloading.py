@@ -92,14 +92,14 @@ def open_offloaded(directory: Path) -> Subject:
     )
 
 
-def _anonymous_bytes() -> int:
+def anonymous_bytes() -> int:
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-class _Peak(threading.Thread):
+class Peak(threading.Thread):
     """The most private memory, not counting what the page cache holds, while something runs."""
 
     def __init__(self) -> None:
@@ -108,8 +108,12 @@ class _Peak(threading.Thread):
 
     def run(self) -> None:
         while self.running:
-            self.most = max(self.most, _anonymous_bytes())
+            self.most = max(self.most, anonymous_bytes())
             time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.running = False
+        self.join()
 
 
 def measure_one(directory: Path) -> dict[str, Any]:
@@ -121,11 +125,10 @@ def measure_one(directory: Path) -> dict[str, Any]:
         with torch.no_grad():
             subject.model(input_ids=ids, use_cache=False)
 
-    peak = _Peak()
+    peak = Peak()
     peak.start()
     result = scan(subject, TEXT)
-    peak.running = False
-    peak.join()
+    peak.stop()
     seconds = in_turn({"bare": bare, "scan": lambda: scan(subject, TEXT)}, 3)
     ratio = ratios(seconds, "scan", "bare")
     return {

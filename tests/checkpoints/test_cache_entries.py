@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -43,7 +44,14 @@ def made(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", DEFAULT_LIMIT), ("500", 500), ("2k", 2000), ("20GB", 20 * 10**9), ("1.5 tb", 1.5 * 10**12)],
+    [
+        ("", DEFAULT_LIMIT),
+        ("500", 500),
+        ("2k", 2000),
+        ("3M", 3_000_000),
+        ("20GB", 20 * 10**9),
+        ("1.5 tb", 1.5 * 10**12),
+    ],
 )
 def test_the_limit_is_a_size(monkeypatch, text, expected):
     """Bytes, or a number with a unit; 20 GB where nothing is said."""
@@ -92,7 +100,7 @@ def test_what_is_in_use_stays(made, monkeypatch, caplog):
     assert [] == keep_within_limit(asked)
     assert asked.exists()
     assert recent.exists()
-    assert "above its limit" in caplog.text
+    assert f"the cache holds 8e-07 GB, above its limit of 1e-08 GB ({LIMIT})" in caplog.text
 
 
 def test_what_another_process_makes_stays(made):
@@ -120,6 +128,18 @@ def test_the_command_lists_and_empties(made):
     cleared = CliRunner().invoke(main, ["cache", "--clear"])
     assert "1 of 1 entries removed, 0.005 GB freed" in cleared.output
     assert not folder.exists()
+
+
+def test_a_cache_that_may_not_be_looked_into_says_why(made, monkeypatch):
+    """The operating system's word, where it has one."""
+    made("a", 400, 3)
+
+    def refused(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(BadInput, match=r"cannot look into the cache .*: Permission denied$"):
+        entries()
 
 
 def test_an_empty_cache_is_listed(monkeypatch, tmp_path):

@@ -44,6 +44,20 @@ def test_what_is_written_is_understood(source, expected):
 
 
 @pytest.mark.parametrize(
+    "source", ["org/name", "org/name@v2", "org/name:Q4_0", "org/name@refs/pr/1:a/m.gguf"]
+)
+def test_what_was_understood_is_written_as_it_was(source):
+    """With the revision and the file that it names, and with no others."""
+    assert source == HubSource.parse(source).address
+
+
+def test_a_folder_names_the_file_in_it():
+    """Whatever its file is called, and in whichever folder the folder lies."""
+    files = ["models/IQ2/weights.gguf", "models/IQ3/weights.gguf"]
+    assert files[1] == HubSource("org/name", None, "IQ3").choose(files)
+
+
+@pytest.mark.parametrize(
     ("wanted", "expected"),
     [
         ("Model-7B-Q4_K_M.gguf", "Model-7B-Q4_K_M.gguf"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superweight.checkpoints.recognition import mlx, quantised_elsewhere, what_it_is
+from superweight.checkpoints.recognition import mlx, quantised_elsewhere, unlisted_shards, what_it_is
 from superweight.checkpoints.registry import ModelEntry
 from superweight.checkpoints.sources import fetch
 from superweight.checkpoints.tensors.open import open_checkpoint
@@ -150,6 +150,30 @@ def test_a_folder_of_gguf_files_names_them(folder, said):
     )
     expected = f"{path} holds only GGUF files; name the one that is meant: {path}/a-Q4_K_M.gguf, or one of "
     assert f"{expected}b-00001-of-00002.gguf" == said(path)
+
+
+def test_one_gguf_file_is_named_by_itself(folder, said):
+    """There is nothing to choose from."""
+    path = folder("a-Q4_K_M.gguf", config={})
+    assert f"{path} holds only GGUF files; name the one that is meant: {path}/a-Q4_K_M.gguf" == said(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "whole"),
+    [
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], True),
+        (["model-00001-of-00002.safetensors"], False),
+        (["model-00002-of-00002.safetensors"], False),
+        (["model-00001-of-00001.safetensors"], True),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00003.safetensors"], False),
+        (["model-1-of-2.safetensors", "model-01-of-2.safetensors", "model-2-of-2.safetensors"], False),
+        (["model-00001-of-00001.safetensors", "model.safetensors.index.json"], False),
+        ([], False),
+    ],
+)
+def test_shards_are_whole_where_their_numbers_say_so(names, whole):
+    """All of one count, each once; where there is an index, it says."""
+    assert (sorted(names) if whole else []) == unlisted_shards(names)
 
 
 def test_a_folder_of_checkpoints_names_the_last(folder, said):

@@ -8,11 +8,12 @@ import huggingface_hub
 import pytest
 
 import superweight.checkpoints.hub
-from superweight.checkpoints.hub import _listed
+from superweight.checkpoints.hub import _listed, cached_snapshot, listed_files
 from superweight.checkpoints.local_model import LocalModel
 from superweight.checkpoints.registry import ModelEntry, load_registry
 from superweight.checkpoints.sources import fetch
 from superweight.core.errors import BadInput, Unavailable
+from tests.helpers.checkpoint_files import write_small_gguf
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -286,6 +287,67 @@ def test_a_repository_of_pickles_is_refused_before_it_is_downloaded(hub, monkeyp
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **options: info)
     with pytest.raises(Unavailable, match=r"only pickled weights \(pytorch_model-00001.*--trust pickle"):
         fetch(entry("org/name"))
+
+
+def test_the_hub_is_asked_once_a_minute_what_a_repository_holds(monkeypatch):
+    """Who asks what it is and then brings it asks once; a minute later it may hold something else."""
+    asked, clock = [], [1000.0 * 60]
+
+    def told(self, repo, *, revision, timeout):
+        asked.append((repo, revision, timeout))
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename="config.json")])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", told)
+    monkeypatch.setattr("superweight.checkpoints.hub.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    _listed.cache_clear()
+    for seconds, count in ((0, 1), (59, 1), (60, 2)):
+        clock[0] = 60_000.0 + seconds
+        assert ("config.json",) == listed_files("org/once", None)
+        assert count == len(asked)
+    assert ("org/once", None, 4.0) == asked[0]
+    listed_files("org/once", "v2")
+    assert 3 == len(asked)
+    _listed.cache_clear()
+
+
+def test_a_hub_that_does_not_answer_is_told_and_asked_no_more_than_once(hub, monkeypatch):
+    """What it said is handed on, without what was running when it was said."""
+    _listed.cache_clear()
+    monkeypatch.setattr(superweight.checkpoints.hub, "_listed", _listed)
+    first, second = listed_files("org/silent", None), listed_files("org/silent", None)
+    assert first is second
+    assert (OSError, None) == (type(first), first.__traceback__)
+    assert 1 == len(hub)
+    _listed.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("https://huggingface.co", "and the hub could not be asked for it"),
+        ("https://mirror", "and the hub at https://mirror (HF_ENDPOINT) could not be asked for it"),
+        ("a-mirror", "and the hub at a-mirror (HF_ENDPOINT) could not be asked for it"),
+    ],
+)
+def test_another_hub_is_named_by_its_address(hub, monkeypatch, endpoint, said):
+    """It is the setting that is to be looked at."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    assert said in refused(entry("org/name"))
+
+
+def test_a_gguf_file_of_a_cached_snapshot_is_used(cached, hub):
+    """With the snapshot's commit as its revision; nobody is asked."""
+    write_small_gguf(cached / "m-Q8_0.gguf")
+    for words in ("org/name:m-Q8_0.gguf", "org/name:Q8_0"):
+        assert LocalModel(cached / "m-Q8_0.gguf", COMMIT) == fetch(entry(words))
+        assert cached / "m-Q8_0.gguf" == cached_snapshot(words)
+    assert [] == hub
+
+
+@pytest.mark.parametrize("words", ["nonsense", "./org/name", "org/absent", "org/name:absent.gguf"])
+def test_of_what_the_cache_has_not_there_is_no_snapshot(cached, words):
+    """A path, another repository, or a file that did not come."""
+    assert cached_snapshot(words) is None
 
 
 def test_a_pinned_revision_is_asked_for(hub):

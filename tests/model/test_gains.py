@@ -189,7 +189,8 @@ def test_a_gain_is_scaled_once_in_a_call(subject):
         assert 2 == len(active_edits(subject))
 
 
-def test_no_factor_that_is_no_number_is_taken():
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), float("-inf")])
+def test_no_factor_that_is_no_number_is_taken(factor):
     """A gain of NaN would make every comparison pass."""
     with pytest.raises(BadInput, match="finite"):
-        ScaleGain(PLACE, float("nan"))
+        ScaleGain(PLACE, factor)

@@ -70,6 +70,8 @@ def tokenizers(base, release):
             {"rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}},
             "rope_theta 10000.0 became 100000.0",
         ),
+        # What it says of itself is next to what is meant where it says nothing, and is not that.
+        ({"rope_parameters": {"rope_theta": 10001.0}}, "rope_theta 10000.0 became 10001.0"),
         (
             {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}},
             "factor (not set) became 2.0, rope_type",
@@ -151,14 +153,15 @@ def test_a_wrong_end_of_text_is_damage_and_a_tuned_one_is_not(base, release):
         == check.reason
     )
     edit(release, "generation_config.json", eos_token_id=[7, 256])
-    assert "kept" == configs(base, release)["end of text"].status
+    more = configs(base, release)["end of text"]
+    assert ("kept", 0.0) == (more.status, more.excess)
 
 
 def test_the_same_tokenizer_is_kept(base, release):
     """Of a copy all four checks are kept."""
     found = tokenizers(base, release)
     assert {"tokenizer", "BOS", "rows of added tokens", "chat template"} == found.keys()
-    assert {"kept"} == {check.status for check in found.values()}
+    assert {("kept", 0.0)} == {(check.status, check.excess) for check in found.values()}
 
 
 @pytest.mark.parametrize("normaliser", ["Lowercase", "NFKC", "StripAccents"])
@@ -206,6 +209,16 @@ def test_a_chat_template_that_does_not_work_is_damage(template, words, base, rel
     check = tokenizers(base, release)["chat template"]
     assert "damaged" == check.status
     assert check.reason.startswith(words)
+
+
+def test_a_tag_that_stands_for_another_is_one_as_well(base, release):
+    """What the base ends with when nobody is asked may come later in the alphabet."""
+    said = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tag = "{% if add_generation_prompt %}A{% else %}B{% endif %}"
+    edit(base, "tokenizer_config.json", chat_template=f"{said}{tag}")
+    edit(release, "tokenizer_config.json", chat_template=f"{said}B")
+    check = tokenizers(base, release)["chat template"]
+    assert ("damaged", True) == (check.status, "lacks the assistant's tag" in check.reason)
 
 
 def test_a_chat_template_is_given_no_way_out(base, release):
@@ -336,6 +349,11 @@ def test_a_template_is_handed_what_templates_are_handed(base, release):
         (
             {"hidden_size": 64, "num_attention_heads": 4},
             {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16},
+        ),
+        # A width that the heads do not divide, as transformers rounds it.
+        (
+            {"hidden_size": 66, "num_attention_heads": 4},
+            {"hidden_size": 66, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16},
         ),
         ({"hidden_size": 64}, {"hidden_size": 64}),
         ({"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 3}, {}),

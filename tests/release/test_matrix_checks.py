@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from superweight.release.extents import _SAMPLE, extents, in_memory
-from superweight.release.matrix_checks import _both_experts, _emptied, _numbers
-from superweight.release.tensor_names import Held
+from superweight.checkpoints.tensors.open import open_checkpoint
+from superweight.core.errors import BadInput
+from superweight.release import extents as extents_module
+from superweight.release import matrix_checks
+from superweight.release.extents import _SAMPLE, extents, in_file, in_memory
+from superweight.release.matrix_checks import NUMBERS, _both_experts, _emptied, _numbers, compare_matrices
+from superweight.release.settlement import EMPTIED
+from superweight.release.tensor_names import Held, by_meaning, paired
 
 
 @pytest.fixture
@@ -142,3 +148,161 @@ def test_experts_are_held_against_each_other_where_both_have_gate_and_up_alike(w
 
 def held(leading, fused):
     return {"name": "x", "info": None, "plain": True, "leading": leading, "fused": fused}
+
+
+BLOCK = "model.layers.0"
+DOWN, EMBEDDING, GAIN = (
+    f"{BLOCK}.mlp.down_proj.weight",
+    "model.embed_tokens.weight",
+    f"{BLOCK}.input_layernorm.weight",
+)
+
+
+@pytest.fixture
+def compared(tmp_path, matrix):
+    """Compare files of a matrix, an embedding and a few gains with others; the checks by name."""
+
+    def compare(release=None, base=None):
+        ours = {DOWN: matrix, EMBEDDING: 2 * matrix, GAIN: np.ones(8, np.float32)}
+        sides = []
+        for name, change in (("base", base), ("release", release)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            tensors = {key: value for key, value in (ours | (change or {})).items() if value is not None}
+            save_file(tensors, tmp_path / name / "model.safetensors")
+            sides.append(open_checkpoint(tmp_path / name))
+        return {check.name: check for check in compare_matrices(*sides, paired(*sides))}
+
+    return compare
+
+
+def zeroed(values, row):
+    return np.where(np.arange(len(values))[:, None] == row, np.float32(0), values)
+
+
+def test_what_is_large_enough_is_counted(compared):
+    """A matrix and an embedding; eight gains of a norm tell nothing of rows and peaks."""
+    checks = compared()
+    assert "no row or column of 2 tensors was emptied" == checks[EMPTIED].reason
+    assert "all 2 tensors hold the base's numbers, or near to them" == checks[NUMBERS].reason
+    peaks = checks["peaks"]
+    assert ("kept", {"ratio": 1.0}) == (peaks.status, peaks.figures)
+    assert [0.0, 0.0] == [checks[name].excess for name in (EMPTIED, NUMBERS)]
+    assert {"static"} == {check.depth for check in checks.values()}
+
+
+def test_of_a_vocabulary_the_rows_that_both_have_are_compared(compared, matrix):
+    """A row more is told elsewhere, and hides no row that was emptied; other matrices must be as large."""
+    padded = np.concatenate([zeroed(2 * matrix, 3), np.ones((4, 60), np.float32)])
+    assert f"emptied: row 3 of {EMBEDDING}" == compared({EMBEDDING: padded})[EMPTIED].reason
+
+
+def test_a_matrix_of_another_shape_is_told_elsewhere(compared, matrix):
+    """There is nothing to hold it against."""
+    checks = compared({DOWN: zeroed(matrix, 3)[:, :50]})
+    assert "no row or column of 1 tensors was emptied" == checks[EMPTIED].reason
+
+
+@pytest.mark.parametrize(("name", "of_tokens"), [(DOWN, False), (EMBEDDING, True)])
+def test_what_was_emptied_is_a_token_s_own_or_everybody_s(compared, matrix, name, of_tokens):
+    """Only text that has those tokens shows what a vocabulary lost."""
+    before = matrix if name == DOWN else 2 * matrix
+    check = compared({name: zeroed(before, 7)})[EMPTIED]
+    assert ("damaged", of_tokens) == (check.status, check.figures["of_tokens"])
+
+
+def test_what_is_packed_on_one_side_is_not_held_against_numbers(compared):
+    """Its codes are no numbers."""
+    checks = compared({DOWN: np.zeros((40, 60), np.uint8)})
+    assert "no row or column of 1 tensors was emptied" == checks[EMPTIED].reason
+
+
+def test_a_number_that_is_none_is_told_elsewhere(compared, matrix):
+    """Infinity is no peak."""
+    spoilt = matrix.copy()
+    spoilt[2, 2] = np.inf
+    assert {"ratio": 1.0} == compared({DOWN: spoilt})["peaks"].figures
+
+
+@pytest.mark.parametrize(("stacked", "row"), [("base", 3), ("release", 3), ("both", 3)])
+def test_experts_may_be_stacked_on_either_side(compared, matrix, stacked, row):
+    """Each is held against its own."""
+    name = f"{BLOCK}.mlp.experts"
+
+    def side(values, *, together):
+        each = np.stack([matrix, values])
+        alone = {f"{name}.{number}.down_proj.weight": one for number, one in enumerate(each)}
+        return {DOWN: None} | ({f"{name}.down_proj": each} if together else alone)
+
+    checks = compared(
+        side(zeroed(3 * matrix, row), together=stacked != "base"),
+        side(3 * matrix, together=stacked != "release"),
+    )
+    told = f"{name}.1.down_proj.weight" if stacked == "base" else f"{name}.down_proj, expert 1"
+    assert f"emptied: row {row} of {told}" == checks[EMPTIED].reason
+
+
+def test_what_cannot_be_read_on_one_side_is_named(compared, monkeypatch):
+    """Where nothing could be read nothing is said to be kept; where something could, it is compared."""
+    read = matrix_checks.in_file
+
+    def refusing(*names):
+        def look(checkpoint, name, common):
+            if name in names:
+                raise BadInput(f"{name} is packed")
+            return read(checkpoint, name, common)
+
+        return look
+
+    monkeypatch.setattr(matrix_checks, "in_file", refusing(DOWN))
+    assert "of 1 tensors" in compared()[EMPTIED].reason
+    monkeypatch.setattr(matrix_checks, "in_file", refusing(DOWN, EMBEDDING))
+    ((name, check),) = compared().items()
+    assert ("matrices", "not comparable") == (name, check.status)
+    assert check.reason.endswith("cannot be read")
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 5), (4, 3, 5)], ids=["gains", "a matrix", "in three dimensions"])
+@pytest.mark.parametrize("piece", [1, 7, 2**17])
+def test_a_file_is_looked_at_as_what_is_in_memory(shape, piece, tmp_path, monkeypatch):
+    """In one piece or in many, of whatever shape; rows that are not asked for are left out."""
+    monkeypatch.setattr(extents_module, "_PIECE", piece)
+    before = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    after = before[::-1].copy()
+    save_file({"before": before, "after": after}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    for count in (None, 3):
+        pair = (before, after) if count is None else (before[:count], after[:count])
+        expected = extents(*(in_memory(values) for values in pair))
+        found = extents(in_file(checkpoint, "before", count), in_file(checkpoint, "after", count))
+        for one, other_ in zip(found[:2], expected[:2], strict=True):
+            assert one.rows.tolist() == other_.rows.tolist()
+            assert one.cols.tolist() == other_.cols.tolist()
+        assert expected[2] == found[2]
+        table = in_file(checkpoint, "before", count)
+        rows = 1 if len(shape) == 1 else len(pair[0])
+        assert (pair[0].shape, rows, pair[0].size) == (table.shape, table.count, rows * table.width)
+
+
+def test_zeros_are_no_part_of_the_median_and_small_numbers_have_peaks():
+    """Whatever the unit; of numbers that are mostly zero the others give the median."""
+    assert 1.6 == pytest.approx(peak(np.array([[0.0, 0, 0, 2], [0, 0, 0, 8]])))
+    assert 5.0 == pytest.approx(peak(1e-3 * np.array([[1.0, 1.0], [1.0, 5.0]])))
+
+
+def test_a_row_of_which_just_half_moved_is_the_same():
+    """More than half of its numbers tell a row from another."""
+    base = np.ones((9, 4), np.float32)
+    half, more = base.copy(), base.copy()
+    half[2, :2], more[2, :3] = 5, 5
+    assert (0.0, pytest.approx(1 / 9)) == (other(base, half), other(base, more))
+
+
+def test_gate_and_up_in_one_tensor_are_fused(tmp_path):
+    """Of an expert that stands alone as of a stack; the down projection is not."""
+    block = "model.layers.0.mlp.experts"
+    tensors = {f"{block}.0.gate_up_proj.weight": np.ones((6, 4), np.float32)}
+    tensors |= {f"{block}.0.down_proj.weight": np.ones((4, 3), np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    held = by_meaning(open_checkpoint(tmp_path))
+    assert {True} == {side.fused for key, side in held.items() if "down" not in key}
+    assert {False} == {side.fused for key, side in held.items() if "down" in key}

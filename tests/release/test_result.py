@@ -164,3 +164,42 @@ def test_limits_come_from_pyproject_unless_a_file_is_named(tmp_path, monkeypatch
     assert Limits() == read_limits(tmp_path / "bare" / "pyproject.toml")
     (tmp_path / "own.toml").write_text("same_top = 0.875\n")
     assert Limits(same_top=0.875) == read_limits(tmp_path / "own.toml")
+
+
+ENGINES = "predictions and text: the base's in {}, the release's in {}"
+
+
+@pytest.mark.parametrize(
+    "engines", [("llama.cpp", "transformers"), ("transformers", "llama.cpp"), ("llama.cpp", "llama.cpp")]
+)
+def test_another_engine_of_either_model_is_told_everywhere(engines):
+    """In the contract, on the terminal and in the summary."""
+    told = Comparison("base", "release", (within(STATIC, "x", "", 0.5),), engines=engines)
+    assert {"base": engines[0], "release": engines[1]} == told.as_dict()["engines"]
+    assert ENGINES.format(*engines) in as_text(told)
+    assert ENGINES.format(*engines) in as_markdown(told)
+
+
+def test_the_engine_of_all_is_not_told():
+    """Who asked for no other has nothing to read of engines."""
+    told = comparison(within(STATIC, "x", "", 0.5))
+    assert "engines" not in told.as_dict()
+    assert "predictions and text" not in as_text(told) + as_markdown(told)
+
+
+def test_the_summary_is_markdown_with_a_blank_line_between_its_parts():
+    """A table behind a list needs one; where there are no reasons, there is one blank line and not two."""
+    told = comparison(within(STATIC, "x", "was seen", 2.0))
+    assert [
+        "### Super weights: damaged",
+        "",
+        "`release` against `base`",
+        "",
+        "- was seen",
+        "",
+        "| depth | check | status | found |",
+        "|---|---|---|---|",
+        "| static | x | damaged | was seen |",
+    ] == as_markdown(told).splitlines()
+    kept = as_markdown(comparison(within(STATIC, "x", "as it was", 0.5))).splitlines()
+    assert ["", "| depth | check | status | found |"] == kept[3:5]

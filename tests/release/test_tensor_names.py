@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from superweight.core.coordinates import Coordinate
 from superweight.release.limits import Limits
 from superweight.release.matrix_checks import compare_matrices
 from superweight.release.static_checks import compare_static
-from superweight.release.tensor_names import by_meaning, canonical, paired, tied
+from superweight.release.tensor_names import by_meaning, canonical, paired, recomputed, tied
 
 from .releases import make, unchanged
 
@@ -303,3 +304,19 @@ def test_a_head_may_be_left_out_where_it_is_the_embedding(status, of_base, base,
 def test_a_name_that_only_looks_wrapped_is_left_alone():
     """The vision tower keeps its name."""
     assert "vision_tower.model.layers.0.weight" == canonical("model.vision_tower.model.layers.0.weight")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("h.0.attn.bias", (1, 1, 8, 8), True),
+        ("h.0.attn.masked_bias", (), True),
+        ("h.0.attn.bias", (8,), False),
+        ("h.0.attn.c_attn.bias", (8,), False),
+        ("model.rotary_emb.inv_freq", (8,), True),
+        ("model.layers.0.mlp.down_proj.weight", (8, 8), False),
+    ],
+)
+def test_masks_and_rotary_tables_are_computed_by_the_model(name, shape, expected):
+    """A mask has two dimensions and more, or none; a bias of one is a bias, whatever it is called."""
+    assert expected is recomputed(name, SimpleNamespace(shape=shape))

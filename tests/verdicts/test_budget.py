@@ -86,6 +86,38 @@ def test_the_plan_is_what_is_measured(evidence):
     assert 1 + len(evidence.conditions) == shared.conditions
 
 
+def test_the_plan_counts_tokens_and_the_blocks_that_compute_on_them(planted):
+    """Of a model of 4 blocks, 48 windows of 48 tokens and 10 conditions, by hand.
+
+    Nine prompts, the longest of 76 tokens. A look computes on 35 blocks a token: 4 for the intact model, 3
+    each for nine conditions that begin at block 1, and 4 for one that begins at block 0. Read on is what
+    verdicts rest on. Eight texts are continued by 40 tokens. Rounded passes count for 1.3; six clips are
+    tried on four windows.
+    """
+    plan = plan_of(Evidence(planted, "builtin"))
+    prompts, window = 9 * 76 * 4, 48 * 4
+    looks = (8 * 48 * 35, 8 * 48 * 35 + 40 * 48 * (4 + 7 * 3 + 4))
+    written = 2 * 8 * (76 + 40) * 4 * 2
+    expected = {
+        ("C2", "C6"): (prompts, prompts),
+        ("C5",): (prompts, prompts),
+        ("C7",): (3 * window, 3 * window),
+        ("C3", "C4", "C8", "C9", "C10"): looks,
+        ("C11",): (written, written),
+        ("C12",): (1.3 * 2 * 16 * window, 1.3 * 2 * 48 * window),
+        ("C13",): (1.3 * (48 + 4 * 8) * window, 1.3 * (48 + 4 * 44) * window),
+    }
+    found = {step.claims: (step.token_blocks.least, step.token_blocks.most) for step in plan.steps}
+    assert expected.keys() == found.keys()
+    for claims, ends in expected.items():
+        assert ends == pytest.approx(found[claims]), claims
+    windows = {step.claims[0]: (step.windows.least, step.windows.most) for step in plan.steps}
+    assert [(8, 48), (16, 48), (8, 44)] == [windows[claim] for claim in ("C3", "C12", "C13")]
+    # Two windows of 48 tokens in 11 rows, float32: six streams of 64, three products of 160; four pieces of
+    # logits of 64 MiB.
+    assert 11 * 2 * 48 * (6 * 64 + 3 * 160) * 4 + 4 * 2**26 == plan.memory
+
+
 def test_a_plan_adds_up_and_is_json(evidence):
     """Least and most are sums over the steps; every claim that measures has a step."""
     plan = plan_of(evidence)

@@ -103,6 +103,29 @@ def test_shares_of_nothing_are_not_taken(claim, lost, says):
 
 
 @pytest.mark.parametrize("claim", [activation_restoration, other_outliers])
+@pytest.mark.parametrize(
+    ("lost", "reads_on"),
+    [
+        (0.0 * SPREAD, False),
+        (0.009 * SPREAD, False),
+        (0.0101 * SPREAD, True),
+        (np.resize([1.0, -0.9], 8), True),
+    ],
+    ids=["nothing", "less than a hundredth", "a hundredth", "doubt"],
+)
+def test_of_a_loss_that_is_certainly_none_no_more_text_is_read(claim, lost, reads_on):
+    """It would stay without a share; where the loss is in doubt, more text may show one."""
+    nothing = np.zeros(WINDOWS)
+    rises = {INTACT: nothing, PRUNED: lost, RESTORED_ACTIVATION: nothing, OTHER_OUTLIERS: nothing}
+    measured = {
+        name: Measurement((3.0 + rise)[:, None], nothing, nothing, nothing[:, None])
+        for name, rise in rises.items()
+    }
+    test = claim.sequential_test(evidence(found=(PLACE,)))
+    assert reads_on is bool(test.rests_on(Look(WINDOWS, measured)))
+
+
+@pytest.mark.parametrize("claim", [activation_restoration, other_outliers])
 def test_without_super_weights_nothing_is_said(claim):
     """And nothing is looked at."""
     assert NOT_APPLICABLE == looked(claim, {}, found=()).status

@@ -64,6 +64,8 @@ def _may_be_model(words: str, entry: ModelEntry) -> bool:
 
 
 def _on_hub(wanted: HubSource, progress: Progress) -> Path | None:
+    if wanted.repo in load_registry():
+        return None  # those are models: nobody need be asked
     cached = cached_snapshot(wanted.address)
     if cached is not None:
         if is_adapter(cached) and (cached / WEIGHTS).is_file():

@@ -60,7 +60,7 @@ class TransformersEngine:
         if key not in self._read:
             # The last hidden states are kept: the logits take as much room as the vocabulary is wide.
             self._read[key] = decode_one_by_one(self._subject, ids.to(self._subject.device), [])
-        logits = self._read[key].logits(self._subject, INTACT, torch.arange(len(ids)))
+        logits = self._read[key].logits(self._subject, INTACT, slice(None))
         return log_probabilities(logits).cpu()
 
     def nll(self, sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Values]:

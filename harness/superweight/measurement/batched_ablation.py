@@ -19,6 +19,7 @@ from superweight.core.errors import EditFailed
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.model.activation_patch import patch_stream
 from superweight.model.batch_rows import NoRowsJoin, entering, rows_join, with_rows
+from superweight.model.edit_proofs import prove
 from superweight.model.edits import ROUNDINGS, Scale, gain_factors
 from superweight.model.gains import gains_of
 from superweight.model.projections import LinearProjection, Projection
@@ -69,7 +70,8 @@ def run_batched(
 
     Yields the rows of each in what the decoder returns. With ``from_start`` the ids hold a copy of
     the sequences for every condition already, in the yielded order. Raises `EditFailed` when an
-    edit does not take effect on its own rows, or takes effect on others.
+    edit does not take effect on its own rows, or takes effect on others; inside `deferred_proofs` that
+    is raised at its end.
     """
     order = tuple(sorted(conditions, key=lambda condition: condition.first_block))
     seats, hidden = BatchLayout(order, sequences, from_start), subject.architecture.hidden
@@ -188,7 +190,7 @@ def _by_channel(scales: Sequence[Scale]) -> dict[int, dict[int, float]]:
 def _prove(
     projection: Projection, seats: BatchLayout, layer: int, cols: Sequence[int], before: torch.Tensor
 ) -> None:
-    """Raise `EditFailed` unless each seat computes with its own scalars scaled, and no others.
+    """Prove that each seat computes with its own scalars scaled, and no others.
 
     ``before``: (cols + 1, hidden), the intact answers to one-hot inputs; the last is the bias.
     """
@@ -203,10 +205,14 @@ def _prove(
     allowed = ROUNDINGS * torch.finfo(before.dtype).eps * (before.abs() + wanted.abs() + before[-1].abs())
     # Written so that a NaN anywhere counts as wrong.
     wrong = ~((found - wanted).abs() <= allowed)
-    if bool(wrong.any()):
-        seat, at, row = wrong.nonzero()[0].tolist()
-        name = INTACT if seat == 0 else seats.conditions[seat - 1].name
-        raise EditFailed(
-            f"block {layer}, row {row}, column {(*cols, 'bias')[at]}: {name!r} computes with "
-            f"{float(found[seat, at, row]):g} where {float(wanted[seat, at, row]):g} was meant"
-        )
+
+    def check() -> None:
+        if bool(wrong.any()):
+            seat, at, row = wrong.nonzero()[0].tolist()
+            name = INTACT if seat == 0 else seats.conditions[seat - 1].name
+            raise EditFailed(
+                f"block {layer}, row {row}, column {(*cols, 'bias')[at]}: {name!r} computes with "
+                f"{float(found[seat, at, row]):g} where {float(wanted[seat, at, row]):g} was meant"
+            )
+
+    prove(check)

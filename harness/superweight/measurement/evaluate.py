@@ -8,7 +8,7 @@ The head is applied piece by piece, so that the logits stay small.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from superweight.core.readable import readable
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
 from superweight.measurement.hidden_states import decode
+from superweight.model.edit_proofs import deferred_proofs
 from superweight.model.subject import Subject
 
 Values = NDArray[np.float64]
@@ -64,6 +65,24 @@ class Measurement:
         return f"perplexity {readable(self.perplexity)}, KL {kl:.3g} nats, top-1 agreement {same:.1%}"
 
 
+@dataclass(frozen=True)
+class _OnDevice:
+    """The four numbers of a `Measurement` where they were computed: fetching them waits for the device."""
+
+    nll: torch.Tensor
+    kl: torch.Tensor
+    top1_agreement: torch.Tensor
+    tracked: torch.Tensor
+
+    def fetched(self) -> Measurement:
+        return Measurement(
+            _numpy(self.nll), _numpy(self.kl), _numpy(self.top1_agreement), _numpy(self.tracked)
+        )
+
+
+_NUMBERS = ("nll", "kl", "top1_agreement", "tracked")
+
+
 def measure(
     subject: Subject,
     windows: Windows,
@@ -89,8 +108,10 @@ def measure(
     every = torch.from_numpy(windows.ids).to(subject.device)
     wanted = set() if losses_only else {*(names if details is None else (INTACT, *details))}
     pieces = every.split(batch or batch_of(subject, len(names)))
-    parts = [_fitting(subject, ids, conditions, tracked, wanted) for ids in pieces]
-    return {name: joined([part[name] for part in parts]) for name in names}
+    # Nothing is fetched, and no edit is looked at, before all is computed: a GPU is not waited for.
+    with deferred_proofs():
+        parts = [_fitting(subject, ids, conditions, tracked, wanted) for ids in pieces]
+    return {name: _whole([part[name] for part in parts]).fetched() for name in names}
 
 
 def _fitting(
@@ -99,7 +120,7 @@ def _fitting(
     conditions: Sequence[Condition],
     tracked: torch.Tensor,
     details: Collection[str],
-) -> dict[str, Measurement]:
+) -> dict[str, _OnDevice]:
     """Measure (windows, tokens) ids in as many pieces as memory asks for.
 
     What does not fit is tried again in halves, first of the windows and then of the conditions, and
@@ -115,7 +136,7 @@ def _fitting(
         _log.warning("out of memory with %d windows at once; going on with half of them", len(ids))
         pieces = ids.split((len(ids) + 1) // 2)
         halves = [_fitting(subject, part, conditions, tracked, details) for part in pieces]
-        return {name: joined([half[name] for half in halves]) for name in halves[0]}
+        return {name: _whole([half[name] for half in halves]) for name in halves[0]}
     if len(conditions) > 1:
         _log.warning("out of memory with %d conditions at once; going on with half of them", len(conditions))
         middle = len(conditions) // 2
@@ -136,19 +157,19 @@ def _measured(
     conditions: Sequence[Condition],
     tracked: torch.Tensor,
     details: Collection[str],
-) -> dict[str, Measurement]:
+) -> dict[str, _OnDevice]:
     """Measure all conditions on (windows, tokens) ids at once."""
-    parts: dict[str, list[Measurement]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
+    parts: dict[str, list[_OnDevice]] = {INTACT: [], **{condition.name: [] for condition in conditions}}
     decoded = decode(subject, ids, conditions)
-    for piece in torch.arange(len(ids)).split(windows_at_once(subject, ids.shape[1])):
-        intact = decoded.predicted(subject, INTACT, piece)
+    for rows in head_pieces(subject, ids):
+        intact = decoded.predicted(subject, INTACT, rows)
         for name, measurements in parts.items():
-            changed = intact if name == INTACT else decoded.predicted(subject, name, piece)
+            changed = intact if name == INTACT else decoded.predicted(subject, name, rows)
             if name in details:
-                measurements.append(reduced(intact, changed, ids[piece], tracked))
+                measurements.append(_reduced(intact, changed, ids[rows], tracked))
             else:
-                measurements.append(only_losses(changed, ids[piece]))
-    return {name: joined(measurements) for name, measurements in parts.items()}
+                measurements.append(_only_losses(changed, ids[rows]))
+    return {name: _whole(measurements) for name, measurements in parts.items()}
 
 
 def batch_of(subject: Subject, conditions: int = 1) -> int:
@@ -159,10 +180,12 @@ def batch_of(subject: Subject, conditions: int = 1) -> int:
     return min(BATCH, max(_CPU_BATCH, _CPU_ROWS // conditions))
 
 
-def windows_at_once(subject: Subject, tokens: int) -> int:
-    """Return how many windows the head is applied to at once, so that the logits stay small."""
+def head_pieces(subject: Subject, ids: torch.Tensor) -> Iterator[slice]:
+    """Yield the windows that the head is applied to at once, so that the logits stay small."""
     vocabulary = int(subject.model.get_output_embeddings().weight.shape[0])
-    return max(1, LOGITS_BYTES // (4 * vocabulary * tokens))
+    size = max(1, LOGITS_BYTES // (4 * vocabulary * ids.shape[1]))
+    for start in range(0, len(ids), size):
+        yield slice(start, min(start + size, len(ids)))
 
 
 def predicted(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
@@ -192,6 +215,12 @@ def reduced(
     intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, tracked: torch.Tensor
 ) -> Measurement:
     """Return what is kept of two sets of log-probabilities, each (windows, tokens - 1, V)."""
+    return _reduced(intact, changed, ids, tracked).fetched()
+
+
+def _reduced(
+    intact: torch.Tensor, changed: torch.Tensor, ids: torch.Tensor, tracked: torch.Tensor
+) -> _OnDevice:
     # One window at a time: the product is as large as the vocabulary is wide. Of the intact model both
     # are one tensor, and there is nothing to compute.
     kl = [
@@ -202,18 +231,19 @@ def reduced(
         p.new_ones(()) if intact is changed else (p.argmax(-1) == q.argmax(-1)).float().mean()
         for p, q in zip(intact, changed, strict=True)
     ]
-    return Measurement(
-        nll=_numpy(token_nll(changed, ids[:, 1:])),
-        kl=_numpy(torch.stack(kl)),
-        top1_agreement=_numpy(torch.stack(same)),
-        tracked=_numpy(changed[..., tracked].exp().mean(1)),
-    )
+    nll = token_nll(changed, ids[:, 1:])
+    return _OnDevice(nll, torch.stack(kl), torch.stack(same), changed[..., tracked].exp().mean(1))
 
 
-def only_losses(changed: torch.Tensor, ids: torch.Tensor) -> Measurement:
-    """Return the NLL alone, of what `reduced` keeps."""
-    nothing = np.empty(0)
-    return Measurement(_numpy(token_nll(changed, ids[:, 1:])), nothing, nothing, nothing)
+def _only_losses(changed: torch.Tensor, ids: torch.Tensor) -> _OnDevice:
+    """Return the NLL alone, of what `_reduced` keeps."""
+    nothing = changed.new_empty(0)
+    return _OnDevice(token_nll(changed, ids[:, 1:]), nothing, nothing, nothing)
+
+
+def _whole(parts: Sequence[_OnDevice]) -> _OnDevice:
+    """Return the measurement of all pieces as one."""
+    return _OnDevice(*(torch.cat([getattr(part, name) for part in parts]) for name in _NUMBERS))
 
 
 def _numpy(tensor: torch.Tensor) -> Values:
@@ -223,7 +253,6 @@ def _numpy(tensor: torch.Tensor) -> Values:
 
 def joined(parts: Sequence[Measurement]) -> Measurement:
     """Return the measurement of all batches as one."""
-    names = ("nll", "kl", "top1_agreement", "tracked")
-    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _NUMBERS}
     references = [part.reference for part in parts if part.reference is not None]
     return Measurement(**whole, reference=joined(references) if references else None)

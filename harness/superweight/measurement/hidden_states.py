@@ -29,21 +29,19 @@ class Decoded:
     output: ModelOutput
     hidden: Mapping[str, torch.Tensor]
 
-    def predicted(self, subject: Subject, name: str, windows: torch.Tensor) -> torch.Tensor:
+    def predicted(self, subject: Subject, name: str, windows: slice) -> torch.Tensor:
         """Return the log-probabilities of some windows under a condition: (windows, tokens - 1, V).
 
         The last token of a window predicts nothing that is scored: the head is not applied to it.
         """
         return self.logits(subject, name, windows, scored=True).float().log_softmax(-1)
 
-    def logits(
-        self, subject: Subject, name: str, windows: torch.Tensor, *, scored: bool = False
-    ) -> torch.Tensor:
+    def logits(self, subject: Subject, name: str, windows: slice, *, scored: bool = False) -> torch.Tensor:
         """Return the logits of some windows under a condition, of all but the last token where ``scored``.
 
         (windows, tokens, V), or (windows, tokens - 1, V).
         """
-        hidden = self.hidden[name][windows.to(self.hidden[name].device)]
+        hidden = self.hidden[name][windows]
         # In one piece: of a view with gaps the head takes a slower way.
         hidden = hidden[:, :-1].contiguous() if scored else hidden
         handed = type(self.output)(**{**self.output, "last_hidden_state": hidden})

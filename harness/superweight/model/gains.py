@@ -17,6 +17,7 @@ from torch import nn
 from superweight.core.coordinates import GainCoordinate
 from superweight.core.errors import BadInput, EditFailed
 from superweight.model.architecture import Architecture
+from superweight.model.edit_proofs import prove
 from superweight.model.projections import execution_device
 
 # The probe is rounded by the norm's own arithmetic, and an edit by one more product.
@@ -70,14 +71,15 @@ class Gains:
                 )
         before = self.probe()
         offset = before[1][0]
+        kept = {channel: offset[channel] for factors in seats for channel in factors}
 
         def rescale(_: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
             result = output.clone(memory_format=torch.contiguous_format)
             seated = result.view(len(seats), -1, output.shape[-1])
             for seat, factors in enumerate(seats):
                 for channel, factor in factors.items():
-                    own, kept = seated[seat, :, channel], offset[channel]
-                    seated[seat, :, channel] = (own - kept) * factor + kept if kept else own * factor
+                    own = seated[seat, :, channel] - kept[channel]
+                    seated[seat, :, channel] = own * factor + kept[channel]
             return result
 
         handle = self.module.register_forward_hook(rescale)
@@ -86,14 +88,19 @@ class Gains:
             yield
         finally:
             handle.remove()
-        if not all(torch.equal(one, other) for one, other in zip(before, self.probe(), strict=True)):
-            raise EditFailed(
-                f"undoing the edit of {self.norm} in block {self.layer} did not bring back the gains it had; "
-                "what was measured after it does not count"
-            )
+        again = self.probe()
+
+        def check() -> None:
+            if not all(torch.equal(one, other) for one, other in zip(before, again, strict=True)):
+                raise EditFailed(
+                    f"undoing the edit of {self.norm} in block {self.layer} did not bring back the gains it "
+                    "had; what was measured after it does not count"
+                )
+
+        prove(check)
 
     def _prove(self, seats: Sequence[Mapping[int, float]], before: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Raise `EditFailed` unless each seat now computes with its own gains scaled, and no others."""
+        """Prove that each seat now computes with its own gains scaled, and no others."""
         gains, offsets = (part.expand(len(seats), -1) for part in before)
         wanted = gains.clone()
         for seat, factors in enumerate(seats):
@@ -104,13 +111,17 @@ class Gains:
         allowed = ROUNDINGS * torch.finfo(wanted.dtype).eps * size
         # Written so that a NaN anywhere counts as wrong.
         wrong = ~(((after - wanted).abs() <= allowed) & ((kept - offsets).abs() <= allowed))
-        if bool(wrong.any()):
-            seat, channel = wrong.nonzero()[0].tolist()
-            raise EditFailed(
-                f"scaling gains of {self.norm} in block {self.layer} did not take effect: it computes with "
-                f"{float(after[seat, channel]):g} at channel {channel} where "
-                f"{float(wanted[seat, channel]):g} was meant"
-            )
+
+        def check() -> None:
+            if bool(wrong.any()):
+                seat, channel = wrong.nonzero()[0].tolist()
+                raise EditFailed(
+                    f"scaling gains of {self.norm} in block {self.layer} did not take effect: it computes "
+                    f"with {float(after[seat, channel]):g} at channel {channel} where "
+                    f"{float(wanted[seat, channel]):g} was meant"
+                )
+
+        prove(check)
 
 
 def gains_of(architecture: Architecture, layer: int, norm: str) -> Gains:

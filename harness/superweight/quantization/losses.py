@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from superweight.core.errors import BadInput
 from superweight.measurement.conditions import INTACT
 from superweight.measurement.corpus import Windows
-from superweight.measurement.evaluate import Values, token_nll, windows_at_once
+from superweight.measurement.evaluate import Values, head_pieces, token_nll
 from superweight.measurement.hidden_states import decode_one_by_one
 from superweight.model.subject import Subject
 
@@ -52,10 +51,11 @@ def nll(subject: Subject, ids: torch.Tensor) -> Values:
     The decoder runs over many windows at once, so that rounded matrices are made for all of them; the head
     over a few at a time, and not over the last token, which predicts nothing.
     """
-    means = []
+    losses = []
     for part in ids.to(subject.device).split(BATCH):
         decoded = decode_one_by_one(subject, part, [])
-        for piece in torch.arange(len(part)).split(windows_at_once(subject, part.shape[1])):
+        for piece in head_pieces(subject, part):
             predicted = decoded.predicted(subject, INTACT, piece)
-            means += token_nll(predicted, part[piece, 1:]).cpu().double().mean(-1).tolist()
-    return np.array(means)
+            losses.append(token_nll(predicted, part[piece, 1:]))
+    means: Values = torch.cat(losses).cpu().double().mean(-1).numpy()
+    return means

@@ -14,20 +14,20 @@ from superweight.release.result import STATIC, Check, broken, joined, within
 CONFIG, STOP = "config", "end of text"
 
 # How many positions are told apart, and how: text that is shorter than what they bear on hides them.
-_POSITIONS = {
-    "rope_theta": 10000.0,
-    "rope_type": "default",
-    "rotary_pct": None,
-    "partial_rotary_factor": None,
-    "rope_local_base_freq": None,
-    "sliding_window": None,
-    "use_sliding_window": None,
-    "max_window_layers": None,
-    "layer_types": None,
-    "attention_chunk_size": None,
-    "no_rope_layers": None,
-    "alibi": None,
-}
+_POSITIONS = (
+    "rope_theta",
+    "rope_type",
+    "rotary_pct",
+    "partial_rotary_factor",
+    "rope_local_base_freq",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+    "attention_chunk_size",
+    "no_rope_layers",
+    "alibi",
+)
 # Of those, what acts from a certain length on: the first two hold that length.
 _WINDOWS = (
     "sliding_window",

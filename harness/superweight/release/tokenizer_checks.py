@@ -112,10 +112,9 @@ def _rows(release: Checkpoint, after: _Files) -> Iterator[Check]:
     added = after.tokenizer.get("added_tokens")
     tokens = [item for item in added if isinstance(item, dict)] if isinstance(added, list) else []
     held = by_meaning(release)
-    shapes = [held[key].info.shape for key in _EMBEDDINGS if key in held and held[key].plain]
-    if not tokens or not shapes:
+    rows = next((held[key].info.shape[0] for key in _EMBEDDINGS if key in held and held[key].plain), None)
+    if not tokens or rows is None:
         return
-    rows = shapes[0][0]
     without = [str(item.get("content")) for item in tokens if int(item.get("id", 0)) >= rows]
     if without:
         yield broken(

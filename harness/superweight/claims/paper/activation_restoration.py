@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import SequentialTest, read_on
+from superweight.claims.sequential_verdict import SequentialTest, loses_nothing, read_on
 from superweight.claims.verdict import AT_LEAST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import jackknife
 from superweight.measurement.conditions import INTACT, PRUNED, RESTORED_ACTIVATION
@@ -33,7 +33,9 @@ def sequential_test(evidence: Evidence) -> SequentialTest | Verdict:
 
 
 def _rests_on(look: Look) -> tuple[str, ...]:
-    return (PRUNED, RESTORED_ACTIVATION) if RESTORED_ACTIVATION in look.measurements else ()
+    if RESTORED_ACTIVATION not in look.measurements or loses_nothing(look, PRUNED):
+        return ()
+    return PRUNED, RESTORED_ACTIVATION
 
 
 def _judged(look: Look) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from superweight.claims.evidence import Evidence
-from superweight.claims.sequential_verdict import SequentialTest, read_on
+from superweight.claims.sequential_verdict import SequentialTest, loses_nothing, read_on
 from superweight.claims.verdict import AT_MOST, Claim, Criterion, Verdict, judged, measured, not_applicable
 from superweight.core.statistics import jackknife
 from superweight.measurement.conditions import OTHER_OUTLIERS, PRUNED, RANDOM, SAME_MATRIX
@@ -31,7 +31,11 @@ def sequential_test(evidence: Evidence) -> SequentialTest | Verdict:
     """Return the claim as a test that reads on; controls of the same matrices are evidence."""
     if not evidence.scan.coordinates:
         return not_applicable(CLAIM, "no super weight is found")
-    return SequentialTest(_judged, lambda look: (PRUNED, OTHER_OUTLIERS))
+    return SequentialTest(_judged, _rests_on)
+
+
+def _rests_on(look: Look) -> tuple[str, ...]:
+    return () if loses_nothing(look, PRUNED) else (PRUNED, OTHER_OUTLIERS)
 
 
 def _judged(look: Look) -> Verdict:
