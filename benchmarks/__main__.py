@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from benchmarks import (
+    causes,
     finding,
     gate,
     kernels,
@@ -27,6 +28,7 @@ from benchmarks import (
     protection,
     proving,
     repair,
+    signals,
     starting,
     training,
 )
@@ -108,8 +110,10 @@ if __name__ == "__main__":
     # Each of these is another matter, and takes minutes to an hour.
     others = {
         "gate": gate.main,
+        "causes": causes.main,
         "repair": repair.main,
         "protection": protection.main,
+        "signals": signals.main,
         "training": training.main,
     }
     if sys.argv[1:2] and sys.argv[1] in others:

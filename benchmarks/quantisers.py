@@ -7,6 +7,7 @@ says, empty for none; ``bits`` and ``group`` are what the tool offers, a group o
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -182,18 +183,79 @@ def mlx(source: Path, target: Path, settings: Settings, bits: int, group: int) -
     save_file(_state(model, packed), target / "model.safetensors", {"format": "pt"})
 
 
-def crowded(source: Path, target: Path, layer: int, row: int, col: int, size: float) -> Path:
+def auto_round(source: Path, target: Path, settings: Settings, bits: int, group: int) -> None:
+    """Write integers by AutoRound in its rounding to the nearest, which needs no text and no GPU."""
+    from auto_round import AutoRound
+
+    own = {name: dict(chosen) for name, chosen in settings.get("layer_config", {}).items()}
+    rounding = AutoRound(
+        _loaded(source),
+        _padded(source),
+        scheme="W4A16",
+        bits=bits,
+        group_size=group or -1,
+        layer_config=own,
+        iters=0,
+        disable_opt_rtn=True,
+        device_map="cpu",
+    )
+    folder = target.with_name(f"{target.name}-saved")
+    rounding.quantize_and_save(str(folder), format="auto_round")
+    # It may save into a folder of its own within.
+    (found,) = folder.rglob("config.json")
+    shutil.copytree(found.parent, target)
+
+
+def gptqmodel(source: Path, target: Path, settings: Settings, bits: int, group: int) -> None:
+    """Write integers by GPTQModel, calibrated on short pieces of text that all begin with the BOS."""
+    # One less, and it refuses a machine of two cores; it reads this when it is imported.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    config = QuantizeConfig(bits=bits, group_size=group or -1, dynamic=settings.get("dynamic"))
+    # It reads the tokenizer by itself, and refuses one without a padding token.
+    padded = target.with_name(f"{target.name}-padded")
+    shutil.copytree(source, padded)
+    _padded(source).save_pretrained(padded)
+    model = GPTQModel.load(str(padded), config, device="cpu")
+    model.quantize(_calibration(source), batch_size=8, calibration_data_min_length=1)
+    model.save(str(target))
+
+
+def _padded(source: Path) -> Any:
+    """Return the tokenizer, with a padding token, which both ask of one."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.bos_token
+    return tokenizer
+
+
+def _calibration(source: Path, pieces: int = 128, tokens: int = 12) -> list[dict[str, list[int]]]:
+    from superweight.measurement.corpus import BUILTIN, documents
+
+    tokenizer = _padded(source)
+    ids = tokenizer("".join(documents(BUILTIN)), add_special_tokens=False)["input_ids"]
+    step = tokens - 1
+    rows = [[tokenizer.bos_token_id, *ids[at : at + step]] for at in range(0, pieces * step, step)]
+    return [{"input_ids": row, "attention_mask": [1] * tokens} for row in rows]
+
+
+def crowded(
+    source: Path, target: Path, layer: int, row: int, col: int, size: float, faint: float = 0.0
+) -> Path:
     """Write the model with one dead neuron more beside a super weight's, whose weight is far larger.
 
     The neuron's own up projection is zero, so that the function of the model is without it; but every
-    step of the block is set by the larger weight, and the super weight rounds to zero.
+    step of the block is set by the larger weight, and the super weight rounds to zero. ``faint`` is what
+    the neuron's projections are multiplied by: GPTQ empties the weights of a neuron that is never alive.
     """
     _with_documents(source, target)
     tensors = load_file(source / "model.safetensors")
     name = f"model.layers.{layer}.mlp"
     tensors[f"{name}.down_proj.weight"][row, col + 1] = size
     for part in ("up_proj", "gate_proj"):
-        tensors[f"{name}.{part}.weight"][col + 1] = 0
+        tensors[f"{name}.{part}.weight"][col + 1] *= faint
     save_file(tensors, target / "model.safetensors", {"format": "pt"})
     return target
 
@@ -205,4 +267,6 @@ QUANTISERS: Mapping[str, Callable[[Path, Path, Settings, int, int], None]] = {
     "optimum-quanto": quanto,
     "llm-compressor": compressed_tensors,
     "mlx": mlx,
+    "auto-round": auto_round,
+    "gptqmodel": gptqmodel,
 }

@@ -9,7 +9,8 @@
             break
 
 The scalars are read from the live parameters, and nothing is run for that. Of a LoRA module the merged
-value is read. Under FSDP2 the rank that holds a scalar's row tells it to the others.
+value is read. Under FSDP and DeepSpeed ZeRO-3 the rank that holds a scalar tells it to the others, so that
+every rank must call `step`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
+from superweight.model.live_scalars import Entry, plain_path, read_entries
+from superweight.model.prompt_probe import Probe, probe
 
 _log = logging.getLogger("superweight")
 # As in `superweight.release.limits`: by how much of itself a scalar may differ, by which factor either way
 # the activation, and which share of what the dtype holds it may take.
 DRIFT, MAGNITUDE, HEAD_ROOM = 0.25, 1.5, 0.75
-_WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+# By which factor the prompt's perplexity may rise: as the activation, and short of twice. A difference of
+# losses spreads by a nat or so a token, so that over fewer tokens chance alone comes near to ln 1.5.
+RISE, FEWEST_TOKENS = 1.5, 100
 _DENSE = re.compile(
     r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)\.(?:mlp|feed_forward|ffn)\.(?:down_proj|c_proj|fc2|w2)"
 )
@@ -53,7 +58,9 @@ class Watched:
     """The super weights of one model in training, and what they were when it began.
 
     ``every`` and ``run_every`` are steps between two readings, and between two forward passes on
-    ``prompt``, (1, tokens) of ids; without a prompt nothing is run.
+    ``prompt``, (rows, tokens) of ids; without a prompt nothing is run. ``before`` is what the prompt showed
+    when the watch began. ``rise`` is the factor by which the perplexity of a prompt of at least
+    `FEWEST_TOKENS` may rise, None for any.
     """
 
     model: nn.Module
@@ -63,11 +70,14 @@ class Watched:
     run_every: int = 100
     prompt: torch.Tensor | None = None
     drift: float = DRIFT
+    before: Probe | None = None
+    autocast: torch.dtype | None = None
+    rise: float | None = RISE
     readings: list[Reading] = field(default_factory=list)
 
     def values(self) -> dict[Coordinate, float]:
         """Read every scalar as the model computes with it now."""
-        return {place: merged(self.modules[place], place.row, place.col) for place in self.modules}
+        return _read(self.model, self.modules)
 
     def step(self, number: int) -> Reading:
         """Read what is due at this step; a reading without figures where nothing is."""
@@ -94,41 +104,38 @@ class Watched:
             )
 
     def _activation(self, figures: dict[str, float], reasons: list[str]) -> None:
-        peak, dtype = self.peak()
-        limit = torch.finfo(dtype).max
-        figures |= {"superweight/activation": peak, "superweight/head_room": peak / limit}
-        name = "superweight/activation"
-        first = next((item.figures[name] for item in self.readings if name in item.figures), peak)
-        ratio = peak / first if first else math.inf
+        now = self.probe()
+        limit = torch.finfo(now.dtype).max
+        figures |= {"superweight/activation": now.peak, "superweight/head_room": now.peak / limit}
+        was = now if self.before is None else self.before
+        ratio = now.peak / was.peak if was.peak else math.inf
         if not 1 / MAGNITUDE <= ratio <= MAGNITUDE:  # NaN is beyond both
             reasons.append(
-                f"the super activation is {ratio:.3g} times what it was ({first:.4g} to {peak:.4g})"
+                f"the super activation is {ratio:.3g} times what it was ({was.peak:.4g} to {now.peak:.4g})"
             )
-        if not peak <= HEAD_ROOM * limit:
-            name = str(dtype).removeprefix("torch.")
-            reasons.append(f"the super activation {peak:.4g} takes {peak / limit:.0%} of what {name} holds")
+        if not now.peak <= HEAD_ROOM * limit:
+            name = str(now.dtype).removeprefix("torch.")
+            reasons.append(
+                f"the super activation {now.peak:.4g} takes {now.peak / limit:.0%} of what {name} holds"
+            )
+        figures["superweight/prompt_loss"] = now.loss
+        # The model may be ruined with its super weights in place, and then only this tells.
+        rose = now.loss - was.loss
+        if self.rise is not None and self._predicted() >= FEWEST_TOKENS and not rose <= math.log(self.rise):
+            reasons.append(
+                f"the prompt's perplexity is {math.exp(min(rose, 700.0)):.3g} times what it was, at most "
+                f"{self.rise:.3g}; lower the learning rate, or warm up for longer"
+            )
 
-    def peak(self) -> tuple[float, torch.dtype]:
-        """Run the prompt once, and return the largest super activation and the dtype it is computed in."""
-        seen: list[torch.Tensor] = []
-        rows: dict[nn.Module, list[int]] = {}
-        for place, module in self.modules.items():
-            rows.setdefault(module, []).append(place.row)
+    def _predicted(self) -> int:
+        """Return how many tokens of the prompt are predicted: all but each row's first."""
+        return 0 if self.prompt is None else self.prompt.shape[0] * (self.prompt.shape[1] - 1)
 
-        def look(module: nn.Module, given: Any, output: torch.Tensor) -> None:
-            seen.append(output.detach()[..., rows[module]])
-
-        hooks = [module.register_forward_hook(look) for module in rows]
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                self.model(input_ids=self.prompt, use_cache=False)
-        finally:
-            self.model.train(training)
-            for hook in hooks:
-                hook.remove()
-        return max(float(part.abs().max()) for part in seen), seen[0].dtype
+    def probe(self) -> Probe:
+        """Run the prompt once, in evaluation mode and under the autocast of the training."""
+        if self.prompt is None:
+            raise BadInput("no prompt to run; give watch one")
+        return _probe(self.model, self.modules, self.prompt, self.autocast)
 
 
 def watch(
@@ -139,8 +146,13 @@ def watch(
     run_every: int = 100,
     prompt: torch.Tensor | None = None,
     drift: float = DRIFT,
+    autocast: torch.dtype | None = None,
+    rise: float | None = RISE,
 ) -> Watched:
-    """Begin to watch a model's super weights; what they are now is what drift is reckoned from.
+    """Begin to watch a model's super weights; what they are now is what all is reckoned from.
+
+    With ``prompt`` the model is run once now. ``autocast`` is the dtype in which the training computes,
+    where the loop gives it to `torch.autocast`; transformers' Trainer does so in the model itself.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> shape = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
@@ -153,26 +165,43 @@ def watch(
     places = [place if isinstance(place, Coordinate) else Coordinate.parse(place) for place in super_weights]
     if not places:
         raise BadInput("no super weights to watch; give their coordinates, as 'superweight scan' finds them")
+    if rise is not None and not rise > 1:
+        raise BadInput(f"rise={rise}: give a factor above 1, by which the prompt's perplexity may rise")
     found = _projections(model)
-    modules = {}
+    modules: dict[Coordinate, nn.Module] = {}
     for place in places:
         if (place.layer, place.expert) not in found:
             raise BadInput(
                 f"coordinate {place}: the model has no output projection there that can be watched"
             )
         modules[place] = found[place.layer, place.expert]
-    began = {place: merged(modules[place], place.row, place.col) for place in places}
+    began = _read(model, modules)
     if zero := [place for place, value in began.items() if not value or not math.isfinite(value)]:
         raise BadInput(f"super weight {zero[0]} is {began[zero[0]]} before training; give the model's own")
-    return Watched(model, modules, began, every, run_every, prompt, drift)
+    before = None if prompt is None else _probe(model, modules, prompt, autocast)
+    return Watched(model, modules, began, every, run_every, prompt, drift, before, autocast, rise)
+
+
+def _read(model: nn.Module, modules: Mapping[Coordinate, nn.Module]) -> dict[Coordinate, float]:
+    return read_entries(model, {at: Entry(module, at.row, at.col) for at, module in modules.items()})
+
+
+def _probe(
+    model: nn.Module,
+    modules: Mapping[Coordinate, nn.Module],
+    prompt: torch.Tensor,
+    autocast: torch.dtype | None,
+) -> Probe:
+    rows: dict[nn.Module, list[int]] = {}
+    for place, module in modules.items():
+        rows.setdefault(module, []).append(place.row)
+    return probe(model, rows, prompt, autocast)
 
 
 def _projections(model: nn.Module) -> dict[tuple[int, int | None], nn.Module]:
     found: dict[tuple[int, int | None], nn.Module] = {}
     for path, module in model.named_modules():
-        name = path
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
+        name = plain_path(path)
         if match := _DENSE.fullmatch(name):
             found.setdefault((int(match[1]), None), module)
         elif match := _ROUTED.fullmatch(name):
@@ -180,59 +209,15 @@ def _projections(model: nn.Module) -> dict[tuple[int, int | None], nn.Module]:
     return found
 
 
-def merged(module: nn.Module, row: int, col: int) -> float:
-    """Return W[row, col] of a linear module, with what its active LoRA adapters add.
-
-    Raises `BadInput` for an index outside the matrix.
-    """
-    adapted: Any = module
-    inner: Any = adapted.get_base_layer() if hasattr(module, "get_base_layer") else module
-    weight: torch.Tensor = inner.weight
-    transposed = type(inner).__name__ == "Conv1D"
-    value = _number(weight, (col, row) if transposed else (row, col))
-    if inner is module or getattr(module, "merged", False):
-        return value
-    for name in adapted.active_adapters:
-        if name in adapted.lora_A:
-            down, up = adapted.lora_A[name].weight.detach(), adapted.lora_B[name].weight.detach()
-            # Rank numbers each: nothing of the size of the matrix is made.
-            value += float(adapted.scaling[name] * (up[row].float() @ down[:, col].float()))
-    return value
-
-
-def _number(weight: torch.Tensor, index: tuple[int, int]) -> float:
-    if len(weight.shape) != 2 or any(
-        not 0 <= at < length for at, length in zip(index, weight.shape, strict=True)
-    ):
-        raise BadInput(f"index {list(index)} lies outside a weight of shape {list(weight.shape)}")
-    with torch.no_grad():
-        if hasattr(weight, "to_local"):
-            return _of_ranks(weight, index)
-        return float(weight[index])
-
-
-def _of_ranks(weight: Any, index: tuple[int, int]) -> float:
-    """Return a number of a DTensor: one rank holds it, and all are told."""
-    import torch.distributed as dist
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shape, offset = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
-    local = tuple(at - begin for at, begin in zip(index, offset, strict=True))
-    here = all(0 <= at < length for at, length in zip(local, shape, strict=True))
-    # The value, and how many hold it: replicas tell the same.
-    told = torch.zeros(2, dtype=torch.float64, device=weight.to_local().device)
-    if here:
-        told[0], told[1] = float(weight.to_local()[local]), 1.0
-    dist.all_reduce(told)
-    return float(told[0] / told[1])
-
-
 class SuperWeightCallback(TrainerCallback):
     """Watch the super weights in transformers' Trainer, and log them with its own loggers.
 
     ``super_weights`` are coordinates, as `superweight scan` finds them. Figures are logged as
     ``superweight/...``; what lies beyond a limit is a warning, and ends the training with ``stop``.
-    ``prompt`` is a text, for which the Trainer must have a tokenizer.
+    ``prompt`` is a text, for which the Trainer must have a tokenizer; give one of a few hundred tokens that
+    is not trained on, whose perplexity tells what the super weights do not.
+
+    The Trainer gives a callback neither itself nor its loggers: `bind` does, and adds the callback.
     """
 
     def __init__(
@@ -243,17 +228,20 @@ class SuperWeightCallback(TrainerCallback):
         run_every: int = 100,
         prompt: str | None = None,
         drift: float = DRIFT,
+        rise: float | None = RISE,
         stop: bool = False,
     ) -> None:
-        self._places, self._every, self._run_every = super_weights, every, run_every
-        self._prompt, self._drift, self._stop = prompt, drift, stop
+        self._places, self._prompt, self._stop = super_weights, prompt, stop
+        self._chosen: dict[str, Any] = {"every": every, "run_every": run_every, "drift": drift, "rise": rise}
         self.watched: Watched | None = None
         self.stopped_by: tuple[str, ...] = ()
-        self._log: Any = None
+        self._trainer: Any = None
 
-    def bind(self, trainer: Any) -> SuperWeightCallback:
-        """Log through a Trainer's ``log``, so that every logger it has gets the figures."""
-        self._log = trainer.log
+    def bind(self, trainer: Trainer) -> SuperWeightCallback:
+        """Take a Trainer's loggers, and add the callback where it was not given to the Trainer."""
+        self._trainer = trainer
+        if not any(one is self for one in trainer.callback_handler.callbacks):
+            trainer.add_callback(self)
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **given: Any) -> None:
@@ -263,19 +251,29 @@ class SuperWeightCallback(TrainerCallback):
             if tokenizer is None:
                 raise BadInput("a prompt needs the Trainer's processing_class, and it has none; give it one")
             ids = tokenizer(self._prompt, return_tensors="pt")["input_ids"].to(args.device)
-        self.watched = watch(
-            model, self._places, every=self._every, run_every=self._run_every, prompt=ids, drift=self._drift
-        )
+        if self._trainer is None and args.report_to:
+            _log.warning(
+                "super weights are watched, and logged by none of %s: call bind(trainer)",
+                ", ".join(args.report_to),
+            )
+        self.watched = watch(model, self._places, prompt=ids, **self._chosen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
         if self.watched is None:
             return control
         reading = self.watched.step(state.global_step)
-        if reading.figures and self._log is not None:
-            self._log(dict(reading.figures))
+        if reading.figures and self._trainer is not None:
+            self._logged(dict(reading.figures), control)
         for reason in reading.reasons:
             _log.warning("step %d: %s", reading.step, reason)
         if reading.reasons and self._stop:
             self.stopped_by = reading.reasons
             control.should_training_stop = True
         return control
+
+    def _logged(self, figures: dict[str, float], control: Any) -> None:
+        # Logging tells the Trainer that what was due is logged, and its own loss of this step is not yet.
+        due = control.should_log
+        # Not the log of a trainer built on it: TRL's adds, and empties, what it averages for its own.
+        Trainer.log(self._trainer, figures)
+        control.should_log = due

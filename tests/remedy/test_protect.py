@@ -6,9 +6,12 @@ import json
 import re
 import warnings
 
+import gguf
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
+from benchmarks.engine_files import write_as
 from benchmarks.quantisers import QUANTISERS, crowded
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
@@ -19,7 +22,9 @@ from superweight.core.errors import BadInput
 from superweight.release.compare import CompareRequest, compare
 from superweight.release.result import ACTIVATIONS, DAMAGED, KEPT, STATIC
 from superweight.remedy.protect import protect
-from superweight.remedy.recipes import TOOLS, tool
+from superweight.remedy.recipes import TOOLS, Protected, tool
+from tests.helpers.checkpoint_files import CHECKPOINTS
+from tests.helpers.planted_gguf import write_tiny_gguf
 
 PACKAGES = {
     "bitsandbytes": "bitsandbytes",
@@ -28,6 +33,8 @@ PACKAGES = {
     "optimum-quanto": "optimum.quanto",
     "llm-compressor": "compressed_tensors",
     "mlx": "mlx.core",
+    "auto-round": "auto_round",
+    "gptqmodel": "gptqmodel",
 }
 # bitsandbytes computes nf4 on a CPU only where its blocks divide a row, which 160 inputs are not.
 # Bits and group by which each tool rounds the tiny model, 160 inputs wide at its widest.
@@ -37,9 +44,9 @@ MODULE = "model.layers.1.mlp.down_proj"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The tiny model, with one larger weight beside the super weight that no input reaches."""
+    """The tiny model, with one larger weight beside the super weight that hardly an input reaches."""
     source = local_path(resolve("tiny-planted"))
-    return crowded(source, tmp_path_factory.mktemp("crowded") / "base", 1, 41, 23, 2048.0)
+    return crowded(source, tmp_path_factory.mktemp("crowded") / "base", 1, 41, 23, 2048.0, faint=0.01)
 
 
 def verdict(base, release):
@@ -76,6 +83,36 @@ def test_gptqmodel_skips_by_a_pattern(base):
 
 def modules(base):
     return protect(parse_model(f"tiny-planted={base}"), tool("mlx"), RunConfig()).modules
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+def test_llama_cpp_rounds_one_tensor_less(kind, tmp_path):
+    """With ggml's own rounding: of the types that the recipe's pairs name, as llama-quantize reads them."""
+    pytest.importorskip("xllamacpp")
+    plain = write_tiny_gguf(tmp_path / "plain.gguf", changed=crowded_in_gguf())
+    (pair,) = tool("llama.cpp").recipe([Protected(MODULE, "blk.1.ffn_down")]).settings["tensor_type"]
+    pattern, stored = pair.split("=")
+    names = [tensor.name for tensor in gguf.GGUFReader(plain).tensors]
+    kept = {name: stored.upper() for name in names if re.search(pattern, name)}
+    assert ["blk.1.ffn_down.weight"] == list(kept)
+    found = {}
+    for how, told in (("plain", {}), ("protected", kept)):
+        release = write_as(plain, tmp_path / f"{how}-{kind}.gguf", kind, told)
+        pairs = parse_model(f"tiny-planted={plain}"), parse_model(str(release))
+        found[how] = compare(CompareRequest(*pairs, depths=(STATIC, ACTIVATIONS))).verdict
+    assert {"plain": DAMAGED, "protected": KEPT} == found
+
+
+def crowded_in_gguf():
+    """Return the tensors of `crowded`, by their names in GGUF."""
+    tensors = load_file(CHECKPOINTS / "tiny-planted" / "model.safetensors")
+    found = {}
+    for part, name in (("down_proj", "ffn_down"), ("up_proj", "ffn_up"), ("gate_proj", "ffn_gate")):
+        found[f"blk.1.{name}.weight"] = tensors[f"model.layers.1.mlp.{part}.weight"].float().numpy().copy()
+    found["blk.1.ffn_down.weight"][41, 24] = 2048.0
+    for name in ("ffn_up", "ffn_gate"):
+        found[f"blk.1.{name}.weight"][24] *= 0.01
+    return found
 
 
 def test_llama_quantize_is_told_of_one_tensor(base):
