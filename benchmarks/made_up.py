@@ -62,7 +62,7 @@ class Made:
 
     def bytes(self, start: int, end: int, key: int) -> bytes:
         pattern = _pattern(self.dtype, self.spread, self.fill)
-        begin = (start + key * 2 * 7919) % len(pattern)
+        begin = (start + key * 7919 * max(2, _SIZES[self.dtype])) % len(pattern)
         out = bytearray()
         while len(out) < end - start:
             out += pattern[begin : begin + end - start - len(out)]
