@@ -40,13 +40,20 @@ def read_part(stored: LazyTensor, index: int) -> torch.Tensor:
 
 
 def _bytes(stored: LazyTensor, index: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Read bytes straight into a tensor: a copy of a block of the largest models does not fit beside it."""
-    info, expert = stored.tensor.info, stored.tensor.expert or 0
+    """Read bytes straight into a tensor: a copy of a block of the largest models does not fit beside it.
+
+    A file of this machine is mapped where the numbers lie on their own boundaries, and not copied at all.
+    """
+    info, expert, count = stored.tensor.info, stored.tensor.expert or 0, prod(shape)
+    start = info.start + (expert * prod(stored.shape) + index * count) * dtype.itemsize
+    if count and start % dtype.itemsize == 0:
+        mapped = info.file.mapped(start, start + count * dtype.itemsize)
+        if mapped is not None:
+            return torch.frombuffer(mapped, dtype=dtype, count=count).view(shape)
     numbers = torch.empty(shape, dtype=dtype)
-    skipped = expert * prod(stored.shape) + index * numbers.numel()
-    if numbers.numel():
+    if count:
         target: Any = numbers.view(-1).view(torch.uint8).numpy()
-        info.file.read_into(info.start + skipped * numbers.itemsize, memoryview(target))
+        info.file.read_into(start, memoryview(target))
     return numbers
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +28,9 @@ class File(Protocol):
 
     def read_into(self, start: int, target: memoryview) -> None:
         """Fill ``target`` with the bytes from ``start`` on; raises as `read` does."""
+
+    def mapped(self, start: int, end: int) -> memoryview | None:
+        """Return bytes that are brought as they are looked at, and may be written to here; or None."""
 
 
 class Folder(Protocol):
@@ -98,6 +103,21 @@ class LocalFile:
         self.tally.count += done
         if done < len(target):
             raise too_short(self, start + done, start, start + len(target))
+
+    def mapped(self, start: int, end: int) -> memoryview | None:
+        first = start - start % mmap.ALLOCATIONGRANULARITY
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < end:
+                    raise too_short(self, self.path.stat().st_size, start, end)
+                if start == end:
+                    return None
+                # What is written there is written to a page of this process.
+                view = mmap.mmap(file.fileno(), end - first, access=mmap.ACCESS_COPY, offset=first)
+        except OSError as error:
+            raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
+        self.tally.count += end - start
+        return memoryview(view)[start - first :]
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,9 @@ class RemoteFile:
         elif len(target):
             self._server.fill(self._address, start, target)
 
+    def mapped(self, start: int, end: int) -> None:
+        """Return nothing: what is elsewhere has to be asked for."""
+
 
 class RemoteFolder:
     """An address under which files lie side by side; ``query`` is repeated for each.
