@@ -71,13 +71,13 @@ def write_checkpoint(directory: Path, blocks: int) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
-def open_offloaded(directory: Path) -> Subject:
+def open_offloaded(directory: Path, dtype: torch.dtype = torch.bfloat16) -> Subject:
     """Return the checkpoint as a subject whose blocks and head stay on disk."""
     blocks = json.loads((directory / "config.json").read_text())["num_hidden_layers"]
     places = {"model.embed_tokens": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"}
     places |= {f"model.layers.{layer}": "disk" for layer in range(blocks)}
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.bfloat16, device_map=places, offload_folder=directory / "offload"
+        directory, dtype=dtype, device_map=places, offload_folder=directory / "offload"
     )
     model.eval().requires_grad_(False)
     entry = resolve(str(directory))

@@ -234,6 +234,15 @@ def test_a_scalar_is_read_from_a_mirror(ran, mirror):
     assert (0, True) == (code, "bytes received" in said), said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hf://org/plain", "hf://org/shards"])
+def test_a_model_is_scanned_on_a_mirror_and_not_downloaded(ran, tmp_path, name):
+    """Block by block, by ranges; nothing is kept."""
+    code, said = ran("scan", name)
+    assert (0, True) == (code, "made of 1 scalar in block 1" in said), said
+    assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_shards_without_an_index_are_read_from_a_mirror(ran):
     """The hub says which there are, and each shard what it holds, as in a folder."""
     code, said = ran("read", "hf://org/shards", "--at", "1,0,0")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from superweight.checkpoints.tensors import remote
+from superweight.checkpoints.tensors import ranges
 from superweight.checkpoints.tensors.locations import locate
 from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.cli.main import main
@@ -430,8 +430,8 @@ def test_an_absent_file_is_named(serve, superweight, large):
 
 def test_unreachable_addresses_are_refused_after_a_short_wait(serve, superweight, large, monkeypatch):
     """A closed port at once; one that does not answer, or says nothing, after less than five seconds."""
-    assert 5 > remote._TIMEOUT
-    monkeypatch.setattr(remote, "_TIMEOUT", 0.25)
+    assert 5 > ranges.TIMEOUT
+    monkeypatch.setattr(ranges, "TIMEOUT", 0.25)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"

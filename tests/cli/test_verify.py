@@ -160,3 +160,24 @@ def test_the_real_model_agrees():
     verification = verify(load_registry()["smollm2-135m-instruct-q4_1"])
     assert "agrees" == verification.status
     assert 1 == len(verification.supported)
+
+
+def test_a_scan_holds_what_is_published_to_what_is_found(models, tmp_path):
+    """Beside what was read; the plain twin under the planted name has none, and disagrees."""
+    result = models("tiny-planted", "--scan", "--json", str(tmp_path / "v.json"))
+    assert 0 == result.exit_code, result.output
+    assert "tiny-planted: agrees: a scan finds [1, 41, 23], seen through block 3 of 4" in result.stdout
+    assert "1 models, read and scanned; agrees: 2, DISAGREES: 0" in result.stdout
+    read, scanned = json.loads((tmp_path / "v.json").read_text())
+    assert read["status"] == scanned["status"] == "agrees"
+    assert [[1, 41, 23]] == scanned["super_weights"]
+    spoilt = models(f"tiny-planted={PLAIN}", "--scan")
+    assert 1 == spoilt.exit_code
+    assert "DISAGREES: a scan finds no super weight" in spoilt.stdout
+
+
+def test_a_scan_is_asked_for_with_verify(superweight):
+    """By itself the option would do nothing."""
+    result = superweight("models", "--scan")
+    assert 4 == result.exit_code
+    assert "give --verify as well" in result.stderr

@@ -12,7 +12,16 @@ import pytest
 import superweight
 
 # What hooks fill while a model runs, and what a writer fills while it writes.
-GATHERED = {"SpeculativePruning", "Record", "BlockRecord", "FollowedWrites", "PassCount", "_Part"}
+GATHERED = {
+    "SpeculativePruning",
+    "Record",
+    "BlockRecord",
+    "FollowedWrites",
+    "PassCount",
+    "_Part",
+    "Tally",
+    "Cost",
+}
 MODULES = sorted(module.name for module in pkgutil.walk_packages(superweight.__path__, "superweight."))
 
 

@@ -51,7 +51,7 @@ def test_what_is_guessed_in_the_pass_is_what_is_detected_after_it(planted, scala
     def look():
         with speculative.speculative_pruning(planted) as foresight:
             found = detect(trace(planted, TEXT, foresight.look)).coordinates
-        return found, foresight.foreseen
+        return found, foresight.foreseen(len(planted.architecture.blocks))
 
     found, foreseen = with_scalars(planted, scalars, look)
     assert found == (foreseen.pruned if foreseen is not None else frozenset())

@@ -28,7 +28,7 @@ PLACE = Coordinate(1, 41, 23)
 def foreseen_in(subject):
     with speculative.speculative_pruning(subject) as foresight:
         intact = trace(subject, TEXT, foresight.look)
-    return intact, foresight.foreseen
+    return intact, foresight.foreseen(intact.blocks)
 
 
 def passes(subject):
@@ -96,8 +96,9 @@ def test_what_a_larger_write_dwarfs_is_forgotten(planted):
         look = lambda write: (foresight.look(write), guessed.append(foresight.guesses))  # noqa: E731
         found = detect(trace(planted, TEXT, look)).coordinates
     assert set(first) == {place for guess in guessed[0] for place, _ in guess.scalars}
-    assert set(second) == found == foresight.foreseen.pruned
-    assert 1 == foresight.foreseen.start
+    foreseen = foresight.foreseen(len(planted.architecture.blocks))
+    assert set(second) == found == foreseen.pruned
+    assert 1 == foreseen.start
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,8 @@ def test_what_a_larger_write_dwarfs_is_forgotten(planted):
 )
 def test_a_guess_that_is_wrong_costs_a_second_pass_and_nothing_else(planted, monkeypatch, change):
     """Only a copy pruned of exactly what is found, in which nothing is left of it, confirms anything."""
-    guessed = SpeculativePruning.foreseen.fget
-    monkeypatch.setattr(SpeculativePruning, "foreseen", property(lambda self: change(guessed(self))))
+    guessed = SpeculativePruning.foreseen
+    monkeypatch.setattr(SpeculativePruning, "foreseen", lambda self, blocks: change(guessed(self, blocks)))
     count, found = passes(planted)
     assert (2, 2, SUPPRESSED, (PLACE,)) == (count, found.passes, found.stop_reason, found.coordinates)
 
@@ -124,7 +125,7 @@ def test_a_second_pass_is_over_the_one_sequence(planted, monkeypatch):
     first = scalar_for(planted, 0, PLACE.row, 1000 * typical)
     with set_scalars(planted, first | {PLACE: 0.0}):
         later = scalar_for(planted, 2, PLACE.row, 20_000 * typical)
-    monkeypatch.setattr(SpeculativePruning, "foreseen", None)
+    monkeypatch.setattr(SpeculativePruning, "foreseen", lambda self, blocks: None)
     rows = []
     handle = planted.architecture.blocks[-1].register_forward_hook(
         lambda _, given, output: rows.append(len(output))
@@ -170,7 +171,7 @@ def test_a_model_without_super_weights_runs_alone(plain):
     """No copy joins: the pass is the one that a trace takes, to the last bit."""
     with speculative.speculative_pruning(plain) as foresight:
         looked = trace(plain, TEXT, foresight.look)
-    assert foresight.foreseen is None
+    assert foresight.foreseen(looked.blocks) is None
     assert (looked.residual == trace(plain, TEXT).residual).all()
 
 

@@ -35,6 +35,8 @@ AT_HAND = {
 }
 
 
+# What may follow "models --verify" and asks the hub.
+NAMES_THE_HUB = ((), ("org/name",), ("--scan",))
 PROPERTIES = "tests/claims/test_properties.py"
 
 
@@ -53,7 +55,7 @@ def needs(command):
     if command.program == "pytest" and "--sw-model" not in text:
         return "the harness's own tests"
     # Verifying everything waits for the hub; naming org/name asks the hub too.
-    if command.arguments in (("models", "--verify"), ("models", "--verify", "org/name")):
+    if command.arguments[:2] == ("models", "--verify") and command.arguments[2:] in NAMES_THE_HUB:
         return "the hub"
     if command.arguments == ("read", "org/name", "--directory"):
         return "something published"

@@ -43,6 +43,22 @@ class PlainTensor:
         whole = self.info.shape if self.packed is None else self.packed.shape
         return whole if self.expert is None else whole[1:]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stored bytes are the numbers themselves, one after the other."""
+        info = self.info
+        unmixed = info.block_elements == 1 and info.dtype not in FLOAT8 and info.dtype not in INTEGERS
+        return self.packed is None and self.kind is None and unmixed and self.checkpoint.merged is None
+
+    def part(self, index: int) -> Floats:
+        """Read the part of a tensor at one index into its first dimension."""
+        chosen = () if self.expert is None else (self.expert,)
+        if self.packed is None:
+            return self.checkpoint.read(self.info.name, *chosen, index)
+        if len(self.packed.shape) - len(chosen) > 2:
+            return self.packed.matrix((*chosen, index))
+        return self.packed.row(chosen, index)
+
     def read(self) -> Floats:
         """Read the numbers, (outputs, inputs) or behind the index of the expert."""
         chosen = () if self.expert is None else (self.expert,)

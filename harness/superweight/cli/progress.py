@@ -34,6 +34,7 @@ CHECK: Mapping[str, float] = {
 ONCE: Mapping[str, float] = {"downloading": 20, "converting": 14}
 COMPARE: Mapping[str, float] = {"loading": 4, "comparing": 30, "gathering": 5}
 SCAN: Mapping[str, float] = {"loading": 2, "scanning": 2, "measuring": 12}
+STREAM: Mapping[str, float] = {"opening": 2, "block": 4}
 SWEEP: Mapping[str, float] = {"loading": 2, "scanning": 1, "intact": 5, "INT4": 400, "W8A8": 60}
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from superweight.checkpoints.tensors.open import is_remote
 from superweight.claims.run_config import RunConfig
 from superweight.cli.model_argument import MODEL
 from superweight.cli.options import loading_options, write_output
 from superweight.cli.progress import SCAN, progressing
+from superweight.core.errors import BadInput
 
 if TYPE_CHECKING:
     from superweight.checkpoints.model_ref import ModelRef
@@ -27,15 +29,45 @@ if TYPE_CHECKING:
 @click.option(
     "--no-effect", is_flag=True, help="Leave out how much the model loses without what is found: faster."
 )
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Run MODEL block by block, in the memory of two; hf:// and https:// always are.",
+)
+@click.option("--full", is_flag=True, help="Of a streamed model run every block, settled or not.")
+@click.option("--blocks", type=click.IntRange(min=1), help="Of a streamed model run no more than so many.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what streaming MODEL would read, and stop.")
 @loading_options
-def scan(model: ModelRef, json_file: str | None, no_effect: bool, run_config: RunConfig) -> None:
+def scan(
+    model: ModelRef,
+    json_file: str | None,
+    no_effect: bool,
+    stream: bool,
+    full: bool,
+    blocks: int | None,
+    plan_only: bool,
+    run_config: RunConfig,
+) -> None:
     """Find MODEL's super weights, and confirm them, in one forward pass where that can be foreseen.
 
     Nine prompts then say how surely each is one of the model's, and eight windows of text what the
     model loses without them.
 
+    hf://org/name and https addresses are not downloaded: their blocks are read one after the other, and
+    no further than the answer needs. One prompt is looked at then.
+
     Example: superweight scan smollm2-135m-instruct-q4_1
     """
+    if stream or is_remote(model.entry.address):
+        from superweight.cli.scan_stream import Choices, scan_streamed
+
+        scan_streamed(model, json_file, Choices(full, blocks, plan_only), run_config)
+        return
+    if full or blocks is not None or plan_only:
+        raise BadInput(
+            "--full, --blocks and --plan are about a model that is run block by block; add --stream, or give "
+            "its address as hf://org/name"
+        )
     from superweight.claims.paper.location import published_agreement
     from superweight.cli.scan_text import scan_lines
     from superweight.detection.scan import scan as scan_subject

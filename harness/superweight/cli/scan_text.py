@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from superweight.core.readable import readable, times, titled
-from superweight.detection.findings import SuperWeight
+from superweight.detection.findings import SuperActivation, SuperWeight
 from superweight.detection.scan import Scan, head_room
 from superweight.detection.scan_record import neurons
 from superweight.detection.steadiness import Place, Steadiness
@@ -17,8 +17,10 @@ from superweight.model.subject import Subject
 _LISTED = 8
 
 
-def scan_lines(subject: Subject, found: Scan, steady: Steadiness, effect: Effect | None) -> Iterator[str]:
-    """Yield the lines, each scalar's within 80 columns."""
+def scan_lines(
+    subject: Subject, found: Scan, steady: Steadiness | None, effect: Effect | None
+) -> Iterator[str]:
+    """Yield the lines, each scalar's within 80 columns; ``steady`` is None where one prompt was looked at."""
     yield f"{titled(subject.name)}: {summary(found, effect)}"
     yield from _weights(found, steady, effect)
     yield from _gains(found, steady)
@@ -29,11 +31,12 @@ def scan_lines(subject: Subject, found: Scan, steady: Steadiness, effect: Effect
             yield f"one neuron: block {neuron['layer']}, column {neuron['col']} writes channels {channels}"
     if effect is not None:
         yield from _effect(effect)
-    yield from _sure(found, steady)
+    if steady is not None:
+        yield from _sure(found, steady)
     yield from _cut(
         [
             f"super activation: channel {item.channel}, token {item.token}, "
-            f"blocks {item.onset} to {item.last}, magnitude {readable(item.magnitude, 6)}"
+            f"blocks {item.onset} to {_last(found, item)}, magnitude {readable(item.magnitude, 6)}"
             for item in found.super_activations
         ],
         "super activations",
@@ -46,9 +49,30 @@ def scan_lines(subject: Subject, found: Scan, steady: Steadiness, effect: Effect
     shares = ", ".join(f"{share:.2g} of what {dtype} holds" for dtype, share in room["share"].items())
     yield f"largest activation {readable(room['largest'], 6)}: {shares}"
     yield f"{found.stop_reason} after {found.passes} pass{'es' * (found.passes > 1)}"
+    yield from _depth(found)
 
 
-def _weights(found: Scan, steady: Steadiness, effect: Effect | None) -> Iterator[str]:
+def _last(found: Scan, item: SuperActivation) -> str:
+    """Return where a plateau ends; of one that lasts to the end of what was run, no more is known."""
+    depth = found.depth
+    open_ended = depth is not None and not depth.whole and item.last == depth.blocks - 1
+    return f"at least {item.last}" if open_ended else str(item.last)
+
+
+def _depth(found: Scan) -> Iterator[str]:
+    depth = found.depth
+    if depth is None or depth.whole:
+        return
+    if found.provisional:
+        yield (
+            f"provisional: {depth}; a full pass (--full) would add what takes the activation away, where its "
+            "plateau ends, and whether a later one is larger"
+        )
+    else:
+        yield f"not settled: {depth}; what the other blocks make is not known"
+
+
+def _weights(found: Scan, steady: Steadiness | None, effect: Effect | None) -> Iterator[str]:
     if not found.super_weights:
         return
     head = ("super weight", "value", "makes", "of write", "rank", "token", "prompts", "alone")
@@ -71,7 +95,7 @@ def _weights(found: Scan, steady: Steadiness, effect: Effect | None) -> Iterator
     yield from _table(rows)
 
 
-def _gains(found: Scan, steady: Steadiness) -> Iterator[str]:
+def _gains(found: Scan, steady: Steadiness | None) -> Iterator[str]:
     if not found.gains:
         return
     rows = [("gain of a norm", "value", "median", "makes", "rank", "prompts")]
@@ -101,7 +125,9 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
 
 
-def _prompts(place: Place, steady: Steadiness) -> str:
+def _prompts(place: Place, steady: Steadiness | None) -> str:
+    if steady is None:
+        return ""
     seen = steady.seen[place]
     return f"{seen.prompts}/{seen.of}"
 

@@ -26,6 +26,7 @@ from superweight.detection.findings import (
     SuperWeight,
 )
 from superweight.detection.run_trace import trace, trace_again
+from superweight.detection.settling import Depth, Until, looking, reached
 from superweight.detection.speculative import SpeculativeTrace, speculative_pruning
 from superweight.detection.trace import Trace
 from superweight.model.batch_rows import rows_do_not_fit
@@ -52,6 +53,7 @@ class Scan:
     core, which the claims are about. ``companions`` make weaker activations or small parts of strong
     ones; ``successors`` make the activation again once the core is pruned. Neither is ever pruned with it.
     ``gains`` are those of norms behind the MLP, ``links`` what each block writes of the largest activation.
+    ``depth`` says how far a model was looked at that was not run to its end.
     """
 
     super_activations: tuple[SuperActivation, ...]
@@ -65,6 +67,12 @@ class Scan:
     successors: tuple[SuperWeight, ...] = ()
     gains: tuple[SuperGain, ...] = ()
     links: tuple[Link, ...] = ()
+    depth: Depth | None = None
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the pass was ended when the answer was settled, before the model's last block."""
+        return self.depth is not None and self.depth.settled and not self.depth.whole
 
     @property
     def making_gains(self) -> tuple[SuperGain, ...]:
@@ -123,13 +131,14 @@ class Scan:
         return f"{weights}, {self.stop_reason} after {passes} pass{'' if passes == 1 else 'es'}"
 
 
-def scan(subject: Subject, text: str) -> Scan:
+def scan(subject: Subject, text: str, until: Until | None = None) -> Scan:
     """Find the super weights of a subject with one forward pass over ``text``, and confirm them.
 
     The core is pruned and its activations are looked at again: in the same pass where it could be
     foreseen, or from the first block that it changes on in another. A scalar that still makes them, and
     made nearly enough of them in the intact model, joins the core; up to `MAX_PASSES` passes in all.
     One that takes over only once the core is gone is a successor, and ends the search.
+    ``until`` says when the pass ends early; all passes end there then.
     The subject is left as it was. Raises `HarnessError` on a subject under edits: its detection
     would name the runner-up.
     """
@@ -137,22 +146,21 @@ def scan(subject: Subject, text: str) -> Scan:
         raise HarnessError(f"{subject.name} is being edited; scan it before or after, not meanwhile")
     # Every block's output is kept: which block the edits will begin in is not known yet.
     with keeping_prefixes(subject, range(len(subject.architecture.blocks))) as prefixes:
-        intact, foreseen = _first_pass(subject, text)
+        intact, foreseen = _first_pass(subject, text, until)
     first, largest = detect(intact), intact.largest
+    depth = None if until is None else reached(intact, len(subject.architecture.blocks), until)
     if not first.super_weights:
         reason = NO_SCALAR if first.super_activations else NONE_FOUND
-        return _scan(subject, first, first.super_weights, passes=1, reason=reason, largest=largest)
+        return _scan(subject, first, (), passes=1, reason=reason, largest=largest, depth=depth)
     found = {weight.coordinate: weight for weight in first.super_weights}
     reason, passes = PASS_LIMIT, 1
     successors: tuple[SuperWeight, ...] = ()
-    if (
-        foreseen is not None
-        and foreseen.pruned == found.keys()
-        and suppressed(first, foreseen.traced(intact))
-    ):
-        return _scan(subject, first, first.super_weights, passes=1, reason=SUPPRESSED, largest=largest)
+    if foreseen is not None and _without(first, intact, foreseen):
+        weights = first.super_weights
+        return _scan(subject, first, weights, passes=1, reason=SUPPRESSED, largest=largest, depth=depth)
     while passes < MAX_PASSES:
-        with edited(subject, [Prune(coordinate) for coordinate in found]):
+        writers = [subject.architecture.projection(coordinate) for coordinate in found]
+        with subject.at_hand(writers), edited(subject, [Prune(coordinate) for coordinate in found]):
             prefix = prefixes[min(found).layer].of_first_sequence()
             again = trace_again(subject, text, intact, prefix)
         passes += 1
@@ -181,7 +189,14 @@ def scan(subject: Subject, text: str) -> Scan:
         reason=reason,
         largest=largest,
         successors=successors,
+        depth=depth,
     )
+
+
+def _without(first: Detection, intact: Trace, foreseen: SpeculativeTrace) -> bool:
+    """Tell whether the copy was pruned of the very set that was found, and is without its activations."""
+    pruned = foreseen.pruned == first.coordinates
+    return pruned and suppressed(first, foreseen.traced(intact))
 
 
 def _made_enough(intact: Detection, weight: SuperWeight) -> bool:
@@ -189,11 +204,24 @@ def _made_enough(intact: Detection, weight: SuperWeight) -> bool:
     return intact.parts.get(weight.coordinate, 0.0) * BORDER >= SHARE
 
 
-def _first_pass(subject: Subject, text: str) -> tuple[Trace, SpeculativeTrace | None]:
+def _first_pass(subject: Subject, text: str, until: Until | None) -> tuple[Trace, SpeculativeTrace | None]:
     """Trace the intact model, with a pruned copy beside it where its blocks compute on two rows."""
+    blocks = len(subject.architecture.blocks)
+
+    def hold_back(next_may_end: bool) -> None:
+        if subject.stream is not None:
+            subject.stream.hold_back = next_may_end
+
+    def confirmed(found: Detection, trace: Trace) -> bool:
+        """Tell whether the copy is without the activation; where none ran, another pass will tell."""
+        foreseen = foresight.foreseen(trace.blocks)
+        other = foreseen is None or foreseen.pruned != found.coordinates
+        return other or _without(found, trace, foreseen)  # type: ignore[arg-type]  # None is another
+
+    seen = None if until is None else looking(until, blocks, confirmed, hold_back)
     try:
         with speculative_pruning(subject) as foresight:
-            intact = trace(subject, text, foresight.look)
+            intact = trace(subject, text, foresight.look, seen)
     except UnknownArchitecture:
         if foresight.copy is None:
             raise
@@ -201,12 +229,12 @@ def _first_pass(subject: Subject, text: str) -> tuple[Trace, SpeculativeTrace | 
         if foresight.copy is None or not rows_do_not_fit(error):
             raise
     else:
-        foreseen = foresight.foreseen
+        foreseen = foresight.foreseen(intact.blocks)
         fits = foreseen is not None and all(
             len(part) == intact.residual.shape[1] for part in foreseen.residual
         )
         return intact, foreseen if fits else None
-    return trace(subject, text), None
+    return trace(subject, text, seen=seen), None
 
 
 def suppressed(intact: Detection, pruned: Trace) -> bool:
@@ -231,6 +259,7 @@ def _scan(
     reason: str,
     largest: float,
     successors: tuple[SuperWeight, ...] = (),
+    depth: Depth | None = None,
 ) -> Scan:
     return Scan(
         super_activations=first.super_activations,
@@ -244,6 +273,7 @@ def _scan(
         successors=successors,
         gains=first.gains,
         links=first.links,
+        depth=depth,
     )
 
 

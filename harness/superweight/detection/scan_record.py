@@ -92,6 +92,9 @@ def as_dict(subject: Subject, result: Scan, steady: Steadiness | None = None) ->
             for canceller in result.cancellers
         ],
     }
+    if result.depth is not None:
+        depth = result.depth
+        document["depth"] = {"blocks": depth.blocks, "of": depth.of, "provisional": result.provisional}
     if steady is not None:
         document["prompts"] = {
             "count": steady.prompts,

@@ -68,10 +68,8 @@ class SpeculativePruning:
     start: int = 0
     course: list[torch.Tensor] = field(default_factory=list)
 
-    @property
-    def foreseen(self) -> SpeculativeTrace | None:
-        """The copy that ran to the end, or None where there is none."""
-        blocks = len(self.subject.architecture.blocks)
+    def foreseen(self, blocks: int) -> SpeculativeTrace | None:
+        """Return the copy as it ran through so many blocks, or None where there is none."""
         if self.copy is None or len(self.course) != blocks - self.start:
             return None
         return SpeculativeTrace(self.start, _scalars(self.guesses), tuple(self.course))

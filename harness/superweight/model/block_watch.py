@@ -76,7 +76,8 @@ class BlockWatch:
         self.seen.writes.wrote(0, self.seen.dense[1].flatten(0, -2))
 
     def _experts_wrote(self, _: nn.Module, arguments: Any, keywords: Any, output: torch.Tensor) -> None:
-        if self.block.experts is not None:
+        # After the block's end each expert is asked for its own part.
+        if self.block.experts is not None and self.seen.after is None:
             self.seen.experts = self.block.experts.call(arguments, keywords, output)
             self.seen.writes.wrote(len(self.block.sources) - 1, self.seen.experts.whole)
 
@@ -89,6 +90,8 @@ class BlockWatch:
         return follow
 
     def _norm_ran(self, norm: nn.Module, arguments: Any, output: Any) -> None:
+        if self.seen.after is not None:
+            return  # it is asked for its gains
         given, whole = _first(arguments), _first(output)
         if len(arguments) != 1:
             return  # what reads several tensors adds them up

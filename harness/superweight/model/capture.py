@@ -19,6 +19,7 @@ from superweight.model.block_watch import BlockWatch
 from superweight.model.block_writers import Block
 from superweight.model.experts import Experts, ExpertsCall
 from superweight.model.followed_writes import FollowedWrites, times
+from superweight.model.gains import gains_of, is_gain
 from superweight.model.half_blocks import HalfBlock
 from superweight.model.lanes import in_lane, lanes_of, leading_lane
 from superweight.model.projections import LinearProjection
@@ -74,7 +75,7 @@ class Record:
     ``arrived`` and ``residual`` entries: (sequences, tokens, hidden); of a stream in several lanes each
     entry in its leading lane, which ``lanes`` holds (None where there is one). ``carry`` is by what each
     block multiplies the stream that it is given: 1 but for the families that scale it as a whole. ``norms``
-    are those that stand between a block's MLP and the stream.
+    are those that stand between a block's MLP and the stream: their names, and their gains, (hidden,).
     """
 
     residual: list[torch.Tensor] = field(default_factory=list)
@@ -82,7 +83,11 @@ class Record:
     arrived: list[torch.Tensor] = field(default_factory=list)
     carry: list[float] = field(default_factory=list)
     lanes: list[torch.Tensor | None] = field(default_factory=list)
-    norms: list[nn.Module | None] = field(default_factory=list)
+    norms: list[tuple[str, torch.Tensor] | None] = field(default_factory=list)
+
+
+class PassEnded(Exception):  # no error: whoever records a pass has seen enough of it
+    """Raised by ``ended`` of `recorded` to leave the rest of the pass out."""
 
 
 @contextmanager
@@ -92,47 +97,91 @@ def recorded(
     meanwhile: Meanwhile | None = None,
     held: Collection[int] = (),
     tokens: tuple[int, int] = (0, 0),
+    ended: Callable[[Record], None] | None = None,
 ) -> Iterator[Record]:
     """Record the forward pass that is run inside, from block ``start`` on.
 
     ``meanwhile`` is told of each block as it ends, where nothing but a factor stands between a
     dense projection and the residual stream. ``held`` are the blocks whose stream an edit sets to a
     value, which no part of them wrote. ``tokens``, (sequences, tokens), tells a stream's lanes apart.
+    ``ended`` is shown the record after each block, whose weights are still at hand then; it may raise
+    `PassEnded`, which ends the pass, and the record with that block.
 
     The record is complete after the ``with`` block. Raises `NotFinite` where the residual stream
     overflowed, and `UnknownArchitecture` where what the projections wrote does not add up to what the
     block's MLP wrote.
     """
-    layout = architecture.layout[start:]
-    record, caught = Record(), [BlockRecord(FollowedWrites(len(block.sources))) for block in layout]
-    entered: list[torch.Tensor] = []
+    writer = _Recorder(architecture, start)
     with ExitStack() as hooks:
         first = architecture.blocks[start]
-        before = first.register_forward_pre_hook(_before_blocks(entered), with_kwargs=True)
+        before = first.register_forward_pre_hook(_before_blocks(writer.entered), with_kwargs=True)
         hooks.callback(before.remove)
-        for layer, (block, seen) in enumerate(zip(layout, caught, strict=True), start):
+        for layer, (block, seen) in enumerate(zip(writer.layout, writer.caught, strict=True), start):
             watch = BlockWatch(block, layer, seen, architecture.hidden, tokens, patched=layer in held)
             watch.place(hooks)
             if meanwhile is not None:
                 hooks.callback(_tell(block, layer, seen, meanwhile).remove)
-        yield record
-    _keep_stream(record, lanes_of(entered[0], architecture.hidden, tokens))
-    for layer, (block, seen) in enumerate(zip(layout, caught, strict=True), start):
-        if seen.after is None:  # skipped, as cross-attention without an encoder is
-            record.parts.append([])
-            record.norms.append(None)
-            record.carry.append(1.0)
-            record.arrived.append(torch.zeros_like(record.residual[-1]))
-            record.residual.append(record.residual[-1])
-            record.lanes.append(record.lanes[-1])
-            continue
-        if not bool(seen.after.isfinite().all()):
-            raise NotFinite(layer, str(seen.after.dtype).removeprefix("torch."))
-        _keep_stream(record, seen.after)
-        record.carry.append(seen.carry)
-        record.norms.append(seen.norm)
-        record.arrived.append(_arrived(seen, record.lanes[-1]))
-        record.parts.append(list(_parts(block, layer, seen, record.lanes[-1])))
+            closing = block.module.register_forward_hook(_closer(writer, layer - start, tokens, ended))
+            hooks.callback(closing.remove)
+        try:
+            yield writer.record
+        except PassEnded:
+            return
+    writer.close(len(writer.layout) - 1, tokens)
+
+
+class _Recorder:
+    """Writes the entries of a record, block by block."""
+
+    def __init__(self, architecture: Architecture, start: int) -> None:
+        self.architecture = architecture
+        self.start = start
+        self.layout = architecture.layout[start:]
+        self.caught = [BlockRecord(FollowedWrites(len(block.sources))) for block in self.layout]
+        self.entered: list[torch.Tensor] = []
+        self.record = Record()
+
+    def close(self, last: int, tokens: tuple[int, int]) -> None:
+        """Write the entries up to a block that has ended; those before it that did not run are empty."""
+        record = self.record
+        if not record.residual:
+            _keep_stream(record, lanes_of(self.entered[0], self.architecture.hidden, tokens))
+        for index in range(len(record.parts), last + 1):
+            block, seen, layer = self.layout[index], self.caught[index], self.start + index
+            if seen.after is None:  # skipped, as cross-attention without an encoder is
+                record.parts.append([])
+                record.norms.append(None)
+                record.carry.append(1.0)
+                record.arrived.append(torch.zeros_like(record.residual[-1]))
+                record.residual.append(record.residual[-1])
+                record.lanes.append(record.lanes[-1])
+                continue
+            if not bool(seen.after.isfinite().all()):
+                raise NotFinite(layer, str(seen.after.dtype).removeprefix("torch."))
+            _keep_stream(record, seen.after)
+            record.carry.append(seen.carry)
+            record.norms.append(_gains(self.architecture, layer, seen.norm))
+            record.arrived.append(_arrived(seen, record.lanes[-1]))
+            record.parts.append(list(_parts(block, layer, seen, record.lanes[-1])))
+
+
+def _closer(
+    writer: _Recorder, index: int, tokens: tuple[int, int], ended: Callable[[Record], None] | None
+) -> Callable[[nn.Module, Any, Any], None]:
+    def close(_: nn.Module, arguments: Any, output: Any) -> None:
+        writer.close(index, tokens)
+        if ended is not None:
+            ended(writer.record)
+
+    return close
+
+
+def _gains(architecture: Architecture, layer: int, norm: nn.Module | None) -> tuple[str, torch.Tensor] | None:
+    """Return the gains of the norm behind a block's MLP; None where there is none that is a gain alone."""
+    for name, part in architecture.blocks[layer].named_children():
+        if part is norm and is_gain(part, architecture.hidden):
+            return name, gains_of(architecture, layer, name).values()
+    return None
 
 
 def _keep_stream(record: Record, lanes: torch.Tensor) -> None:

@@ -68,7 +68,7 @@ def _installed(package: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Lazy:
+class LazyTensor:
     """A tensor that is read when transformers slices it, as it does with those of safetensors files."""
 
     tensor: PlainTensor
@@ -80,6 +80,11 @@ class _Lazy:
         # Shared by the numbers of one matrix: a row of a reader's broadcast may not be written to.
         numbers = numbers.transpose(-1, -2) if self.transposed else numbers
         return numbers.reshape(self.shape).contiguous()
+
+    @property
+    def in_order(self) -> bool:
+        """Whether what is at an index of the first dimension is what the file holds at that index."""
+        return not self.transposed and self.shape == self.tensor.shape
 
 
 def load_dequantised(
@@ -95,7 +100,7 @@ def load_dequantised(
     with torch.device("meta"):
         skeleton = auto_class.from_config(plain, trust_remote_code=trust)
     tensors = plain_tensors(checkpoint)
-    wanted = _Wanted(skeleton)
+    wanted = Wanted(skeleton)
     state = {name: wanted.lazily(name, tensor, checkpoint) for name, tensor in tensors.items()}
     model, report = type(skeleton).from_pretrained(None, config=plain, state_dict=state, **options)
     return model, report, kinds(tensors)
@@ -111,7 +116,7 @@ def unquantised(config: PreTrainedConfig) -> PreTrainedConfig:
     return plain
 
 
-class _Wanted:
+class Wanted:
     """The shapes of a model's own tensors, and which of its matrices lie inputs first."""
 
     def __init__(self, skeleton: PreTrainedModel) -> None:
@@ -121,7 +126,7 @@ class _Wanted:
             f"{name}.weight" for name, module in skeleton.named_modules() if type(module).__name__ == "Conv1D"
         }
 
-    def lazily(self, name: str, tensor: PlainTensor, checkpoint: Checkpoint) -> _Lazy:
+    def lazily(self, name: str, tensor: PlainTensor, checkpoint: Checkpoint) -> LazyTensor:
         own = next((other for other in (name, self._prefix + name) if other in self._shapes), None)
         # What was plain lies as the model's own does.
         turned = tensor.packed is not None and (tensor.inputs_first or own in self._inputs_first)
@@ -130,12 +135,12 @@ class _Wanted:
             wanted = self._shapes[own]
             # The rows of some packings follow from the shape alone; their numbers are in order.
             if tensor.packed.flat and _count(shape) == _count(wanted):
-                return _Lazy(tensor, wanted, transposed=False)
+                return LazyTensor(tensor, wanted, transposed=False)
             raise BrokenModel(
                 f"{checkpoint.name}: {name}, {tensor.kind}, unpacks to shape {list(shape)} where config.json "
                 f"asks for {list(wanted)}; the two do not belong together"
             )
-        return _Lazy(tensor, shape, turned)
+        return LazyTensor(tensor, shape, turned)
 
 
 def _count(shape: tuple[int, ...]) -> int:

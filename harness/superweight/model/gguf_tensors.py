@@ -54,11 +54,11 @@ def converted_tensors(
     names = library.get_gguf_hf_weights_map(skeleton, processor)
     tied = tied_names(skeleton)
     stacked: dict[str, Any] = {"config": config, "tensors": {}}
-    ordered = sorted(checkpoint.files, key=_block)
+    ordered = sorted(checkpoint.files, key=block_number)
     for place, name in enumerate(ordered):
         stored = checkpoint.info(name).dtype
         result = processor.process(
-            weights=_numbers(checkpoint, name),
+            weights=numbers(checkpoint, name),
             name=name,
             tensor_key_mapping=names,
             parsed_parameters=stacked,
@@ -66,23 +66,24 @@ def converted_tensors(
         if result.name in names and names[result.name] not in tied:
             yield names[result.name], np.asarray(result.weights, dtype=np.float32), stored
         del result
-        last = place + 1 == len(ordered) or _block(ordered[place + 1]) != _block(name)
+        last = place + 1 == len(ordered) or block_number(ordered[place + 1]) != block_number(name)
         # What is stacked from several tensors is whole when the block is.
         for whole in list(stacked["tensors"]) if last else ():
             yield whole, stacked["tensors"].pop(whole).numpy(), stored
 
 
-def _numbers(checkpoint: Checkpoint, name: str) -> Floats:
+def numbers(checkpoint: Checkpoint, name: str) -> Floats:
     """Read a tensor piece by piece: unpacking takes several times the room of its result."""
     info = checkpoint.info(name)
-    numbers, first = np.empty(info.elements, np.float32), 0
+    unpacked, first = np.empty(info.elements, np.float32), 0
     for piece in checkpoint.pieces(name):
-        numbers[first : first + piece.size] = piece
+        unpacked[first : first + piece.size] = piece
         first += piece.size
-    return numbers.reshape(info.shape)
+    return unpacked.reshape(info.shape)
 
 
-def _block(name: str) -> int:
+def block_number(name: str) -> int:
+    """Return the number of the block that a tensor belongs to, -1 for one beside the blocks."""
     match = _BLOCK.match(name)
     return -1 if match is None else int(match[1])
 

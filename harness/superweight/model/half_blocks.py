@@ -7,6 +7,7 @@ The block then runs as its halves, and the first pass proves that this is what i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -97,6 +98,13 @@ def in_halves(blocks: nn.ModuleList) -> nn.ModuleList:
             vars(block)["forward"] = forward
         halves += forward.halves
     return nn.ModuleList(halves)
+
+
+def whole_blocks(model: nn.Module, blocks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+    """Return the model's own blocks, whose halves may be what is measured."""
+    if not isinstance(blocks[0], HalfBlock):
+        return tuple(blocks)
+    return tuple(part for part in model.modules() if isinstance(vars(part).get("forward"), _InHalves))
 
 
 def _is_double(block: nn.Module) -> bool:

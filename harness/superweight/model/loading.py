@@ -92,7 +92,7 @@ def load(
             asked = _dtype(dtype, where, config, unpacked=unpacked)
             if asked is torch.float32 and dtype == "auto":
                 asked = dtype_that_fits(directory, config, local.path.name)
-            auto_class = _model_class(config, remote_code=remote_code)
+            auto_class = model_class(config, remote_code=remote_code)
             options: dict[str, Any] = {
                 "dtype": asked,
                 **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
@@ -190,7 +190,7 @@ def _dtype(name: str, device: torch.device, config: PreTrainedConfig, *, unpacke
     return DTYPES[name]
 
 
-def _model_class(config: PreTrainedConfig, *, remote_code: bool) -> Any:
+def model_class(config: PreTrainedConfig, *, remote_code: bool) -> Any:
     """Return the auto class for a decoder, or for one inside a vision-language model."""
     # The mappings are the only place where transformers says which classes exist.
     if remote_code or type(config) in transformers.AutoModelForCausalLM._model_mapping:

@@ -15,7 +15,7 @@ from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.errors import BadInput
 
 # The part of the free memory that weights may take; activations and the interpreter need the rest.
-_SHARE = 0.85
+SHARE = 0.85
 _log = logging.getLogger("superweight")
 
 
@@ -29,7 +29,7 @@ def dtype_that_fits(directory: Path, config: PreTrainedConfig, name: str) -> tor
         numbers = sum(prod(tensor.shape) for tensor in plain_tensors(open_checkpoint(directory)).values())
     except BadInput:
         return torch.float32  # what is wrong with the files is told when they are loaded
-    needed, free = numbers * torch.float32.itemsize, free_memory() * _SHARE
+    needed, free = numbers * torch.float32.itemsize, free_memory() * SHARE
     if needed <= free:
         return torch.float32
     own = getattr(config, "dtype", None)

@@ -68,12 +68,20 @@ def resumed(subject: Subject, prefix: Prefix) -> Iterator[None]:
     """
     with ExitStack() as undo:
         for block in subject.architecture.blocks[: prefix.block]:
-            undo.enter_context(shadowed(block, _hand_on(prefix.output)))
+            undo.enter_context(shadowed(block, _HandOn(prefix.output)))
         yield
 
 
-def _hand_on(output: Any) -> Callable[..., Any]:
-    def forward(*_: Any, **__: Any) -> Any:
-        return output
+def hands_on(block: nn.Module) -> bool:
+    """Tell whether a block is skipped by a resumed pass."""
+    return isinstance(vars(block).get("forward"), _HandOn)
 
-    return forward
+
+@dataclass(frozen=True)
+class _HandOn:
+    """What stands in place of a skipped block's forward."""
+
+    output: Any
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self.output

@@ -188,10 +188,13 @@ def with_correction(
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Return where a module computes: of an offloaded one, where accelerate sends its inputs."""
+    """Return where a module computes: of an offloaded one, where accelerate sends its inputs.
+
+    One whose weights are brought when it runs computes on the CPU.
+    """
     hook = getattr(module, "_hf_hook", None)
     planned = getattr(hook, "execution_device", None)
     if planned is not None:
         return torch.device(planned)
     tensor: torch.Tensor | None = next(module.parameters(), next(module.buffers(), None))
-    return torch.device("cpu") if tensor is None else tensor.device
+    return torch.device("cpu") if tensor is None or tensor.is_meta else tensor.device

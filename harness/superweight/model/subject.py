@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from superweight.checkpoints.registry import ModelEntry
 from superweight.core.errors import BadInput
 from superweight.model.architecture import Architecture
 from superweight.model.block_list import token_embedding
-from superweight.model.projections import execution_device
+from superweight.model.projections import Projection, execution_device
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,21 @@ class Provenance:
         return known
 
 
+class Stream(Protocol):
+    """What brings the weights of a model that is not in memory as a whole.
+
+    ``hold_back`` keeps it from bringing the next block before it is entered.
+    """
+
+    hold_back: bool
+
+    def at_hand(self, projections: Iterable[Projection]) -> AbstractContextManager[None]:
+        """Bring the weights of some projections, and keep them, for the length of a ``with`` block."""
+
+
 @dataclass(frozen=True)
 class Subject:
-    """The model under test."""
+    """The model under test; ``stream`` brings the weights of one that is run block by block."""
 
     name: str
     entry: ModelEntry
@@ -58,6 +72,11 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     architecture: Architecture
     provenance: Provenance
+    stream: Stream | None = None
+
+    def at_hand(self, projections: Iterable[Projection]) -> AbstractContextManager[None]:
+        """Have the weights of some projections in memory for the length of a ``with`` block."""
+        return nullcontext() if self.stream is None else self.stream.at_hand(projections)
 
     @property
     def device(self) -> torch.device:

@@ -154,6 +154,10 @@ class Checkpoint:
             return self._stored(info, first, count).reshape(shape)
         return integers(self._blocks(info, first, first + count), info.dtype).reshape(shape)
 
+    def scale(self, name: str) -> Scale | None:
+        """Return what lies beside a tensor and multiplies its stored numbers, None where nothing does."""
+        return self._scale(self.info(name))
+
     def scaled(self, name: str) -> bool:
         """Tell whether a tensor's numbers are those stored times a scale that lies beside them."""
         return self._scale(self.info(name)) is not None

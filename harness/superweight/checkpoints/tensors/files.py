@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,9 @@ class File(Protocol):
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from ``start`` up to ``end``; raises `BadInput` when there are fewer."""
 
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes from ``start`` on; raises as `read` does."""
+
 
 class Folder(Protocol):
     """The place where a checkpoint's files lie side by side."""
@@ -35,6 +38,10 @@ class Folder(Protocol):
     @property
     def received(self) -> int | None:
         """How many bytes came over the network so far; None where there is no network."""
+
+    @property
+    def brought(self) -> int:
+        """How many bytes were read so far, over the network or not."""
 
     def find(self, name: str) -> File | None:
         """Return a file, or None when there is none of that name."""
@@ -49,12 +56,20 @@ class Folder(Protocol):
         """Return the names of all files; none where the place does not list them."""
 
 
+@dataclass
+class Tally:
+    """How many bytes were read so far."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class LocalFile:
     """A file of this machine."""
 
     path: Path
     size: int
+    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -67,7 +82,22 @@ class LocalFile:
                 data = file.read(end - start)
         except OSError as error:
             raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
+        self.tally.count += len(data)
         return whole(data, self, start, end)
+
+    def read_into(self, start: int, target: memoryview) -> None:
+        try:
+            # Unbuffered: a buffer would copy what is to lie in the target.
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(start)
+                done = 0
+                while done < len(target) and (count := file.readinto(target[done:])):
+                    done += count
+        except OSError as error:
+            raise BadInput(f"cannot read {self.path}: {error.strerror}") from error
+        self.tally.count += done
+        if done < len(target):
+            raise too_short(self, start + done, start, start + len(target))
 
 
 @dataclass(frozen=True)
@@ -75,6 +105,7 @@ class LocalFolder:
     """A directory of this machine."""
 
     path: Path
+    tally: Tally = field(default_factory=Tally, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -84,10 +115,14 @@ class LocalFolder:
     def received(self) -> int | None:
         return None
 
+    @property
+    def brought(self) -> int:
+        return self.tally.count
+
     def find(self, name: str) -> LocalFile | None:
         path = self.path / name
         try:
-            return LocalFile(path, path.stat().st_size) if path.is_file() else None
+            return LocalFile(path, path.stat().st_size, self.tally) if path.is_file() else None
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from error
 
@@ -105,8 +140,13 @@ class LocalFolder:
 def whole(data: bytes, file: File, start: int, end: int) -> bytes:
     """Return ``data`` if it is all of what was asked for; raises `BadInput` if the file ends before."""
     if len(data) != end - start:
-        raise BrokenModel(
-            f"{file.name} ends at byte {start + len(data)}, but bytes {start} to {end} were expected; "
-            "it is truncated, so fetch it again"
-        )
+        raise too_short(file, start + len(data), start, end)
     return data
+
+
+def too_short(file: File, last: int, start: int, end: int) -> BrokenModel:
+    """Return the refusal of a file that ends before what was asked for does."""
+    return BrokenModel(
+        f"{file.name} ends at byte {last}, but bytes {start} to {end} were expected; "
+        "it is truncated, so fetch it again"
+    )

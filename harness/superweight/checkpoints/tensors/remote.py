@@ -5,102 +5,35 @@ Imported only where an address is given: what it imports takes longer than readi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 
-from aiohttp import ClientResponse, ClientTimeout
-from fsspec.implementations.http import HTTPFileSystem
-
-from superweight.checkpoints.tensors.files import whole
+from superweight.checkpoints.tensors import ranges
+from superweight.checkpoints.tensors.files import too_short, whole
+from superweight.checkpoints.tensors.ranges import Absent, Ranges, bare
 from superweight.core.errors import BadInput
 
 # Enough for the header of a shard; that of a 7B model in one file takes a second request.
 _BEGINNING = 32 * 2**10
 _LONGEST_DOCUMENT = 64 * 2**20
-# For the connection, and for each silence after it.
-_TIMEOUT = 4.0
 # More would wait for a connection longer than the timeout on a slow network.
 _AT_ONCE = 16
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-
-
-class _Absent(Exception):
-    """The server has no such file."""
-
-
-class _Ranges(HTTPFileSystem):  # type: ignore[misc]  # fsspec is shipped without types
-    """fsspec's HTTP filesystem, held to sending ranges and nothing else.
-
-    An answer is judged by its status and headers before its body is read: fsspec itself would read
-    a whole checkpoint from a server that ignores ranges.
-    """
-
-    cachable = False  # or a later reading would get an earlier one's lengths
-
-    def __init__(self, headers: dict[str, str]) -> None:
-        super().__init__(
-            # A compressed range is no range of the file.
-            headers={**headers, "Accept-Encoding": "identity"},
-            client_kwargs={
-                "timeout": ClientTimeout(total=None, connect=_TIMEOUT, sock_read=_TIMEOUT),
-                "trust_env": True,
-            },
-        )
-        self.sizes: dict[str, int] = {}
-
-    async def _cat_file(self, url: str, start: int, end: int) -> bytes:
-        session = await self.set_session()
-        headers = {**self.kwargs["headers"], "Range": f"bytes={start}-{end - 1}"}
-        async with session.get(self.encode_url(url), headers=headers) as response:
-            try:
-                size = _judge(response, bare(url), start, end)
-            except BaseException:
-                # Or the rest of the body would be waited for before the connection is given up.
-                response.close()
-                raise
-            if self.sizes.setdefault(url, size) != size:
-                raise BadInput(f"{bare(url)} changed its length while it was read; try again")
-            data: bytes = await response.read()
-            return data
-
-
-def _judge(response: ClientResponse, address: str, start: int, end: int) -> int:
-    """Return the length of the file of which an answer brings a range, or refuse the answer."""
-    if response.status == 404:
-        raise _Absent
-    if response.status in (401, 403):
-        raise BadInput(
-            f"{address} is not open to you (HTTP {response.status}): it is gated, private or absent; "
-            "for the hub, run 'hf auth login' or set HF_TOKEN"
-        )
-    if response.status == 416:
-        raise BadInput(f"{address} ends before byte {start}; it is empty or truncated")
-    if response.status >= 400:
-        raise BadInput(f"cannot read {address}: the server answered HTTP {response.status}; try again later")
-    length = response.content_length
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status == 206 and match is not None:
-        first, last, size = map(int, match.groups())
-        if (first, last) != (start, min(end, size) - 1) or length != last + 1 - first:
-            raise BadInput(f"{address}: the server sent another range than bytes {start} to {end}")
-        return size
-    # A file that is no longer than what was asked for may come whole.
-    if response.status == 200 and start == 0 and length is not None and length <= end:
-        return length
-    whole_file = "the whole file" if length is None else f"the whole file, {length} bytes"
-    raise BadInput(
-        f"{address}: the server ignores range requests and would send {whole_file}; "
-        "download it, and give its path"
-    )
 
 
 class Server:
     """Where ranges of files are asked for, and the bytes that came are counted."""
 
     def __init__(self, headers: dict[str, str] | None = None) -> None:
-        self.received = 0
-        self._filesystem = _Ranges(headers or {})
+        self._filesystem = Ranges(headers or {})
+
+    @property
+    def received(self) -> int:
+        return self._filesystem.received
+
+    @property
+    def asked(self) -> int:
+        """How many requests were sent."""
+        return self._filesystem.asked
 
     def read(self, address: str, start: int, end: int) -> bytes | None:
         """Return up to ``end - start`` bytes, or None when the server has no such file."""
@@ -112,30 +45,32 @@ class Server:
         answers = self._filesystem.cat_ranges(addresses, start, end, on_error="return", batch_size=_AT_ONCE)
         return [self._accept(*pair) for pair in zip(addresses, answers, strict=True)]
 
+    def fill(self, address: str, start: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes of a file from ``start`` on."""
+        try:
+            self._filesystem.fill(address, start, target)
+        except Exception as error:
+            if self._accept(address, error) is None:
+                raise BadInput(f"{bare(address)} disappeared while it was read; try again") from None
+
     def size(self, address: str) -> int:
         """Return the length of a file of which something was read."""
         return self._filesystem.sizes[address]
 
     def _accept(self, address: str, answer: bytes | BaseException) -> bytes | None:
         if isinstance(answer, bytes):
-            self.received += len(answer)
             return answer
-        if isinstance(answer, _Absent):
+        if isinstance(answer, Absent):
             return None
         if isinstance(answer, BadInput) or not isinstance(answer, Exception):
             raise answer
         # aiohttp, the operating system and yarl each have their own exceptions.
         reason = (str(answer).strip().splitlines() or [""])[0] or type(answer).__name__
         if isinstance(answer, TimeoutError):
-            reason = f"no answer within {_TIMEOUT:g} seconds"
+            reason = f"no answer within {ranges.TIMEOUT:g} seconds"
         raise BadInput(
             f"cannot read {bare(address)}: {reason}; check the address and the network"
         ) from answer
-
-
-def bare(address: str) -> str:
-    """Return an address without its query, in which signatures stand."""
-    return address.partition("?")[0]
 
 
 class RemoteFile:
@@ -168,6 +103,15 @@ class RemoteFile:
             raise BadInput(f"{self.name} disappeared while it was read; try again")
         return data + whole(rest, self, start, end)
 
+    def read_into(self, start: int, target: memoryview) -> None:
+        end = start + len(target)
+        if end > self.size:
+            raise too_short(self, self.size, start, end)
+        if end <= len(self._beginning):
+            target[:] = self._beginning[start:end]
+        elif len(target):
+            self._server.fill(self._address, start, target)
+
 
 class RemoteFolder:
     """An address under which files lie side by side; ``query`` is repeated for each.
@@ -195,6 +139,10 @@ class RemoteFolder:
 
     @property
     def received(self) -> int | None:
+        return self._server.received
+
+    @property
+    def brought(self) -> int:
         return self._server.received
 
     def find(self, name: str) -> RemoteFile | None:

@@ -37,16 +37,23 @@ def judge(evidence: Evidence) -> Verdict:
             **_found(found),
         )
     held = published_agreement(evidence.subject, found)
-    differences = _activation_differences(entry, found)
-    if entry.super_weights:
-        differences += nearest(held).differences
+    apart = differences(evidence.subject, found)
     return judged(
         CLAIM,
-        counted("number of differences from what is published", len(differences), 0, AT_MOST),
-        differences=differences,
+        counted("number of differences from what is published", len(apart), 0, AT_MOST),
+        differences=apart,
         **_found(found),
         **({"readings": [str(each) for each in held]} if entry.other_readings else {}),
     )
+
+
+def differences(subject: Subject, found: Scan) -> list[str]:
+    """Return how what was found differs from what is published of a model, a line each."""
+    entry = subject.entry
+    apart = _activation_differences(entry, found)
+    if entry.super_weights:
+        apart += nearest(published_agreement(subject, found)).differences
+    return apart
 
 
 def published_agreement(subject: Subject, found: Scan) -> tuple[SetAgreement, ...]:
@@ -94,14 +101,12 @@ def _activation_differences(entry: ModelEntry, found: Scan) -> list[str]:
         "onset block": (known.onset, activation.onset),
         "token": (known.token, activation.token),
     }
-    differences = [
+    apart = [
         f"{what} of the super activation: published {was}, found {now}"
         for what, (was, now) in compared.items()
         if was is not None and was != now
     ]
     magnitude = abs(activation.magnitude)
     if known.magnitude is not None and abs(magnitude / known.magnitude - 1) > MAGNITUDE_VARIES:
-        differences.append(
-            f"magnitude of the super activation: published {known.magnitude:g}, found {magnitude:g}"
-        )
-    return differences
+        apart.append(f"magnitude of the super activation: published {known.magnitude:g}, found {magnitude:g}")
+    return apart

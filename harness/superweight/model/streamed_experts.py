@@ -1,0 +1,43 @@
+"""Tell which routed experts can be brought one by one: those of which each has tensors of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from superweight.model.architecture import Architecture
+from superweight.model.experts import Experts
+from superweight.model.places import Place
+from superweight.model.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The routed experts of one block: their stacks, and which experts of them are in memory."""
+
+    experts: Experts
+    stacks: dict[str, tuple[Place, Callable[[int], torch.Tensor]]]
+    present: set[int] = field(default_factory=set)
+
+
+def find_routed(
+    architecture: Architecture, places: Mapping[str, Place], made: Mapping[str, Recipe]
+) -> Iterator[Routed]:
+    """Yield the experts of every block whose stacks are made of parts that lie apart in the files."""
+    for block in architecture.layout:
+        experts = block.experts
+        if experts is None or type(experts) is not Experts:
+            continue
+        own = {name: place for name, place in places.items() if place.module is experts.module}
+        stacks = {}
+        for name, place in own.items():
+            if place.tensor.ndim < 3 or place.tensor.shape[0] != experts.count:
+                continue
+            recipe = made.get(name)
+            one = None if recipe is None else recipe.parts(experts.count)
+            if one is not None:
+                stacks[name] = (place, one)
+        if stacks:
+            yield Routed(experts, stacks)
