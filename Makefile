@@ -77,7 +77,7 @@ install: $(VENV)/.installed
 # report's page; `make check` does without. Where there is no browser (Debian: apt-get install
 # chromium) those tests skip.
 $(VENV)/.builds: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds,adapters,forms,eval,browser,llamacpp,docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,builds,adapters,forms,eval,browser,llamacpp,docs,fleet]"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

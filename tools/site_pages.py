@@ -23,6 +23,7 @@ import superweight
 from superweight import strategies
 from superweight.cli.main import main as command
 from superweight.core.markdown import cell, table
+from superweight.fleet.index import schema as index_schema
 from superweight.report.document import schema
 from superweight.report.figures import charts
 from superweight.report.html import subjects
@@ -50,6 +51,7 @@ def generated() -> dict[str, str | bytes]:
         "reference/strategies.md": strategies_page(),
         "reference/json.md": json_page(),
         "reference/report.schema.json": json.dumps(schema(), indent=2),
+        "reference/index.schema.json": json.dumps(index_schema(), indent=2),
         "gallery.md": gallery_page(),
     }
     for example in EXAMPLES:
@@ -64,6 +66,7 @@ def paths() -> set[str]:
     commands = {f"commands/{name}.md" for name in command.commands}
     notebooks = {f"notebooks/{path.stem}.md" for path in NOTEBOOKS.glob("*.ipynb")}
     reference = {f"reference/{name}.md" for name in ("python", "strategies", "json")}
+    reference |= {"reference/report.schema.json", "reference/index.schema.json"}
     return {"gallery.md", "commands/index.md", *BESIDE.values(), *commands, *notebooks, *reference}
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from superweight.checkpoints.registry import load_registry
 from superweight.cli.main import main
+from tests.fleet.rows import index, named
 from tests.helpers.checkpoint_files import copy_checkpoint, rewrite
 from tests.helpers.planted_release import DOWN
 from tools.site_pages import paths
@@ -42,6 +43,8 @@ def needs(command):
     text = str(command)
     if command.synopsis:
         return "a form"
+    if command.arguments[:1] == ("fleet",):
+        return "a fleet, which tests/fleet runs"
     if "gpu" in text:
         return "a GPU"
     names = [name for name, entry in load_registry().items() if entry.tier == "gpu"]
@@ -80,12 +83,19 @@ def runnable(program):
 def test_the_pages_show_commands():
     """The collector finds those of every kind, and none that it cannot place."""
     modules = {"tools.gpu_figures", "tools.architecture_table", "tools.forms_table"}
-    modules |= {"benchmarks", "benchmarks.truth", "benchmarks.plain"}
+    modules |= {"benchmarks", "benchmarks.fleet", "benchmarks.truth", "benchmarks.plain"}
     known = {"superweight", "pytest", "make", "pip", "venv", *modules}
     assert {command.program for command in COMMANDS} <= known
     assert 25 < len(COMMANDS)
     # A command counts for the first page that shows it.
     assert {"README.md", "gpu.md", "models.md", "adding-a-model.md"} <= {item.page for item in COMMANDS}
+
+
+def write_indexes(folder):
+    """Write the indexes of fleets that the pages name."""
+    (folder / "night").mkdir()
+    for name in ("night/index.json", "monday.json", "tuesday.json"):
+        (folder / name).write_bytes(index(named("org/name")))
 
 
 @pytest.fixture
@@ -95,6 +105,7 @@ def project(pytester, monkeypatch):
     for name, stored in AT_HAND.items():
         copy_checkpoint(stored, pytester.path / name)
     rewrite(pytester.path / "damaged", lambda tensors: tensors[DOWN][41].__setitem__(23, 0.0))
+    write_indexes(pytester.path)
     claims = pytester.path / "tests" / "claims"
     claims.mkdir(parents=True)
     for file in ("test_paper.py", "test_properties.py"):
@@ -104,8 +115,10 @@ def project(pytester, monkeypatch):
 
 
 @pytest.mark.parametrize("command", of("superweight"), ids=str)
-def test_superweight_takes_it(command):
+def test_superweight_takes_it(command, tmp_path, monkeypatch):
     """The command is there, and has every option that the page gives it."""
+    monkeypatch.chdir(tmp_path)
+    write_indexes(tmp_path)
     name, *arguments = command.arguments
     sub = main.commands[name]
     options = {option: item for item in sub.params for option in item.opts if option.startswith("-")}
@@ -179,7 +192,15 @@ def test_pip_finds_what_it_is_to_install(command):
 
 def test_every_command_is_run_or_needs_what_is_not_here():
     """Nothing is left out unseen: what is only parsed needs the hub, a GPU, or stands for a form."""
-    reasons = {"a form", "a GPU", "the hub", "the harness's own tests", "something published", None}
+    reasons = {
+        "a form",
+        "a GPU",
+        "the hub",
+        "the harness's own tests",
+        "something published",
+        "a fleet, which tests/fleet runs",
+        None,
+    }
     assert {needs(command) for command in COMMANDS} <= reasons
     assert 8 <= sum(needs(command) is None for command in of("superweight") + of("pytest"))
 

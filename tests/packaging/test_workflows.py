@@ -31,9 +31,9 @@ def sound(path):
     return passes("zizmor", "--offline", path)
 
 
-def test_there_are_six_workflows():
-    """For every push, decoders to come, the site, GPUs, releases, and the versions of what is installed."""
-    names = ["ci.yml", "decoders.yml", "docs.yml", "gpu.yml", "release.yml", "versions.yml"]
+def test_there_are_seven_workflows():
+    """For every push, decoders to come, the site, fleets, GPUs, releases, versions of what is installed."""
+    names = ["ci.yml", "decoders.yml", "docs.yml", "fleet.yml", "gpu.yml", "release.yml", "versions.yml"]
     assert names == [path.name for path in WORKFLOWS]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Collection
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from superweight.checkpoints.cache import UNFINISHED, cache_directory, sole_use
 from superweight.core.errors import BadInput
+from superweight.core.size import parse_size
 
 LIMIT = "SUPERWEIGHT_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 * 10**9
@@ -21,8 +21,6 @@ DEFAULT_LIMIT = 20 * 10**9
 RECORD = "converted-from.json"
 # Another run may be about to open what was asked for so few seconds ago.
 _JUST_USED = 600.0
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)B?", re.IGNORECASE)
 _log = logging.getLogger("superweight")
 
 
@@ -49,10 +47,10 @@ def limit() -> int:
     text = os.environ.get(LIMIT, "").strip()
     if not text:
         return DEFAULT_LIMIT
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise BadInput(f"{LIMIT} is {text!r}, which is no size; write bytes, or 500MB, 20GB, 1.5TB")
-    return int(float(match["number"]) * _UNITS[match["unit"].upper()])
+    try:
+        return parse_size(text)
+    except BadInput as error:
+        raise BadInput(f"{LIMIT} is {error}") from error
 
 
 def entries() -> list[Entry]:

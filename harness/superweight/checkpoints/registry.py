@@ -27,7 +27,15 @@ from superweight.core.coordinates import Coordinate
 from superweight.core.errors import BadInput
 from superweight.core.resources import fixtures_directory
 
-__all__ = ["ModelEntry", "PublishedActivation", "PublishedScalar", "Registry", "load_registry", "resolve"]
+__all__ = [
+    "ModelEntry",
+    "PublishedActivation",
+    "PublishedScalar",
+    "Registry",
+    "load_registry",
+    "resolve",
+    "shipped_registry",
+]
 
 STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
 TIERS = ("hermetic", "checkpoint", "gpu")
@@ -103,12 +111,24 @@ class ModelEntry:
 Registry = Mapping[str, ModelEntry]
 
 
+# What the run reads beside the shipped registry, united with it: the last counts. Only
+# `superweight.checkpoints.index_registry.also_reading` changes it.
+united: list[Registry] = []
+
+
 def load_registry(path: Path | None = None) -> Registry:
-    """Read a registry file, by default the one that ships with the harness.
+    """Read a registry file, by default the one that ships with the harness and what a run adds to it.
 
     Raises `BadInput` naming the file, the entry and the field that is wrong.
     """
-    return _read(path or fixtures_directory() / "models.toml")
+    if path is None and united:
+        return united[-1]
+    return shipped_registry() if path is None else _read(path)
+
+
+def shipped_registry() -> Registry:
+    """Read the registry that ships with the harness, without what a run adds to it."""
+    return _read(fixtures_directory() / "models.toml")
 
 
 @cache

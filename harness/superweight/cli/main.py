@@ -13,10 +13,13 @@ from superweight.cli.cache import cache
 from superweight.cli.card import card
 from superweight.cli.check import check
 from superweight.cli.compare import compare
+from superweight.cli.fleet import fleet
+from superweight.cli.index import index
 from superweight.cli.models import models
 from superweight.cli.options import EXIT_BAD_INPUT, EXIT_CANNOT_JUDGE, EXIT_INTERRUPTED, EXIT_UNFORESEEN
 from superweight.cli.protect import protect
 from superweight.cli.read import read
+from superweight.cli.registry_option import REGISTRY
 from superweight.cli.repair import repair
 from superweight.cli.report import render
 from superweight.cli.scan import scan
@@ -119,5 +122,21 @@ def main() -> None:
     """
 
 
-for command in (scan, check, read, compare, repair, protect, card, render, sweep, models, cache):
+for command in (
+    scan,
+    check,
+    read,
+    compare,
+    repair,
+    protect,
+    card,
+    render,
+    sweep,
+    models,
+    fleet,
+    index,
+    cache,
+):
     main.add_command(command)
+for command in (scan, check, read, compare, repair, protect, sweep, models, fleet):
+    command.params.append(REGISTRY)

@@ -72,13 +72,18 @@ class Estimate:
         return gone / (gone + self.left) if gone else 0.0
 
 
+def shows_bar() -> bool:
+    """Tell whether stderr is a terminal on which a bar can be drawn."""
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
 @contextmanager
 def progressing(usual: Mapping[str, float]) -> Iterator[Callable[[str], None]]:
     """Yield a function to call with each step as it begins; all that is shown goes to stderr.
 
     ``usual`` is as in `Estimate`.
     """
-    if not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+    if not shows_bar():
         yield lambda step: click.echo(f"  {step}", err=True)
         return
     from rich.markup import escape

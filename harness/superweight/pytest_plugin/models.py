@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,11 +35,15 @@ def parse_models(config: pytest.Config) -> None:
 
     Raises `pytest.UsageError` for a name that cannot be right, and for a base that is the model.
     """
+    from superweight.checkpoints.index_registry import also_reading
     from superweight.checkpoints.sources import require_different_models
     from superweight.claims.run_config import RunConfig
 
     folder, option = config.invocation_params.dir, config.option
+    registries = ExitStack()
+    config.add_cleanup(registries.close)
     try:
+        registries.enter_context(also_reading(option.sw_registry))
         named = tuple(parse_model(spec, folder) for spec in option.sw_model)
         base = None if option.sw_base is None else parse_model(option.sw_base, folder)
         if base is not None:

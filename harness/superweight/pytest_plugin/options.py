@@ -40,6 +40,10 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _registry(text: str) -> str:
+    return text if "://" in text else str(_absolute(text))
+
+
 def _corpus(text: str) -> str:
     return text if text in ("builtin", "wikitext2") else str(_absolute(text))
 
@@ -130,6 +134,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="TIME",
         help="Time that the claims of each model may take, 60s or 10min: those that do not fit are skipped, "
         "with what they would need. Default: no limit.",
+    )
+    group.addoption(
+        "--sw-registry",
+        action="append",
+        default=[],
+        type=_registry,
+        metavar="FILE|URL",
+        help="Know the models of an index.json or a models.toml beside those that ship. Repeatable. "
+        "Default: none.",
     )
     group.addoption(
         "--sw-trust",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from superweight.checkpoints.model_ref import ModelRef
-from superweight.checkpoints.registry import ModelEntry, load_registry
+from superweight.checkpoints.registry import ModelEntry, shipped_registry
 from superweight.core.environment import in_ci
 from superweight.core.errors import BadInput, BrokenModel, EngineFailed, one_line
 from superweight.pytest_plugin import collection, groups, models, xdist
@@ -113,7 +113,7 @@ def _parameters(config: pytest.Config) -> list[Any]:
     """Return the selected entries; what is not selected does not even show as deselected."""
     gpu = xdist.asks_for_gpu(config)
     named = [ref.entry for ref in models.named_models(config)]
-    entries = named or [entry for entry in load_registry().values() if gpu or entry.tier != "gpu"]
+    entries = named or [entry for entry in shipped_registry().values() if gpu or entry.tier != "gpu"]
     return [pytest.param(entry, id=entry.name, marks=_marks(config, entry, on_gpu=gpu)) for entry in entries]
 
 

@@ -1,0 +1,79 @@
+"""Keep files in a place that fsspec knows: a folder, s3://, gs://, hf://datasets/..."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from superweight.core.atomic import write_whole
+from superweight.core.errors import BadInput
+from superweight.core.reason import reason
+
+
+class Storage:
+    """A folder, here or elsewhere; names are paths in it.
+
+    Every file is written whole: here by renaming, elsewhere as one object.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open it. Raises `BadInput` for an address that fsspec cannot use here."""
+        import fsspec
+
+        self.url = url
+        try:
+            self._files, root = fsspec.core.url_to_fs(url)
+        # Each protocol raises what its own library raises.
+        except Exception as error:
+            raise BadInput(f"cannot use --out {url}: {reason(error)}") from error
+        self._root = str(root).rstrip("/")
+        self._here = Path(self._root) if self._protocol in ("file", "local") else None
+
+    @property
+    def _protocol(self) -> str:
+        protocol = self._files.protocol
+        return str(protocol if isinstance(protocol, str) else protocol[0])
+
+    def write(self, contents: Mapping[str, bytes]) -> None:
+        """Write files, the last of them last. Raises `BadInput` where that cannot be done."""
+        try:
+            for name, data in contents.items():
+                if self._here is None:
+                    self._files.pipe_file(f"{self._root}/{name}", data)
+                    continue
+                path = self._here / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole({path: data})
+        except Exception as error:
+            what = getattr(error, "strerror", None) or reason(error)
+            raise BadInput(f"cannot write {self.url}/{name}: {what}") from error
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file, or None where there is none. Raises `BadInput` where it cannot be read."""
+        try:
+            data: bytes = self._files.cat_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise BadInput(f"cannot read {self.url}/{name}: {reason(error)}") from error
+        return data
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one."""
+        try:
+            self._files.rm_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise BadInput(f"cannot remove {self.url}/{name}: {reason(error)}") from error
+
+    def found(self, pattern: str, at_once: int = 256) -> Iterator[tuple[str, bytes]]:
+        """Yield the files that match a pattern, by name, read so many at once."""
+        try:
+            paths: list[str] = sorted(map(str, self._files.glob(f"{self._root}/{pattern}")))
+            for start in range(0, len(paths), at_once):
+                some: dict[str, Any] = self._files.cat(paths[start : start + at_once], on_error="omit")
+                yield from sorted(some.items())
+        except Exception as error:
+            raise BadInput(f"cannot look into {self.url}: {reason(error)}") from error
