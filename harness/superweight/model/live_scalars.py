@@ -44,7 +44,7 @@ _Sum = Sequence[tuple[float, tuple[_Read, ...]]]
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Held:
     """What this rank holds of a weight: ``held`` returns the numbers that it has, by position."""
 
     shape: tuple[int, ...]
@@ -113,7 +113,7 @@ def _sum(entry: Entry) -> _Sum:
     return terms
 
 
-def _stored(wanted: Sequence[_Read], flat: Mapping[nn.Module, _Part]) -> dict[_Read, float]:
+def _stored(wanted: Sequence[_Read], flat: Mapping[nn.Module, _Held]) -> dict[_Read, float]:
     by_module: dict[nn.Module, list[int]] = {}
     for number, read in enumerate(wanted):
         by_module.setdefault(read.module, []).append(number)
@@ -138,7 +138,7 @@ def _require_within(index: tuple[int, int], shape: Sequence[int]) -> None:
         raise BadInput(f"index {list(index)} lies outside a weight of shape {list(shape)}")
 
 
-def _part(module: nn.Module) -> _Part:
+def _part(module: nn.Module) -> _Held:
     weight: Any = module.weight
     if hasattr(weight, "ds_tensor"):
         return _of_zero3(weight)
@@ -146,7 +146,7 @@ def _part(module: nn.Module) -> _Part:
         raise BadInput(f"the weight is quantised ({weight.dtype}), and does not train; load it unquantised")
     if hasattr(weight, "to_local"):
         return _of_dtensor(weight)
-    return _Part(tuple(weight.shape), True, lambda indices: _picked(weight, indices))
+    return _Held(tuple(weight.shape), True, lambda indices: _picked(weight, indices))
 
 
 def _picked(matrix: torch.Tensor, indices: Sequence[tuple[int, int]]) -> dict[int, float]:
@@ -154,7 +154,7 @@ def _picked(matrix: torch.Tensor, indices: Sequence[tuple[int, int]]) -> dict[in
     return dict(enumerate(matrix.detach()[list(rows), list(cols)].tolist()))
 
 
-def _of_dtensor(weight: Any) -> _Part:
+def _of_dtensor(weight: Any) -> _Held:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shape, offset = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
@@ -167,16 +167,16 @@ def _of_dtensor(weight: Any) -> _Part:
         picked = _picked(weight.to_local(), [own[at] for at in here])
         return {at: picked[number] for number, at in enumerate(here)}
 
-    return _Part(tuple(weight.shape), False, held)
+    return _Held(tuple(weight.shape), False, held)
 
 
-def _of_zero3(weight: Any) -> _Part:
+def _of_zero3(weight: Any) -> _Held:
     part = weight.ds_tensor
     begin = part.ds_numel * dist.get_rank(weight.ds_process_group)
     return _of_flat(part, tuple(weight.ds_shape), begin, part.numel(), 0)
 
 
-def _of_flat(part: torch.Tensor, shape: tuple[int, ...], begin: int, count: int, at: int) -> _Part:
+def _of_flat(part: torch.Tensor, shape: tuple[int, ...], begin: int, count: int, at: int) -> _Held:
     """Describe ``count`` numbers of a matrix, from ``begin`` on, that lie from ``at`` on in a flat tensor."""
 
     def held(indices: Sequence[tuple[int, int]]) -> dict[int, float]:
@@ -185,16 +185,16 @@ def _of_flat(part: torch.Tensor, shape: tuple[int, ...], begin: int, count: int,
         values = part.detach()[[at + places[number] for number in here]].tolist() if here else []
         return dict(zip(here, values, strict=True))
 
-    return _Part(shape, False, held)
+    return _Held(shape, False, held)
 
 
-def _flat_parts(model: nn.Module) -> dict[nn.Module, _Part]:
+def _flat_parts(model: nn.Module) -> dict[nn.Module, _Held]:
     """Return what FSDP1's flat parameters hold of each module's weight."""
     if not dist.is_available() or not dist.is_initialized():
         return {}
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    found: dict[nn.Module, _Part] = {}
+    found: dict[nn.Module, _Held] = {}
     for unit in FullyShardedDataParallel.fsdp_modules(model):
         handle: Any = unit._handle
         if handle is None:

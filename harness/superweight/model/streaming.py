@@ -101,7 +101,7 @@ def streamed(entry: ModelEntry, *, dtype: str = "auto", ahead: bool = True) -> I
         try:
             yield Streamed(subject, checkpoint, stream)
         except RuntimeError as error:
-            if "meta" not in str(error):
+            if "meta" not in str(error).lower():
                 raise
             raise UnknownArchitecture(
                 f"{checkpoint.name}: {type(model).__name__} computes with a weight that is not there yet "
