@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.range_server import Weather, folder, serving
+from superweight.checkpoints.tensors import ranges
 from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
 from superweight.detection import settling
@@ -26,6 +27,7 @@ PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
