@@ -105,7 +105,7 @@ class Nodes:
         """Note the nodes that are there now."""
         import ray
 
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = ray.nodes()
         self._seen |= {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
     @property
