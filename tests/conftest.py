@@ -16,6 +16,9 @@ from superweight.checkpoints.model_ref import parse_model
 from superweight.claims.check import CheckRequest, run_check
 from superweight.claims.run_config import RunConfig
 
+# One browser for all tests of a process: Playwright does not start twice in one.
+from tests.helpers.browser import browser, visit  # noqa: F401
+
 
 class ReachedOut(BaseException):
     """Raised where a test reaches beyond this machine; nothing that catches errors catches it."""

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.browser.conftest import browser  # noqa: F401  # the fixture of the report's page
-
 pytest.importorskip("mkdocs", reason="needs mkdocs: pip install '.[docs]'")
 
 from tools import site_hooks, site_pages
@@ -76,7 +74,7 @@ def faults(page, url, address):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_silent_alone_and_accessible(browser, site, address, scheme):  # noqa: F811
+def test_every_page_is_silent_alone_and_accessible(browser, site, address, scheme):
     """No line on the console, no request elsewhere, and no violation found by axe-core, on any page."""
     wrong = {}
     pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
@@ -90,7 +88,7 @@ def test_every_page_is_silent_alone_and_accessible(browser, site, address, schem
 
 
 @pytest.mark.slow
-def test_the_search_finds_a_word(browser, address):  # noqa: F811
+def test_the_search_finds_a_word(browser, address):
     """The index lies with the site: a search asks nobody else."""
     page = browser.new_page()
     page.goto(f"{address}/index.html", wait_until="networkidle")

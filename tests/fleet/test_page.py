@@ -7,7 +7,6 @@ import pytest
 from superweight.fleet.index import finish
 from superweight.fleet.row import AS_EXPECTED, NOT_AS_EXPECTED, STATUSES, Carried
 from superweight.fleet.storage import Storage
-from tests.report.browser.conftest import browser, visit  # noqa: F401  # the fixtures of the report's page
 from tests.report.browser.test_page import HOSTILE, SCHEMES, WIDTHS, violations
 
 from .rows import named
@@ -56,7 +55,7 @@ VIEWS = [
 
 
 @pytest.mark.parametrize(("name", "width", "scheme"), VIEWS)
-def test_the_page_is_accessible_silent_alone_and_fits(visit, request, name, width, scheme):  # noqa: F811
+def test_the_page_is_accessible_silent_alone_and_fits(visit, request, name, width, scheme):
     """axe-core finds nothing, the console is empty, only the file itself is read, nothing sticks out."""
     path = request.getfixturevalue(name)
     page = visit(path, width=width, scheme=scheme)
@@ -75,7 +74,7 @@ def first(page):
 
 
 @pytest.mark.parametrize("name", ["ten", pytest.param("many", marks=pytest.mark.slow)])
-def test_rows_are_filtered_and_sorted_in_the_page(visit, request, name):  # noqa: F811
+def test_rows_are_filtered_and_sorted_in_the_page(visit, request, name):
     """By words, by status, by change; numbers are sorted as numbers, both ways."""
     count = TEN if name == "ten" else MANY
     page = visit(request.getfixturevalue(name))
@@ -101,7 +100,7 @@ def test_rows_are_filtered_and_sorted_in_the_page(visit, request, name):  # noqa
     assert [] == page.said
 
 
-def test_each_row_leads_to_its_model(visit, ten):  # noqa: F811
+def test_each_row_leads_to_its_model(visit, ten):
     """Its page lies beside the index."""
     page = visit(ten)
     links = page.locator("tbody th a")
@@ -109,7 +108,7 @@ def test_each_row_leads_to_its_model(visit, ten):  # noqa: F811
     assert links.first.get_attribute("href").startswith("models/")
 
 
-def test_hostile_words_stay_text(visit, ten):  # noqa: F811
+def test_hostile_words_stay_text(visit, ten):
     """Name, verdict and reason are shown as they are; no element comes of them, and no script runs."""
     page = visit(ten)
     assert (0, 1) == (page.locator("img").count(), page.locator("script").count())
@@ -117,7 +116,7 @@ def test_hostile_words_stay_text(visit, ten):  # noqa: F811
     assert [] == page.said
 
 
-def test_a_script_that_is_not_ours_does_not_run(visit, ten, tmp_path):  # noqa: F811
+def test_a_script_that_is_not_ours_does_not_run(visit, ten, tmp_path):
     """The policy names our script by its digest: one more letter, and the page keeps still and says so."""
     broken = tmp_path / "index.html"
     broken.write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -134,6 +135,8 @@ def test_a_hub_that_is_not_there_is_bad_input(release, monkeypatch):
     def unreachable(*_, **__):
         raise Unavailable("the hub has no org/misspelt")
 
+    # Nor does it say what the name is.
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     whole = RunConfig.evidence
     monkeypatch.setattr(
         RunConfig,
