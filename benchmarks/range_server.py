@@ -48,7 +48,7 @@ class OnDisk:
 
 
 @dataclass
-class Weather:
+class Network:
     """What a network is like, and what was seen on it.
 
     ``latency`` passes before each answer, in seconds; ``rate`` is bytes a second over all connections.
@@ -95,31 +95,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        with self.server.weather.lock:
-            self.server.weather.connections += 1
+        with self.server.network.lock:
+            self.server.network.connections += 1
 
     def do_GET(self) -> None:
-        weather = self.server.weather
-        weather.begin()
+        network = self.server.network
+        network.begin()
         try:
-            self._answer(weather)
+            self._answer(network)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
-            weather.end()
+            network.end()
 
-    def _answer(self, weather: Weather) -> None:
-        time.sleep(weather.latency)
+    def _answer(self, network: Network) -> None:
+        time.sleep(network.latency)
         path = self.path.partition("?")[0].lstrip("/")
-        with weather.lock:
-            weather.asked.append(f"{path} {self.headers.get('Range', '')}".strip())
-            status = weather.refuse.pop(0) if weather.refuse else 0
+        with network.lock:
+            network.asked.append(f"{path} {self.headers.get('Range', '')}".strip())
+            status = network.refuse.pop(0) if network.refuse else 0
         body = self.server.files.get(path)
         if status or body is None:
             self._head(status or 404, 0)
             return
         span, size = self.headers.get("Range"), body.size
-        if span is None or not weather.ranges:
+        if span is None or not network.ranges:
             first, last = 0, size - 1
             self._head(200, size)
         else:
@@ -129,13 +129,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._head(416, 0)
                 return
             self._head(206, last + 1 - first, f"bytes {first}-{last}/{size}")
-        with weather.lock:
-            left = weather.drop.pop(0) if weather.drop and last + 1 - first > weather.drop[0] else None
+        with network.lock:
+            left = network.drop.pop(0) if network.drop and last + 1 - first > network.drop[0] else None
         for at in range(first, last + 1, _CHUNK):
             data = body.read(at, min(at + _CHUNK, last + 1))
             if left is not None:
                 data, left = data[:left], left - min(left, len(data))
-            weather.pass_on(len(data))
+            network.pass_on(len(data))
             self.wfile.write(data)
             if left == 0:
                 self.close_connection = True
@@ -158,10 +158,10 @@ class RangeServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, files: Mapping[str, Body], weather: Weather) -> None:
+    def __init__(self, files: Mapping[str, Body], network: Network) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
-        self.weather = weather
+        self.network = network
 
     @property
     def address(self) -> str:
@@ -177,9 +177,9 @@ def folder(path: Path) -> dict[str, Body]:
 
 
 @contextmanager
-def serving(files: Mapping[str, Body], weather: Weather | None = None) -> Iterator[RangeServer]:
+def serving(files: Mapping[str, Body], network: Network | None = None) -> Iterator[RangeServer]:
     """Serve files for the length of a ``with`` block."""
-    server = RangeServer(files, weather or Weather())
+    server = RangeServer(files, network or Network())
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--rate", type=float)
     given = parser.parse_args()
-    with serving(MODELS[given.name](), Weather(given.latency, given.rate)) as server:
+    with serving(MODELS[given.name](), Network(given.latency, given.rate)) as server:
         print(server.address, flush=True)
         threading.Event().wait()
 

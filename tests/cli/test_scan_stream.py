@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.range_server import Weather, folder, serving
+from benchmarks.range_server import Network, folder, serving
 from superweight.checkpoints.tensors import ranges
 from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
-from superweight.detection import settling
+from superweight.detection import stopping_rule
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
@@ -37,8 +37,8 @@ def superweight():
 
 @pytest.fixture
 def network():
-    weather = Weather()
-    with serving(folder(PLANTED), weather) as server:
+    network = Network()
+    with serving(folder(PLANTED), network) as server:
         yield server
 
 
@@ -55,22 +55,22 @@ def test_an_address_is_scanned_without_downloading_it(superweight, network, tmp_
     assert {"blocks": 4, "of": 4, "provisional": False} == found["depth"]
     cost, file = found["cost"], (PLANTED / "model.safetensors").stat().st_size
     # The tokenizer and the header are not weights, and come as well.
-    assert network.weather.sent == cost["bytes"]
+    assert network.network.sent == cost["bytes"]
     assert cost["bytes_total"] < file
     assert not (tmp_path / "cache").exists()
 
 
 def test_what_is_settled_early_is_called_provisional(superweight, network, monkeypatch):
     """And says what a full pass would add; --full goes to the end."""
-    monkeypatch.setattr(settling, "MASSIVE", 100.0)
-    monkeypatch.setattr(settling, "CARRIES", 1)
+    monkeypatch.setattr(stopping_rule, "MASSIVE", 100.0)
+    monkeypatch.setattr(stopping_rule, "CARRIES", 1)
     result = superweight(network.address)
     assert "provisional: seen through block 2 of 4; a full pass (--full) would add" in result.stdout
     assert "blocks 1 to at least 2" in result.stdout
-    asked = [line for line in network.weather.asked if "model.safetensors" in line]
+    asked = [line for line in network.network.asked if "model.safetensors" in line]
     whole = superweight(network.address, "--full")
     assert "provisional" not in whole.stdout
-    assert len(network.weather.asked) - len(asked) > len(asked)
+    assert len(network.network.asked) - len(asked) > len(asked)
 
 
 def test_a_number_of_blocks_ends_the_pass(superweight):
@@ -90,10 +90,10 @@ def test_a_plan_reads_headers_alone(superweight, network):
     plan = json.loads(result.stdout)
     assert 4 == len(plan["blocks"])
     assert plan["bytes_at_most"] == sum(block["bytes"] for block in plan["blocks"]) < plan["bytes"]
-    sent = network.weather.sent
+    sent = network.network.sent
     spent = json.loads(superweight(network.address, "--json", "-").stdout)["cost"]["bytes"]
     assert spent > sum(block["bytes"] for block in plan["blocks"])
-    weights = [line for line in network.weather.asked if "model.safetensors " in line]
+    weights = [line for line in network.network.asked if "model.safetensors " in line]
     assert sent < spent < plan["bytes"] + sent
     assert len(weights) > 2
     lines = superweight(network.address, "--plan").stdout
@@ -121,21 +121,21 @@ def test_what_cannot_be_streamed_is_refused_in_a_line(superweight, words, line):
 
 def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_model(superweight, network):
     """Nothing was asked for that could have brought it whole."""
-    network.weather.ranges, network.weather.rate = False, 1e6
+    network.network.ranges, network.network.rate = False, 1e6
     result = superweight(network.address)
     assert 4 == result.exit_code
     assert "ignores range requests" in result.stderr
     size = (PLANTED / "model.safetensors").stat().st_size
-    assert network.weather.sent < size
+    assert network.network.sent < size
 
 
 def test_a_busy_network_that_drops_connections_changes_nothing(superweight, network):
     """The same finding, and the bytes that came twice are those that were lost."""
     quiet = json.loads(superweight(network.address, "--json", "-").stdout)
-    network.weather.drop = [700, 3000, 11, 5000]
-    network.weather.refuse = []
+    network.network.drop = [700, 3000, 11, 5000]
+    network.network.refuse = []
     found = json.loads(superweight(network.address, "--json", "-").stdout)
-    assert [] == network.weather.drop
+    assert [] == network.network.drop
     assert quiet["super_weights"] == found["super_weights"]
     assert quiet["cost"]["bytes"] == found["cost"]["bytes"]
 
@@ -144,7 +144,7 @@ def test_a_busy_network_that_drops_connections_changes_nothing(superweight, netw
 NURSERY = """
 import json, os, sys, tempfile
 import superweight.claims.paper.location, superweight.cli.scan_stream, superweight.cli.scan_text
-import superweight.detection.scan, superweight.model.streaming
+import superweight.detection.scan, superweight.model.streamed_model
 from superweight.cli.main import main
 for line in sys.stdin:
     given = json.loads(line)
@@ -161,7 +161,7 @@ for line in sys.stdin:
 """
 
 
-class Stopping(Weather):
+class Stopping(Network):
     """Sends no more than ``limit`` bytes until it is released, and says when they are sent."""
 
     def __init__(self, limit):
@@ -195,8 +195,8 @@ def test_an_interruption_at_any_byte_leaves_nothing_behind(stop, tmp_path):
             root = tmp_path / str(number)
             (root / "tmp").mkdir(parents=True)
             # The last one is left alone: it shows that the others would have come to an end.
-            weather = Stopping(moments.randrange(1, 380_000) if number < 20 else 10**9)
-            with serving(folder(PLANTED), weather) as server:
+            network = Stopping(moments.randrange(1, 380_000) if number < 20 else 10**9)
+            with serving(folder(PLANTED), network) as server:
                 places = {"XDG_CACHE_HOME": "cache", "HF_HOME": "hf", "TMPDIR": "tmp"}
                 order = {
                     "environment": {name: str(root / place) for name, place in places.items()},
@@ -206,9 +206,9 @@ def test_an_interruption_at_any_byte_leaves_nothing_behind(stop, tmp_path):
                 print(json.dumps(order), file=nursery.stdin, flush=True)
                 child = int(nursery.stdout.readline())
                 if number < 20:
-                    assert weather.reached.wait(120)
+                    assert network.reached.wait(120)
                     os.kill(child, stop)
-                    threading.Timer(0.2, weather.released.set).start()
+                    threading.Timer(0.2, network.released.set).start()
                 status = os.waitstatus_to_exitcode(int(nursery.stdout.readline()))
             left = [path for path in root.rglob("*") if path.is_file()]
             if number < 20:

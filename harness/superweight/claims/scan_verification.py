@@ -10,10 +10,10 @@ from superweight.checkpoints.verify import AGREES, DISAGREES, NOTHING, UNREACHAB
 from superweight.claims.paper.location import differences
 from superweight.core.errors import HarnessError
 from superweight.detection.scan import Scan, scan
-from superweight.detection.settling import Until
+from superweight.detection.stopping_rule import Until
 from superweight.measurement.corpus import default_prompt
 from superweight.model.stream_plan import Cost, costing
-from superweight.model.streaming import streamed
+from superweight.model.streamed_model import streamed
 
 
 @dataclass(frozen=True)

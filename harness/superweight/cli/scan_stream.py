@@ -38,10 +38,10 @@ def scan_streamed(model: ModelRef, json_file: str | None, choices: Choices, run_
     from superweight.cli.scan_text import scan_lines
     from superweight.detection.scan import scan
     from superweight.detection.scan_record import as_dict
-    from superweight.detection.settling import CARRIES, Until
+    from superweight.detection.stopping_rule import CARRIES, Until
     from superweight.measurement.corpus import default_prompt
     from superweight.model.stream_plan import costing, plan
-    from superweight.model.streaming import streamed
+    from superweight.model.streamed_model import streamed
 
     with progressing(STREAM) as progress:
         progress(f"opening {model}")

@@ -26,8 +26,8 @@ from superweight.detection.findings import (
     SuperWeight,
 )
 from superweight.detection.run_trace import trace, trace_again
-from superweight.detection.settling import Depth, Until, looking, reached
 from superweight.detection.speculative import SpeculativeTrace, speculative_pruning
+from superweight.detection.stopping_rule import Depth, Until, ends_pass, reached
 from superweight.detection.trace import Trace
 from superweight.model.batch_rows import rows_do_not_fit
 from superweight.model.edits import Prune, Scale, active_edits, edited
@@ -218,7 +218,7 @@ def _first_pass(subject: Subject, text: str, until: Until | None) -> tuple[Trace
         other = foreseen is None or foreseen.pruned != found.coordinates
         return other or _without(found, trace, foreseen)  # type: ignore[arg-type]  # None is another
 
-    seen = None if until is None else looking(until, blocks, confirmed, hold_back)
+    seen = None if until is None else ends_pass(until, blocks, confirmed, hold_back)
     try:
         with speculative_pruning(subject) as foresight:
             intact = trace(subject, text, foresight.look, seen)

@@ -22,10 +22,10 @@ from superweight.model.architecture import Architecture
 from superweight.model.experts import ExpertProjection
 from superweight.model.forward_override import shadowed
 from superweight.model.half_blocks import whole_blocks
+from superweight.model.parameter_sources import ParameterSource
 from superweight.model.places import Unit, places_of
 from superweight.model.prefix_cache import hands_on
 from superweight.model.projections import Projection
-from superweight.model.recipes import Recipe
 from superweight.model.sparse_memory import sparse_tensor
 from superweight.model.streamed_experts import Routed, find_routed
 from superweight.model.table_rows import TableRows
@@ -46,7 +46,7 @@ class BlockStream:
         self,
         model: PreTrainedModel,
         architecture: Architecture,
-        made: Sequence[Recipe],
+        made: Sequence[ParameterSource],
     ) -> None:
         self.model = model
         self.architecture = architecture
@@ -55,11 +55,11 @@ class BlockStream:
         self.last: int | None = None
         self.told: Callable[[str], None] = lambda _: None
         self.entered: list[int] = []
-        self._recipes = {target: recipe for recipe in made for target in recipe.targets}
+        self._sources = {target: source for source in made for target in source.targets}
         self._empty = {
             name: place
             for name, place in places_of(model).items()
-            if place.tensor.is_meta or name in self._recipes
+            if place.tensor.is_meta or name in self._sources
         }
         self._meta = {
             name: torch.empty_like(place.tensor, device="meta") for name, place in self._empty.items()
@@ -69,7 +69,7 @@ class BlockStream:
         self._units = whole_blocks(model, architecture.blocks)
         self._inside = self._by_unit()
         self._routed = {
-            id(item.experts.module): item for item in find_routed(architecture, self._empty, self._recipes)
+            id(item.experts.module): item for item in find_routed(architecture, self._empty, self._sources)
         }
         self._resident: set[str] = set()
         self._pinned: dict[str, int] = {}
@@ -107,8 +107,8 @@ class BlockStream:
 
     def sources(self, name: str) -> tuple[tuple[str, bool], ...]:
         """Return the stored tensors that a parameter is made of, and which are packed."""
-        recipe = self._recipes.get(name)
-        return () if recipe is None else recipe.stored_in()
+        source = self._sources.get(name)
+        return () if source is None else source.stored_in()
 
     def held(self, names: Iterable[str]) -> int:
         """Return the bytes that parameters take in memory."""
@@ -233,8 +233,8 @@ class BlockStream:
         forward = module.forward
         (name, *others) = sorted(names, key=lambda name: not name.endswith(".weight"))
         place = self._empty[name]
-        recipe = self._recipes.get(name)
-        one = None if recipe is None else recipe.parts(module.num_embeddings)
+        source = self._sources.get(name)
+        one = None if source is None else source.parts(module.num_embeddings)
         if one is None or others or not name.endswith("weight"):
 
             def whole(*arguments: Any, **keywords: Any) -> Any:
@@ -255,16 +255,16 @@ class BlockStream:
     def _bring(self, names: Iterable[str]) -> None:
         due = [name for name in names if name not in self._resident]
         stacked = {name: routed for routed in self._routed.values() for name in routed.stacks}
-        jobs: dict[int, Recipe] = {}
+        jobs: dict[int, ParameterSource] = {}
         for name in due:
             if name in stacked:
                 place, _ = stacked[name].stacks[name]
                 place.put(sparse_tensor(tuple(place.tensor.shape), place.tensor.dtype))
                 self._resident.add(name)
                 stacked[name].present.clear()
-            elif name in self._recipes:
-                recipe = self._recipes[name]
-                jobs[id(recipe)] = recipe
+            elif name in self._sources:
+                source = self._sources[name]
+                jobs[id(source)] = source
         try:
             for made in self._readers.map(self._read, jobs.values()):
                 for name, value in made.items():
@@ -276,10 +276,10 @@ class BlockStream:
             self._ended.set()
             raise
 
-    def _read(self, recipe: Recipe) -> dict[str, torch.Tensor]:
+    def _read(self, source: ParameterSource) -> dict[str, torch.Tensor]:
         if self._ended.is_set():
             raise UnknownArchitecture("the stream was closed while it was read")
-        return recipe.bring()
+        return source.bring()
 
     def _accept(self, name: str, value: torch.Tensor, empty: torch.Tensor) -> None:
         """Refuse what is not of the shape that the model has there, and numbers that are none."""

@@ -9,8 +9,8 @@ import torch
 
 from superweight.model.architecture import Architecture
 from superweight.model.experts import Experts
+from superweight.model.parameter_sources import ParameterSource
 from superweight.model.places import Place
-from superweight.model.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Routed:
 
 
 def find_routed(
-    architecture: Architecture, places: Mapping[str, Place], made: Mapping[str, Recipe]
+    architecture: Architecture, places: Mapping[str, Place], made: Mapping[str, ParameterSource]
 ) -> Iterator[Routed]:
     """Yield the experts of every block whose stacks are made of parts that lie apart in the files."""
     for block in architecture.layout:
@@ -35,8 +35,8 @@ def find_routed(
         for name, place in own.items():
             if place.tensor.ndim < 3 or place.tensor.shape[0] != experts.count:
                 continue
-            recipe = made.get(name)
-            one = None if recipe is None else recipe.parts(experts.count)
+            source = made.get(name)
+            one = None if source is None else source.parts(experts.count)
             if one is not None:
                 stacks[name] = (place, one)
         if stacks:

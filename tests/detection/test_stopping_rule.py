@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.settling import truncated
+from benchmarks.stopping_rule import truncated
 from benchmarks.synthetic import Maker, decoders
-from superweight.detection import settling
+from superweight.detection import stopping_rule
 from superweight.detection.detect import detect
-from superweight.detection.settling import CARRIES, MASSIVE, Depth, Until, looking, settled
+from superweight.detection.stopping_rule import CARRIES, MASSIVE, Depth, Until, ends_pass, settled
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_what_is_not_massive_is_not_settled(planted, monkeypatch):
     trace, item = planted
     seen = truncated(trace, min(trace.blocks, 2 * (item.onset + CARRIES + 1)))
     ratio = abs(float(seen.residual[-1, item.token, item.channel])) / float(seen.typical[-1])
-    monkeypatch.setattr(settling, "MASSIVE", 0.99 * ratio)
+    monkeypatch.setattr(stopping_rule, "MASSIVE", 0.99 * ratio)
     assert settled(seen) is not None
-    monkeypatch.setattr(settling, "MASSIVE", 1.01 * ratio)
+    monkeypatch.setattr(stopping_rule, "MASSIVE", 1.01 * ratio)
     assert settled(seen) is None
 
 
@@ -81,9 +81,9 @@ def test_a_pass_goes_on_where_the_copy_still_has_the_activation(planted):
     """What is pruned and made all the same is not settled; nor is anything after the last block."""
     trace, _ = planted
     told = []
-    seen = looking(Until(), trace.blocks, lambda found, trace: False, told.append)
+    seen = ends_pass(Until(), trace.blocks, lambda found, trace: False, told.append)
     assert not any(seen(truncated(trace, count)) for count in range(1, trace.blocks + 1))
-    ending = looking(Until(), trace.blocks, lambda found, trace: True, told.append)
+    ending = ends_pass(Until(), trace.blocks, lambda found, trace: True, told.append)
     ends = [count for count in range(1, trace.blocks + 1) if ending(truncated(trace, count))]
     # The next block is held back in the one before.
     told.clear()
@@ -95,9 +95,9 @@ def test_a_pass_goes_on_where_the_copy_still_has_the_activation(planted):
 def test_a_pass_ends_after_so_many_blocks(planted):
     """Whatever was seen; without a number it goes on to the end."""
     trace, _ = planted
-    seen = looking(Until(None, 3), trace.blocks, lambda *_: True, lambda _: None)
+    seen = ends_pass(Until(None, 3), trace.blocks, lambda *_: True, lambda _: None)
     assert [False, False, True] == [seen(truncated(trace, count)) for count in (1, 2, 3)]
-    full = looking(Until(None), trace.blocks, lambda *_: True, lambda _: None)
+    full = ends_pass(Until(None), trace.blocks, lambda *_: True, lambda _: None)
     assert not any(full(truncated(trace, count)) for count in range(1, trace.blocks + 1))
 
 

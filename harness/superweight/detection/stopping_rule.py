@@ -88,7 +88,7 @@ def reached(trace: Trace, of: int, until: Until) -> Depth:
     return Depth(trace.blocks, of, settled=ended)
 
 
-def looking(
+def ends_pass(
     until: Until, of: int, confirmed: Callable[[Detection, Trace], bool], hold_back: Callable[[bool], None]
 ) -> Callable[[Trace], bool]:
     """Return what is shown the trace after each block, and says whether the pass ends there.

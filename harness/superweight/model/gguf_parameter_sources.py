@@ -119,7 +119,7 @@ class FromGguf:
         return one
 
 
-def gguf_recipes(
+def gguf_parameter_sources(
     model: PreTrainedModel, checkpoint: Checkpoint, architecture: str
 ) -> tuple[list[FromGguf], list[str]]:
     """Return how a model's parameters are made from a GGUF file, and which blocks' tensors belong to none."""

@@ -1,4 +1,4 @@
-"""What scanning without downloading costs: `python -m benchmarks.streaming served NAME` and `disk FOLDER`.
+"""What scanning without downloading costs: `python -m benchmarks.remote_scan served NAME` and `disk FOLDER`.
 
 ``served`` scans one of the models of `benchmarks.made_up` over a network of this machine, the server in a
 process of its own. ``disk`` writes the 7B-shaped one, 13.6 GB, to a folder and scans every block of it:
@@ -53,7 +53,7 @@ def scan_one(folder: str, way: str) -> dict[str, Any]:
     from superweight.detection.scan import scan
     from superweight.measurement.corpus import default_prompt
     from superweight.model.stream_plan import peak_memory
-    from superweight.model.streaming import streamed
+    from superweight.model.streamed_model import streamed
 
     seconds = []
     if way == "offloaded":
@@ -77,7 +77,7 @@ def disk(folder: Path) -> None:
         write(folder)
     for way in (*WAYS, *WAYS):
         code = (
-            "import json,sys; from benchmarks.streaming import scan_one; "
+            "import json,sys; from benchmarks.remote_scan import scan_one; "
             "print(json.dumps(scan_one(*sys.argv[1:])))"
         )
         words = [sys.executable, "-c", code, str(folder), way]

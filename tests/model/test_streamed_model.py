@@ -19,14 +19,14 @@ from superweight.core.resources import fixtures_directory
 from superweight.detection.run_trace import trace
 from superweight.detection.scan import scan
 from superweight.detection.trace import Write
-from superweight.model import dequantised, streaming
+from superweight.model import dequantised, streamed_model
 from superweight.model.architecture import inspect_architecture
 from superweight.model.block_stream import BlockStream
 from superweight.model.dequantised import LazyTensor
 from superweight.model.loading import load
 from superweight.model.sparse_memory import sparse_tensor
 from superweight.model.stored_numbers import read_whole
-from superweight.model.streaming import streamed
+from superweight.model.streamed_model import streamed
 from tests.helpers.checkpoint_files import copy_checkpoint, rewrite
 from tests.helpers.planted_gguf import write_tiny_gguf
 from tests.model.families import planted_in
@@ -260,7 +260,7 @@ def test_a_sparse_tensor_takes_only_what_is_written():
 
 def test_two_blocks_that_do_not_fit_in_float32_are_held_in_16_bits(monkeypatch, caplog):
     """And a line says so."""
-    monkeypatch.setattr(streaming, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(streamed_model, "free_memory", lambda: 10**6)
     with streamed(resolve("tiny-planted")) as opened:
         assert torch.bfloat16 == opened.subject.model.dtype
     assert "it is computed with in bfloat16" in caplog.text

@@ -30,7 +30,7 @@ from superweight.model.stored_numbers import read_part, read_whole
 _Read = Callable[[LazyTensor, int, torch.dtype], "torch.Tensor | None"]
 
 
-class Recipe(Protocol):
+class ParameterSource(Protocol):
     """How some parameters of a model, ``targets``, are made from what is stored of them."""
 
     @property
@@ -113,7 +113,7 @@ def _job(
     return job
 
 
-def recipes(
+def parameter_sources(
     model: PreTrainedModel, tensors: Mapping[str, LazyTensor], dtype: torch.dtype
 ) -> tuple[list[Converted], list[str]]:
     """Return how a model's parameters are made from tensors, and which tensors belong to none.

@@ -26,10 +26,10 @@ from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.block_stream import BlockStream
 from superweight.model.dequantised import Wanted, unquantised
-from superweight.model.gguf_recipes import architecture_of, gguf_recipes, header_of
+from superweight.model.gguf_parameter_sources import architecture_of, gguf_parameter_sources, header_of
 from superweight.model.loading import DTYPES, model_class
 from superweight.model.main_memory import SHARE, free_memory
-from superweight.model.recipes import Recipe, recipes
+from superweight.model.parameter_sources import ParameterSource, parameter_sources
 from superweight.model.stream_plan import plan
 from superweight.model.subject import Provenance, Subject
 from superweight.model.tokenizer import load_tokenizer
@@ -56,7 +56,7 @@ _DTYPE = ("dtype", "torch_dtype")
 # Tokens of a prompt, of which each may choose experts of its own.
 _PROMPT = 16
 _log = logging.getLogger("superweight")
-_Opened = tuple[PreTrainedModel, Any, Sequence[Recipe], str | None]
+_Opened = tuple[PreTrainedModel, Any, Sequence[ParameterSource], str | None]
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _open_safetensors(checkpoint: Checkpoint, called: Path, dtype: torch.dtype) 
     tensors = plain_tensors(checkpoint)
     wanted = Wanted(model)
     lazy = {name: wanted.lazily(name, tensor, checkpoint) for name, tensor in tensors.items()}
-    made, unused = recipes(model, lazy, dtype)
+    made, unused = parameter_sources(model, lazy, dtype)
     finish(model, made, unused, called)
     return model, tokenizer, made, kinds(tensors)
 
@@ -186,7 +186,7 @@ def _open_gguf(checkpoint: Checkpoint, called: Path, dtype: torch.dtype) -> _Ope
         config = transformers.AutoConfig.from_pretrained(**where)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     model = skeleton(unquantised(config), dtype)
-    made, unused = gguf_recipes(model, checkpoint, architecture)
+    made, unused = gguf_parameter_sources(model, checkpoint, architecture)
     finish(model, made, unused, called, "its metadata")
     return model, tokenizer, made, None
 
@@ -202,7 +202,7 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 def finish(
     model: PreTrainedModel,
-    made: Sequence[Recipe],
+    made: Sequence[ParameterSource],
     unused: Sequence[str],
     called: Path,
     config: str = "config.json",
@@ -210,7 +210,7 @@ def finish(
     """Compute what no file holds, such as rotary tables, and refuse what the files lack or hold beyond it."""
     from transformers.utils.loading_report import LoadStateDictInfo
 
-    targets = {target for recipe in made for target in recipe.targets}
+    targets = {target for source in made for target in source.targets}
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     missing = set(model.state_dict()) - targets
     report = LoadStateDictInfo(set(missing), set(unused), set(), [], {}, set())

@@ -1,4 +1,4 @@
-"""How often an answer that a scan calls settled is not that of a full pass: `python -m benchmarks.settling`.
+"""How often a settled answer is not that of a full pass: `python -m benchmarks.stopping_rule`.
 
 On synthetic decoders with known answers, and on the models at hand over nine prompts, each truncated at
 every depth. A pass ends where it is settled for the first time; what it says then is held to what a full
@@ -15,11 +15,11 @@ from pathlib import Path
 from benchmarks.synthetic import decoders
 from superweight.core.errors import UnknownArchitecture
 from superweight.detection.detect import detect
-from superweight.detection.settling import CARRIES, settled
+from superweight.detection.stopping_rule import CARRIES, settled
 from superweight.detection.trace import Trace
 
 PAGE = Path(__file__).parent.parent / "docs" / "remote.md"
-BEGIN, END = "<!-- table: python -m benchmarks.settling -->", "<!-- end of table -->"
+BEGIN, END = "<!-- table: python -m benchmarks.stopping_rule -->", "<!-- end of table -->"
 TRIED = (1, 2, 3, 4, 8)
 EACH = 50
 MODELS = ("smollm2-135m-instruct-q4_1", "tiny-planted", "tiny-tuned", "tiny-plain")
