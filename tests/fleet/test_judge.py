@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from superweight.checkpoints.index_registry import also_reading
-from superweight.core.errors import BadInput
-from superweight.fleet.job import Job
+from superweight.claims.run_config import RunConfig
+from superweight.core.errors import BadInput, BrokenModel
+from superweight.fleet.job import CHECK, COMPARE, SCAN, Job
 from superweight.fleet.judge import judge
 from superweight.fleet.judgement import judged_document
 from superweight.fleet.row import AS_EXPECTED, CANNOT_JUDGE, NOT_AS_EXPECTED, Place
@@ -64,6 +65,35 @@ def test_a_model_met_for_the_first_time_says_so():
     judged = judged_document(document)
     assert (AS_EXPECTED, None) == (judged.status, judged.expected_by)
     assert "nothing was compared" in judged.reason
+
+
+@pytest.mark.parametrize(
+    ("mode", "expect", "status"),
+    [
+        (CHECK, "auto", NOT_AS_EXPECTED),
+        (SCAN, "auto", NOT_AS_EXPECTED),
+        (COMPARE, "damaged", AS_EXPECTED),
+        (COMPARE, "kept", NOT_AS_EXPECTED),
+    ],
+)
+def test_a_broken_model_is_damage_that_was_seen(tmp_path, monkeypatch, mode, expect, status):
+    """In every mode; who expects damage finds it as expected."""
+
+    def broken(*_, **__):
+        raise BrokenModel("a tensor holds NaN")
+
+    monkeypatch.setattr(RunConfig, "load", broken)
+    monkeypatch.setattr("superweight.release.compare.compare", broken)
+    found = judge(Job("tiny-plain", mode=mode, expect=expect, base="tiny-planted", folder=str(tmp_path)))
+    assert (status, "a tensor holds NaN") == (found.status, found.reason)
+
+
+@pytest.mark.parametrize("mode", [CHECK, SCAN, COMPARE])
+def test_what_cannot_be_looked_at_is_never_damage(tmp_path, mode):
+    """A name that leads nowhere is no finding about a model."""
+    found = judge(Job("./nowhere", mode=mode, base="tiny-planted", folder=str(tmp_path)))
+    assert CANNOT_JUDGE == found.status
+    assert "no model './nowhere'" in found.reason
 
 
 @pytest.mark.slow

@@ -72,10 +72,11 @@ def settled(trace: Trace, carries: int = CARRIES) -> Detection | None:
     if not found.super_weights or not {item.channel for item in found.strongest} <= rows:
         return None
     for item in found.strongest:
-        if item.last != trace.blocks - 1 or item.onset + carries > item.last:
+        if item.last != trace.blocks - 1:
             return None
         if abs(trace.residual[-1, item.token, item.channel]) < MASSIVE * trace.typical[-1]:
             return None
+        # Where it appeared within them, what was there before it is among them, too.
         tail = np.abs(trace.residual[-1 - carries :, item.token, item.channel] / trace.kept[-1 - carries :])
         if tail.max() > (1 + UNCHANGED) * tail.min():
             return None
