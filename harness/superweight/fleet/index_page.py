@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from superweight.core.readable import readable, times, titled
 from superweight.fleet.row import STATUSES, decoded
+from superweight.report.html import environment_of
 
 # A browser lays out so many rows in a second or two. The rest is in index.json and index.parquet.
 SHOWN = 5000
@@ -23,13 +23,7 @@ def page(rows: Sequence[bytes], counts: Counter[str], *, complete: bool) -> str:
 
     It asks for nothing elsewhere, and its one script is named by its digest.
     """
-    environment = Environment(
-        loader=PackageLoader("superweight.fleet"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of("superweight.fleet")
     environment.filters |= {"titled": titled, "times": times, "readable": readable}
     folder = files("superweight.fleet") / "templates"
     script = (folder / "index.js").read_text(encoding="utf-8")

@@ -34,15 +34,20 @@ def subjects(document: Document) -> list[Document]:
     return [subject for model in models for subject in (model, model.get("base")) if subject]
 
 
-def page(document: Document, pictures: Mapping[str, str]) -> str:
-    """Return the page; ``pictures`` holds the svg element of each chart by its key."""
-    environment = Environment(
-        loader=PackageLoader("superweight.report"),
+def environment_of(package: str) -> Environment:
+    """Return what renders a package's templates: outside words are escaped, what is missing is told."""
+    return Environment(
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def page(document: Document, pictures: Mapping[str, str]) -> str:
+    """Return the page; ``pictures`` holds the svg element of each chart by its key."""
+    environment = environment_of("superweight.report")
     environment.filters |= {
         "titled": titled,
         "bar": bar,
