@@ -77,6 +77,16 @@ def test_values_keep_the_digits_they_were_published_with(registry_of):
         ("[models.m]\nparameters = 0", "Expected `int` >= 1 - at `parameters`"),
         ("[models.m]\ncited = 3", "Expected `str | null`, got `int` - at `cited`"),
         ("[models.m]\nsuper_weights = [[1, 2.5, 3]]", "at `super_weights[0][1]`"),
+        ("[models.m]\nundecided = { C3 = [1, 2] }", "undecided.C3 is given, and expect.C3 is not"),
+        (
+            "[models.m]\nexpect = { C3 = 'inconclusive' }\nundecided = { C3 = [2, 1] }",
+            "undecided.C3 is [2, 1], not a lowest and a highest value",
+        ),
+        (
+            "[models.m]\nexpect = { C3 = 'inconclusive' }\nundecided = { C3 = [1, inf] }",
+            "undecided.C3 is [1, Infinity]",
+        ),
+        ("[models.m]\nundecided = { C3 = [1] }", "at `undecided[...]`"),
         ("models = 3", "lists no models"),
         ("models.m = 3", "model 'm'"),
         ("", "lists no models"),
@@ -110,6 +120,10 @@ def test_values_keep_the_digits_they_were_published_with(registry_of):
         "no parameters",
         "number for a text",
         "broken index",
+        "a range of what is decided",
+        "a range upside down",
+        "a range without an end",
+        "half a range",
         "no tables",
         "not a table",
         "empty",
@@ -184,6 +198,13 @@ def test_to_publish_a_place_is_to_expect_c1(registry_of):
     assert "refuted" == registry["contrary"].expected("C1")
     assert "inconclusive" == registry["contrary"].expected("C3")
     assert registry["weights"].expected("C3") is None
+
+
+def test_what_is_undecided_has_a_range(registry_of):
+    """From the lowest to the highest value of the statistic, and of one value too."""
+    text = "[models.m]\nexpect = { C3 = 'inconclusive', C4 = 'inconclusive' }\n"
+    entry = registry_of(text + "undecided = { C3 = [0.1, 0.3], C4 = [2, 2] }")["m"]
+    assert {"C3": (0.1, 0.3), "C4": (2.0, 2.0)} == entry.undecided
 
 
 def test_resolve_finds_a_registered_name(registry_of):

@@ -18,8 +18,18 @@ from superweight.claims.expectations import (
     in_ci,
 )
 from superweight.claims.record import record
-from superweight.claims.verdict import INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Verdict
+from superweight.claims.verdict import (
+    AT_LEAST,
+    INCONCLUSIVE,
+    REFUTED,
+    SUPPORTED,
+    Claim,
+    Criterion,
+    Measured,
+    Verdict,
+)
 from superweight.core.coordinates import Coordinate
+from superweight.core.statistics import Interval
 
 STATUSES = ("supported", "refuted", "inconclusive", "not applicable")
 
@@ -139,6 +149,77 @@ def test_the_registry_expects_what_was_reported(status, expected):
     outcome = compare_with_registry(verdict(status), ModelEntry("m", "m", expect={"C3": expected}))
     assert (status == expected) is outcome.as_expected
     assert (expected, "registry") == (outcome.expected, outcome.source)
+
+
+UNDECIDED = ModelEntry("m", "m", expect={"C3": "inconclusive"}, undecided={"C3": (0.1, 0.3)})
+
+
+def measured_as(status, value, low, high, name="share"):
+    """A verdict of one criterion, by its numbers: supported from 0.2 on."""
+    criterion = Criterion(name, Measured(value, 0.01), Interval(low, high), 0.2, AT_LEAST)
+    assert status == criterion.status
+    return replace(verdict(status), criteria=(criterion,))
+
+
+@pytest.mark.parametrize(
+    ("given", "as_expected"),
+    [
+        (measured_as("supported", 0.25, 0.2, 0.3), True),
+        (measured_as("supported", 0.3, 0.2, 0.4), True),
+        (measured_as("refuted", 0.1, 0.0, 0.15), True),
+        (measured_as("inconclusive", 0.2, 0.1, 0.3), True),
+        (measured_as("supported", 0.31, 0.2, 0.4), False),
+        (measured_as("refuted", 0.09, 0.0, 0.15), False),
+        (verdict("not applicable"), False),
+        (verdict("supported"), False),
+    ],
+    ids=str,
+)
+def test_a_claim_that_processors_decide_differently_is_held_to_its_number(given, as_expected):
+    """Either side of the threshold is as expected within the registry's range, and nothing beyond it."""
+    outcome = compare_with_registry(given, UNDECIDED)
+    assert as_expected is outcome.as_expected
+    assert ("inconclusive", "registry") == (outcome.expected, outcome.source)
+
+
+def test_a_number_outside_the_range_is_named_with_the_range():
+    """Not the status, which says less."""
+    gaps = compare_with_registry(measured_as("refuted", 0.05, 0.0, 0.1), UNDECIDED).gaps
+    assert ("share: the registry has 0.1 to 0.3, this model 0.05",) == gaps
+
+
+@pytest.mark.parametrize(
+    ("given", "as_expected"),
+    [
+        (measured_as("supported", 0.25, 0.2, 0.3), True),
+        (measured_as("supported", 0.4, 0.26, 0.5), False),
+        (measured_as("supported", 0.4, 0.25, 0.5), True),
+        (measured_as("refuted", 0.1, 0.05, 0.15), True),
+        (measured_as("refuted", 0.1, 0.05, 0.149), False),
+        (measured_as("supported", 0.25, 0.2, 0.3, "another"), False),
+        (measured_as("inconclusive", 0.2, 0.1, 0.3), True),
+    ],
+    ids=str,
+)
+def test_what_the_base_left_open_is_held_to_its_interval(given, as_expected):
+    """A base from 0.15 to 0.25 was not decided: a release that is decided must meet that interval."""
+    base = measured_as("inconclusive", 0.2, 0.15, 0.25)
+    outcome = compare_with_base(given, base)
+    assert as_expected is outcome.as_expected
+    assert ("inconclusive", "base") == (outcome.expected, outcome.source)
+
+
+def test_an_interval_beside_the_bases_is_named():
+    """Both spans stand in the gap."""
+    base = measured_as("inconclusive", 0.2, 0.15, 0.25)
+    gaps = compare_with_base(measured_as("refuted", 0.1, 0.0, 0.12), base).gaps
+    assert ("share: the base model has 0.15 to 0.25, this model 0 to 0.12",) == gaps
+
+
+def test_a_decided_base_is_held_to_its_status():
+    """What the base shows, the release must show: an interval that only touches it is not enough."""
+    base = measured_as("supported", 0.25, 0.2, 0.3)
+    assert not compare_with_base(measured_as("inconclusive", 0.22, 0.18, 0.26), base).as_expected
 
 
 def test_a_published_place_is_expected_without_being_told():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,9 @@ _TAKEN_OVER = (
 class ModelEntry:
     """One model: a name to select it by, its source, and what is expected of it.
 
-    ``expect`` maps a claim ("C3") to the status that ``cited`` reports for it.
+    ``expect`` maps a claim ("C3") to the status that ``cited`` reports for it. ``undecided`` maps a claim
+    that is expected to be inconclusive to the lowest and highest value of its statistic by processor: a run
+    that decides it is held to them.
     ``tier`` says what a run needs: nothing ("hermetic"), real weights ("checkpoint"), or those
     and a GPU ("gpu"). ``other_readings`` are sets of super weights that conflict with
     ``super_weights``. ``parameters`` and ``stored_as`` (its dtype) tell the memory need.
@@ -77,6 +80,7 @@ class ModelEntry:
     caveat: str | None = None
     tuned_from: str | None = None
     expect: Mapping[str, str] = field(default_factory=dict)
+    undecided: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     root: Path = Path()
 
     @property
@@ -158,6 +162,11 @@ def _entry(name: str, table: ModelTable, root: Path) -> ModelEntry:
     one_of("stored_as", table.stored_as, STORED)
     for claim, status in table.expect.items():
         one_of(f"expect.{claim}", status, STATUSES)
+    for claim, (low, high) in table.undecided.items():
+        if table.expect.get(claim) != "inconclusive":
+            raise BadInput(f"undecided.{claim} is given, and expect.{claim} is not inconclusive")
+        if not -math.inf < low <= high < math.inf:
+            raise BadInput(f"undecided.{claim} is [{low}, {high}], not a lowest and a highest value")
     source = table.source or name
     if table.revision is not None and "@" in source:
         raise BadInput("a revision is given twice, in revision and in source")
@@ -169,6 +178,7 @@ def _entry(name: str, table: ModelTable, root: Path) -> ModelEntry:
         super_activation=_activation(table.super_activation),
         effects=tuple(map(_effect, table.effects)),
         other_readings=tuple(map(_reading, table.other_readings)),
+        undecided={claim: (float(low), float(high)) for claim, (low, high) in table.undecided.items()},
         root=root,
         **same,
     )

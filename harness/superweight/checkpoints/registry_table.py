@@ -70,6 +70,7 @@ class ModelTable(_Table):
     caveat: Text = None
     tuned_from: Text = None
     expect: dict[str, str] = {}
+    undecided: dict[str, tuple[Number, Number]] = {}
 
 
 def read_table(table: Any) -> ModelTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from superweight.checkpoints.registry import ModelEntry
 from superweight.claims.baselines import baseline_path, differences, has_others
 from superweight.claims.catalogue import CLAIMS
 from superweight.claims.properties.catalogue import PROPERTIES
-from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, SUPPORTED, Verdict
+from superweight.claims.verdict import INCONCLUSIVE, NOT_APPLICABLE, REFUTED, SUPPORTED, Verdict
 from superweight.core.environment import in_ci
+from superweight.core.readable import readable
 
 if TYPE_CHECKING:
     from superweight.claims.evidence import Evidence
@@ -85,12 +86,32 @@ def compare_with_base(verdict: Verdict, base: Verdict) -> Outcome:
     """Expect the status that the same claim has on the base model.
 
     A claim about the relation between the two is held to what it says: that it is supported, or that
-    it says nothing where the base has no super weight.
+    it says nothing where the base has no super weight. A verdict that is decided where the base's was not
+    is held to the base's intervals: the two may be one measurement on either side of a threshold.
     """
     if verdict.claim.relation:
         gaps = () if verdict.status == NOT_APPLICABLE else _status_gap(verdict, SUPPORTED, "the claim")
         return Outcome(verdict, SUPPORTED, "base", gaps)
-    return Outcome(verdict, base.status, "base", _status_gap(verdict, base.status, "the base model"))
+    if base.status == INCONCLUSIVE and verdict.status in (SUPPORTED, REFUTED):
+        gaps = tuple(_apart(verdict, base))
+    else:
+        gaps = _status_gap(verdict, base.status, "the base model")
+    return Outcome(verdict, base.status, "base", gaps)
+
+
+def _apart(verdict: Verdict, base: Verdict) -> Iterator[str]:
+    """Yield a gap for each criterion whose interval does not meet the base's; if none, for the status."""
+    intervals = {criterion.name: criterion.interval for criterion in base.criteria}
+    if {criterion.name for criterion in verdict.criteria} != intervals.keys() or not intervals:
+        yield from _status_gap(verdict, base.status, "the base model")
+        return
+    for criterion in verdict.criteria:
+        ours, theirs = criterion.interval, intervals[criterion.name]
+        if ours.low > theirs.high or ours.high < theirs.low:
+            yield (
+                f"{criterion.name}: the base model has {_span(theirs.low, theirs.high)}, "
+                f"this model {_span(ours.low, ours.high)}"
+            )
 
 
 def compare_with_paper(verdict: Verdict) -> Outcome:
@@ -131,11 +152,21 @@ def compare_with_registry(verdict: Verdict, entry: ModelEntry) -> Outcome:
     person, a failure for a gate.
     """
     expected = entry.expected(verdict.claim.id)
+    spread = entry.undecided.get(verdict.claim.id)
+    if spread is not None and verdict.deciding is not None and verdict.status in (SUPPORTED, REFUTED):
+        low, high = spread
+        name, value = verdict.deciding.name, verdict.deciding.statistic.value
+        gap = f"{name}: the registry has {_span(low, high)}, this model {readable(value)}"
+        return Outcome(verdict, expected, "registry", () if low <= value <= high else (gap,))
     if expected is not None:
         return Outcome(verdict, expected, "registry", _status_gap(verdict, expected, "the registry"))
     if in_ci():
         return Outcome(verdict, None, None, ("CI is set, and there is nothing to compare with",))
     return Outcome(verdict, None, None)
+
+
+def _span(low: float, high: float) -> str:
+    return f"{readable(low)} to {readable(high)}"
 
 
 def _status_gap(verdict: Verdict, expected: str, who: str) -> tuple[str, ...]:
