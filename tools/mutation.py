@@ -207,6 +207,8 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def preload() -> None:
     """Import, in this process, all that a check imports but the harness itself."""
     sys.path[:0] = [str(SOURCES), str(REPOSITORY)]
+    # A fork has none of its parent's threads, and waits for them where they had begun.
+    os.environ["OMP_NUM_THREADS"] = "1"
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
 

@@ -1,5 +1,6 @@
 """Baselines: what is compared, how closely, and what an update leaves alone."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -299,6 +300,23 @@ def test_no_name_leads_out_of_the_root(model, tmp_path):
     assert path == path.resolve()
     assert not folder.startswith((".", "-"))
     assert folder.replace("-", "").replace(".", "").isalnum()
+
+
+def test_a_tolerance_next_to_none_is_as_good_as_none():
+    """Where a claim allows nothing, 1e-12 in a file is no widening, and 1e-11 is."""
+    assert [] == differences(number(1.0, 1e-12), number(1.0, 0.0))
+    assert ["its tolerance is 1e-11; the claim states 0"] == [
+        line.removeprefix(": ") for line in differences(number(1.0, 1e-11), number(1.0, 0.0))
+    ]
+
+
+@pytest.mark.parametrize("length", [200, 201, 300])
+def test_a_long_name_keeps_its_end(length, tmp_path):
+    """A folder's name of 200 bytes is kept; of a longer one, the last 100 bytes and a digest of it all."""
+    model = "".join(str(place % 10) for place in range(length))
+    folder = baseline_path(tmp_path, model, "cpu", "float32", "C1").relative_to(tmp_path).parts[0]
+    digest = hashlib.sha256(model.encode()).hexdigest()[:16]
+    assert (model if length == 200 else f"{model[-100:]}-{digest}") == folder
 
 
 def near(value, *, half=0.07, threshold=0.07, **changed):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from superweight.claims import plan as plan_module
 from superweight.claims.budget import Budget, cheapest_first
 from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
@@ -112,10 +114,30 @@ def test_the_plan_counts_tokens_and_the_blocks_that_compute_on_them(planted):
     for claims, ends in expected.items():
         assert ends == pytest.approx(found[claims]), claims
     windows = {step.claims[0]: (step.windows.least, step.windows.most) for step in plan.steps}
-    assert [(8, 48), (16, 48), (8, 44)] == [windows[claim] for claim in ("C3", "C12", "C13")]
+    # Prompts and continuations are no windows.
+    one_pass, read_on = {"C2": (0, 0), "C5": (0, 0), "C7": (1, 1), "C11": (0, 0)}, {"C3": (8, 48)}
+    assert {**one_pass, **read_on, "C12": (16, 48), "C13": (8, 44)} == windows
+    conditions = {step.claims[0]: step.conditions for step in plan.steps}
+    assert {"C2": 1, "C5": 1, "C7": 2, "C3": 11, "C11": 2, "C12": 2, "C13": 4} == conditions
     # Two windows of 48 tokens in 11 rows, float32: six streams of 64, three products of 160; four pieces of
     # logits of 64 MiB.
     assert 11 * 2 * 48 * (6 * 64 + 3 * 160) * 4 + 4 * 2**26 == plan.memory
+
+
+def test_a_large_vocabulary_takes_the_memory_of_its_logits(planted, monkeypatch):
+    """Where pieces are smaller than one window's logits, a window is the least: 48 tokens of float32."""
+    pieces = plan_of(Evidence(planted, "builtin")).memory
+    monkeypatch.setattr(plan_module, "LOGITS_BYTES", 1)
+    vocabulary = planted.model.get_output_embeddings().weight.shape[0]
+    assert pieces - 4 * 2**26 + 4 * 4 * vocabulary * 48 == plan_of(Evidence(planted, "builtin")).memory
+
+
+def test_a_timed_pass_is_divided_by_its_tokens_and_blocks(evidence, monkeypatch):
+    """One second for two windows of 48 tokens in 4 blocks."""
+    ticks = iter([10.0, 11.0])
+    monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(plan_module, "batch_of", lambda subject: 2)
+    assert 1 / (2 * 48 * 4) == plan_module.seconds_per_token_block(evidence)
 
 
 def test_a_plan_adds_up_and_is_json(evidence):

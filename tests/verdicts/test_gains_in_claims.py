@@ -128,6 +128,16 @@ def test_of_many_super_weights_c3_says_how_many_were_pruned_alone(evidence):
     assert SINGLES == sum(name.endswith("alone") for name in verdict.evidence["ratios"])
 
 
+def test_of_as_many_as_are_pruned_alone_c3_says_nothing(evidence):
+    """Eight scalars: each of them alone."""
+    (weight,) = evidence.scan.super_weights
+    many = tuple(replace(weight, coordinate=Coordinate(1, 17, col), part=0.1) for col in range(SINGLES))
+    evidence.scan = replace(evidence.scan, super_weights=many)
+    verdict = pruning.judge(evidence)
+    assert "measured_alone" not in verdict.evidence
+    assert SINGLES == sum(name.endswith("alone") for name in verdict.evidence["ratios"])
+
+
 def test_a_release_whose_gain_no_longer_makes_the_activation_has_lost_a_maker(evidence):
     """Among the checks of the activations, named as it is written."""
     found = evidence.scan

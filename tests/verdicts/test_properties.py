@@ -174,6 +174,24 @@ def test_a_restoration_that_loses_one_bit_is_found(planted, evidence, monkeypatc
     assert 1 == len(counterexample(verdict)["steps"])
 
 
+def test_a_scale_of_one_that_changes_something_is_found(planted, evidence, monkeypatch):
+    """P2: while it is in force, and only then."""
+
+    @contextmanager
+    def rounded(subject, edits, **options):
+        weight = subject.architecture.projection(edits[0].coordinate).weight()
+        stored = weight[PLACE.row, PLACE.col].clone()
+        weight[PLACE.row, PLACE.col] *= edits[0].factor * 1.0001
+        try:
+            yield
+        finally:
+            weight[PLACE.row, PLACE.col] = stored
+
+    monkeypatch.setattr(any_order, "edited", rounded)
+    found = counterexample(any_order.judge(evidence, Budget(200)))
+    assert ("scaling by 1 changed something", [f"scale {PLACE} by 1"]) == (found["seen"], found["steps"])
+
+
 def test_an_edit_that_an_exception_leaves_in_force_is_found(planted, evidence, monkeypatch):
     """P2: a scalar that stays scaled where the block is left by an exception."""
 
@@ -205,6 +223,19 @@ def test_a_set_that_leaves_more_when_more_is_pruned_is_found(evidence, monkeypat
     assert (1.0, 1.5) == (found["leaves"], found["leaves then"])
 
 
+def test_what_leaves_as_much_is_told_from_what_leaves_less(evidence, monkeypatch):
+    """P3: within five hundredths either way is as much."""
+    for left, outcome in ((0.94, "less is left"), (0.96, "as much is left"), (1.04, "as much is left")):
+        shares = {True: left, False: 1.0}
+        monkeypatch.setattr(
+            monotone,
+            "shares_left",
+            lambda *given, shares=shares: [shares[bool(chosen)] for chosen in given[-1]],
+        )
+        outcomes = monotone.judge(evidence, FEW).examples[monotone.SEARCHED]["outcomes"]
+        assert {outcome} == outcomes.keys() - {"as much is left"} or {outcome} == outcomes.keys()
+
+
 def test_the_share_that_is_left_is_that_of_a_model_pruned_in_a_pass_of_its_own(planted, evidence):
     """All sets in one pass give what each gives alone."""
     strongest = evidence.scan.strongest
@@ -220,6 +251,24 @@ def test_the_share_that_is_left_is_that_of_a_model_pruned_in_a_pass_of_its_own(p
 
     expected = [peak(places) / peak(()) for places in sets]
     assert expected == pytest.approx(monotone.shares_left(planted, strongest, sets), rel=1e-5)
+
+
+def test_a_prompt_is_drawn_with_up_to_three_neighbours(planted):
+    """P4: at any place of the batch, padded on either side, with and without a cache."""
+    drawn = []
+
+    def judge_all(examples):
+        drawn.extend(examples)
+        return [Finding("ok") for _ in examples]
+
+    search("batches", batch_invariance.batches(planted), judge_all, Budget(300))
+    assert {(others, place) for others in range(4) for place in range(others + 1)} == {
+        (len(batch.others), batch.place) for batch in drawn
+    }
+    assert {(left, cache) for left in (True, False) for cache in (True, False)} == {
+        (batch.left, batch.use_cache) for batch in drawn
+    }
+    assert 24 == max(len(batch.prompt.ids) for batch in drawn)
 
 
 def test_a_row_that_padding_leaks_into_is_found(planted, evidence, monkeypatch):
@@ -266,6 +315,16 @@ def test_a_dtype_in_which_the_set_is_lost_is_found(evidence, monkeypatch):
     verdict = dtype_agreement.judge(evidence, FEW)
     assert [1.0, 0.0] == [criterion.statistic.value for criterion in verdict.criteria]
     assert [] == counterexample(verdict)["found"]
+
+
+def test_a_model_is_cast_only_where_two_copies_fit(planted, evidence, monkeypatch):
+    """P5: a copy in the model's own dtype is cast, and both are there for a moment."""
+    size = sum(tensor.nbytes for tensor in planted.model.parameters())
+    monkeypatch.setattr(dtype_agreement, "_free_memory", lambda: 2 * size)
+    verdict = dtype_agreement.judge(evidence, FEW)
+    assert (NOT_APPLICABLE, True) == (verdict.status, "no room for a copy of 0.0 GiB" in verdict.reason)
+    monkeypatch.setattr(dtype_agreement, "_free_memory", lambda: 2 * size + 1)
+    assert SUPPORTED == dtype_agreement.judge(evidence, FEW).status
 
 
 def test_float16_is_left_out_where_the_activation_does_not_fit(planted, evidence, monkeypatch):
