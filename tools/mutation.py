@@ -211,6 +211,10 @@ def preload() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
+    from _pytest.assertion.rewrite import AssertionRewritingHook
+
+    # What is imported here is too late to be rewritten: runs that tests start in this process count the warning.
+    AssertionRewritingHook._warn_already_imported = lambda *_: None  # type: ignore[method-assign]
 
     from superweight.checkpoints.model_ref import parse_model
     from superweight.claims.check import CheckRequest, run_check
