@@ -213,7 +213,7 @@ def preload() -> None:
     import pytest  # noqa: F401
     from _pytest.assertion.rewrite import AssertionRewritingHook
 
-    # What is imported here is too late to be rewritten: runs that tests start in this process count the warning.
+    # What is imported here is too late to be rewritten; runs that tests start in here would count that.
     AssertionRewritingHook._warn_already_imported = lambda *_: None  # type: ignore[method-assign]
 
     from superweight.checkpoints.model_ref import parse_model
