@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from superweight.claims.properties.catalogue import PROPERTIES
 from superweight.claims.properties.search import Budget, Finding, Search, search, verdict_of
 from superweight.claims.verdict import NOT_APPLICABLE, REFUTED, SUPPORTED, Claim
 from superweight.core.coordinates import Coordinate
+from superweight.detection.detect import detect
 from superweight.detection.run_trace import trace
 from superweight.model import edits as edits_module
 from superweight.model.edits import Prune, edited
@@ -151,6 +153,16 @@ def test_a_scalar_that_only_some_prompts_wake_is_found_and_shrunk(planted):
     assert str(place) in woken["found"]
     assert len(woken["text"]) <= 10
     assert woken["ids"][: len(planted.encode(woken["text"]))] == planted.encode(woken["text"])
+
+
+def test_a_prompt_too_short_for_an_activation_is_no_counterexample(evidence, monkeypatch):
+    """P1: of fewer than four tokens none is expected, of four it is."""
+    nothing = replace(detect(trace(evidence.subject, "The")), super_weights=(), super_activations=())
+    monkeypatch.setattr(any_prompt, "detect", lambda trace: nothing)
+    seen = as_written(any_prompt.judge(evidence, Budget(60)))
+    assert {any_prompt.TOO_SHORT, any_prompt.OTHERS} == seen["outcomes"].keys()
+    assert len(seen["counterexample"]["ids"]) >= 4
+    assert [] == seen["counterexample"]["found"]
 
 
 def test_a_restoration_that_loses_one_bit_is_found(planted, evidence, monkeypatch):

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from superweight.checkpoints.model_ref import parse_model
-from superweight.claims.catalogue import CLAIMS
+from superweight.claims import evidence as evidence_module
+from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
+from superweight.claims.evidence import Evidence
 from superweight.claims.run_config import RunConfig
+from superweight.engines.in_transformers import TransformersEngine
 from tests.helpers.planted_gguf import write_tiny_gguf
 
 LLAMA = "llama.cpp"
@@ -48,3 +51,34 @@ def test_claims_of_predictions_and_of_text_are_those_of_the_engine():
     """As docs/engines.md lists them; all others read the stream."""
     assert ["C3", "C4", "C9", "C10", "C11"] == [claim.id for claim in CLAIMS if claim.of_predictions]
     assert ["C14"] == [claim.id for claim in CLAIMS if claim.relation]
+
+
+class Other(TransformersEngine):
+    """An engine that is not the one of the stream, and says when it is let go of."""
+
+    freed = False
+
+    def free(self):
+        self.freed = True
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_each_engine_reads_on_for_its_own_tests(planted, monkeypatch, another):
+    """C3, C4 and C10 rest on predictions, C8 on the stream; C9 says nothing of this model."""
+    seen = []
+    monkeypatch.setattr(
+        evidence_module, "SequentialEvaluation", lambda *given, tests, **options: seen.append(len(tests))
+    )
+    evidence = Evidence(planted, "builtin", load_engine=Other if another else None, tests=SEQUENTIAL)
+    _ = evidence.sequential, evidence.sequential_of_stream
+    assert ([3, 1] if another else [4]) == seen[: 2 if another else 1]
+
+
+def test_an_engine_is_let_go_of_once_it_was_loaded(planted):
+    """And is not loaded for that."""
+    evidence = Evidence(planted, "builtin", load_engine=Other)
+    evidence.free()
+    assert evidence.peek("engine") is None
+    engine = evidence.engine
+    evidence.free()
+    assert engine.freed
