@@ -51,6 +51,11 @@ def test_options_hold_for_all_and_a_model_s_own_come_first(written):
         ('[[models]]\nmodel = "m"\nmodes = "scan"\n', "unknown field `modes`"),
         ('[[models]]\nmodel = "m"\nmode = "scant"\n', "model m: mode 'scant' is none of scan, check"),
         ('[[models]]\nmodel = "m"\nmode = "compare"\n', "needs a base"),
+        ('[[models]]\nmodel = "m"\nstream = true\n', "stream is for mode scan, and this is mode check"),
+        (
+            '[[models]]\nmodel = "hf://o/n"\nmode = "scan"\ndevice = "cuda"\n',
+            "leave device and trust out",
+        ),
         ('[[models]]\nmodel = "m"\nexpect = "kept"\n', "expect of mode check 'kept' is none of auto, paper"),
         ('[[models]]\nmodel = "m"\ntimeout = "soon"\n', "'soon' is no length of time"),
         ('[[models]]\nmodel = "m"\nmemory = "much"\n', "'much', which is no size"),
@@ -100,6 +105,14 @@ def test_another_model_mode_or_base_is_another_folder_and_another_device_is_not(
         # What is not known is not asked for, and what the job says comes first.
         (Job("m"), Size(), False, Needs(1.0)),
         (Job("m", cpus=2, gpus=0.5, memory=7), Size(10**9), True, Needs(2, 0.5, 7)),
+        # Block by block on a CPU: an eighth of the weights.
+        (
+            Job("m", "scan", stream=True),
+            Size(8 * 10**9),
+            True,
+            Needs(1.0, 0.0, 4_000_000_000 + 1_500_000_000),
+        ),
+        (Job("hf://o/n", "scan"), Size(), True, Needs(1.0)),
         (Job("m", "report"), Size(10**9), True, Needs(1.0)),
     ],
 )

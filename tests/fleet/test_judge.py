@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.range_server import folder, serving
 from superweight.checkpoints.index_registry import also_reading
 from superweight.claims.run_config import RunConfig
 from superweight.core.errors import BadInput, BrokenModel
 from superweight.fleet.job import CHECK, COMPARE, SCAN, Job
 from superweight.fleet.judge import judge
 from superweight.fleet.judgement import judged_document
-from superweight.fleet.row import AS_EXPECTED, CANNOT_JUDGE, NOT_AS_EXPECTED, Place
+from superweight.fleet.row import AS_EXPECTED, CANNOT_JUDGE, NOT_AS_EXPECTED, Place, Row
+from superweight.fleet.summary import with_judgement
 from tests.helpers.checkpoint_files import copy_checkpoint, rewrite
 from tests.helpers.planted_release import DOWN
 
@@ -96,17 +98,40 @@ def test_what_cannot_be_looked_at_is_never_damage(tmp_path, mode):
     assert "no model './nowhere'" in found.reason
 
 
+def test_a_streamed_scan_is_held_to_what_is_published(tmp_path, monkeypatch):
+    """Block by block, from files here or at an address, which is never downloaded; a pruned one differs."""
+    found = judge(Job("tiny-planted", "scan", stream=True))
+    assert AS_EXPECTED == found.status
+    assert found.reason.startswith("as published by constructed; seen through block 3 of 4; read ")
+    release = copy_checkpoint("tiny-planted", tmp_path / "release")
+    rewrite(release, lambda tensors: tensors[DOWN][41].__setitem__(23, 0.0))
+    pruned = judge(Job(f"tiny-planted={release}", "scan", stream=True))
+    assert NOT_AS_EXPECTED == pruned.status
+    assert "[1, 41, 23]" in pruned.unexpected[0]
+    monkeypatch.setenv("no_proxy", "*")
+    with serving(folder(copy_checkpoint("tiny-planted", tmp_path / "served"))) as server:
+        job = Job(server.address, "scan")
+        row = with_judgement(Row(job.id, job.model, job.mode, CANNOT_JUDGE, ""), judge(job))
+    assert (AS_EXPECTED, (Place("[1, 41, 23]", 4.0),), 4) == (row.status, row.super_weights, row.blocks)
+    assert ("LlamaForCausalLM", 41, 0, 1) == (
+        row.architecture,
+        row.activation.channel,
+        row.activation.token,
+        row.activation.onset,
+    )
+
+
 @pytest.mark.slow
 def test_a_scan_is_held_to_what_is_published(tmp_path):
     """The planted place is found; another one that an index names is not."""
     found = judge(Job("tiny-planted", "scan", **NOWHERE))
     assert (AS_EXPECTED, "as published by constructed") == (found.status, found.reason)
     assert found.document["observed"]["effect"]["verdict"].startswith("carries the model")
-    folder = copy_checkpoint("tiny-planted", tmp_path / "model")
+    model = copy_checkpoint("tiny-planted", tmp_path / "model")
     source = tmp_path / "index.json"
-    source.write_bytes(index(named(str(folder), super_weights=(Place("[1, 41, 24]", 4.0),))))
+    source.write_bytes(index(named(str(model), super_weights=(Place("[1, 41, 24]", 4.0),))))
     with also_reading([str(source)]):
-        other = judge(Job(str(folder), "scan", **NOWHERE))
+        other = judge(Job(str(model), "scan", **NOWHERE))
     assert NOT_AS_EXPECTED == other.status
     assert "[1, 41, 24] is published but not found" in other.reason
 

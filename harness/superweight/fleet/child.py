@@ -37,7 +37,10 @@ def main() -> None:
     job, row = msgspec.convert(request["job"], Job), msgspec.convert(request["row"], Row)
     with also_reading(job.registries):
         judged = judge(job, request["source"], request["base"])
-    for name, data in _report(judged.document, pages=job.pages).items():
+    files = _report(judged.document, pages=job.pages)
+    if judged.scan is not None:
+        files["scan.json"] = json.dumps(judged.scan, indent=2).encode()
+    for name, data in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     write_whole({folder / "row.json": encoded(with_judgement(row, judged))})

@@ -16,7 +16,7 @@ from superweight.core.duration import parse_duration
 from superweight.core.environment import DEVICES
 from superweight.core.errors import BadInput
 from superweight.core.size import parse_size
-from superweight.fleet.job import EXPECTATIONS, MODES, REPORT, Job
+from superweight.fleet.job import EXPECTATIONS, MODES, REPORT, SCAN, Job
 
 _SIZES, _GPU = ("memory", "cache_limit"), "gpu_memory"
 _DEPTHS = ("static", "activations", "quality", "all")
@@ -44,6 +44,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     memory: str | None = None
     cache_limit: str | None = None
     pages: bool | None = None
+    stream: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that are given."""
@@ -169,6 +170,8 @@ def _job(model: str, chosen: dict[str, Any], fleet: Fleet) -> Job:
     chosen["trust"] = tuple(chosen["trust"])
     if mode == "compare" and chosen.get("base") is None:
         raise BadInput('mode compare needs a base: a model, "registry", or "card"')
+    if chosen.get("stream") and mode != SCAN:
+        raise BadInput(f"stream is for mode scan, and this is mode {mode}")
     if "timeout" in chosen:
         chosen["timeout"] = parse_duration(chosen["timeout"])
     for name in _SIZES:
@@ -182,4 +185,9 @@ def _job(model: str, chosen: dict[str, Any], fleet: Fleet) -> Job:
     if chosen.get("corpus") not in (None, "builtin", "wikitext2"):
         chosen["corpus"] = _led_on(chosen["corpus"], fleet.folder)
     chosen["baselines"] = _led_on(chosen.get("baselines", Job.baselines), fleet.folder)
-    return Job(model=model, folder=str(fleet.folder), registries=fleet.registries, **chosen)
+    job = Job(model=model, folder=str(fleet.folder), registries=fleet.registries, **chosen)
+    if job.streamed and (job.trust or job.device not in ("auto", "cpu")):
+        raise BadInput(
+            "a scan block by block is on the CPU and without trust; leave device and trust out"
+        )
+    return job

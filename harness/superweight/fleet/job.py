@@ -29,7 +29,8 @@ class Job:
 
     ``base`` is a MODEL, "registry" (the model that the registry says it was tuned from) or "card" (the
     ``base_model`` of its model card). Relative paths lead on from ``folder``. ``timeout`` is in seconds,
-    ``memory`` and ``cache_limit`` are in bytes; what is None follows from the model's size.
+    ``memory`` and ``cache_limit`` are in bytes; what is None follows from the model's size. ``stream`` scans
+    it block by block, where its files are.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Job:
     memory: int | None = None
     cache_limit: int | None = None
     pages: bool = True
+    stream: bool = False
     folder: str = ""
     registries: tuple[str, ...] = field(default=())
 
@@ -64,6 +66,15 @@ class Job:
         slug = re.sub(r"[^\w.-]+", "-", last)[-80:].strip("-.")
         same = "\0".join((self.model, self.mode, self.base or ""))
         return f"{slug or 'model'}-{hashlib.sha256(same.encode()).hexdigest()[:8]}"
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the model is scanned block by block, and not downloaded: one at an address always is.
+
+        >>> Job("hf://org/name", mode="scan").streamed
+        True
+        """
+        return self.mode == SCAN and (self.stream or "://" in self.model)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from superweight.checkpoints.agreement import SetAgreement
 from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.claims.check import CheckRequest, evidence_of, run_check
 from superweight.claims.run_config import RunConfig
@@ -86,6 +87,8 @@ def _scan(job: Job, run: _Run) -> Judgement:
     from superweight.measurement.effect import as_dict, measure_effect, summary
     from superweight.report.observations import document_of
 
+    if job.streamed:
+        return _scan_streamed(run)
     subject = run.config.load(run.model, run.stages)
     evidence = evidence_of(subject, job.corpus, None)
     run.stages("scanning")
@@ -96,15 +99,37 @@ def _scan(job: Job, run: _Run) -> Judgement:
     if effect is not None:
         document["observed"] |= {"effect": as_dict(effect), "summary": summary(found, effect)}
     document["run"] = run.part
-    held = published_agreement(subject, found)
-    if not held:
-        return Judgement(AS_EXPECTED, "nothing is published: nothing was compared", document=document)
-    if agreeing := [item for item in held if item.supported]:
-        return Judgement(
-            AS_EXPECTED, f"as published by {agreeing[0].reading.cited}", None, "registry", (), document
-        )
-    gaps = tuple(difference for item in held for difference in item.differences)
-    return Judgement(NOT_AS_EXPECTED, "; ".join(gaps[:3]), None, "registry", gaps, document)
+    return replace(_held(published_agreement(subject, found)), document=document)
+
+
+def _scan_streamed(run: _Run) -> Judgement:
+    """Scan a model block by block where its files are, no further than it takes to settle the answer."""
+    from superweight.claims.paper.location import published_agreement
+    from superweight.detection.scan import scan
+    from superweight.detection.scan_record import as_dict
+    from superweight.detection.stopping_rule import Until
+    from superweight.measurement.corpus import default_prompt
+    from superweight.model.stream_plan import costing
+    from superweight.model.streamed_model import streamed
+
+    run.stages("scanning")
+    with streamed(run.model.entry, dtype=run.config.dtype) as opened:
+        with costing(opened.stream, opened.checkpoint) as cost:
+            found = scan(opened.subject, default_prompt(), Until())
+        judged = _held(published_agreement(opened.subject, found))
+        record = as_dict(opened.subject, found) | {"cost": cost.as_dict()}
+    depth = f"{'provisional: ' if found.provisional else ''}{found.depth}"
+    return replace(judged, reason=f"{judged.reason}; {depth}; {cost.line}", scan=record)
+
+
+def _held(agreement: Sequence[SetAgreement]) -> Judgement:
+    """Hold what was found to what is published; one reading of several is enough."""
+    if not agreement:
+        return Judgement(AS_EXPECTED, "nothing is published: nothing was compared")
+    if agreeing := [item for item in agreement if item.supported]:
+        return Judgement(AS_EXPECTED, f"as published by {agreeing[0].reading.cited}", None, "registry")
+    gaps = tuple(difference for item in agreement for difference in item.differences)
+    return Judgement(NOT_AS_EXPECTED, "; ".join(gaps[:3]), None, "registry", gaps)
 
 
 def _check(job: Job, run: _Run) -> Judgement:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from superweight.core.errors import BadInput
 from superweight.fleet.row import AS_EXPECTED, CANNOT_JUDGE, NOT_AS_EXPECTED
@@ -12,7 +14,10 @@ from superweight.report.document import Document, read_document
 
 @dataclass(frozen=True)
 class Judgement:
-    """What came of one model: a status of the index, why, and the report where there is one."""
+    """What came of one model: a status of the index, why, and the report where there is one.
+
+    ``scan`` is the JSON of ``superweight scan`` in place of a report, of a model that ran block by block.
+    """
 
     status: str
     reason: str
@@ -20,6 +25,7 @@ class Judgement:
     expected_by: str | None = None
     unexpected: tuple[str, ...] = ()
     document: Document | None = field(default=None, repr=False)
+    scan: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 def judged_document(document: Document, expected: str = "kept") -> Judgement:

@@ -19,6 +19,9 @@ from superweight.fleet.job import REPORT, Job
 WORKING = 15 * 10**8
 # As `superweight.model.placement` reckons on a GPU: the allocator cannot use all that it holds.
 SLACK = 1.1
+# Of a model that is run block by block, two blocks and the embedding are in memory: this part at most of one
+# that has sixteen blocks, and less of a larger one.
+STREAMED_SHARE = 8
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 _HUB_TIMEOUT = 10.0
@@ -101,10 +104,15 @@ def needs_of(job: Job, size: Size, gpu_memory: int, *, cluster_has_gpus: bool) -
     """Return what a job asks for. What the job itself says comes first.
 
     On a CPU the weights are reckoned in float32, which is what they are computed in, unless a dtype is
-    named. A model that is larger than one GPU of ``gpu_memory`` bytes asks for several.
+    named. A model that is larger than one GPU of ``gpu_memory`` bytes asks for several. One that is scanned
+    block by block asks for no GPU and for the memory of two blocks.
     """
     if job.mode == REPORT:
         return Needs(job.cpus, job.gpus or 0.0, job.memory or 0)
+    if job.streamed:
+        weights = _weights(job, size, on_gpu=False)
+        memory = weights // STREAMED_SHARE + WORKING if weights else 0
+        return Needs(job.cpus, job.gpus or 0.0, memory if job.memory is None else job.memory)
     on_gpu = job.device not in ("auto", "cpu") or (job.device == "auto" and cluster_has_gpus)
     weights = _weights(job, size, on_gpu=on_gpu)
     # A base lies in memory beside the model that is held to it.

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from superweight.core.coordinates import Coordinate
 from superweight.fleet.row import Activation, Carried, Place, Row
 
 if TYPE_CHECKING:
     from superweight.fleet.judgement import Judgement
+
+_ACTIVATION = ("channel", "token", "onset", "last", "magnitude")
 
 
 def with_judgement(row: Row, judged: Judgement) -> Row:
@@ -22,7 +25,36 @@ def with_judgement(row: Row, judged: Judgement) -> Row:
         expected_by=judged.expected_by,
         unexpected=judged.unexpected,
     )
+    if judged.scan is not None:
+        return with_scan(row, judged.scan)
     return row if judged.document is None else with_document(row, judged.document)
+
+
+def with_scan(row: Row, scan: Mapping[str, Any]) -> Row:
+    """Return a row with what ``superweight scan --json`` says of a model that ran block by block."""
+    activations = sorted(scan["super_activations"], key=lambda item: -abs(item["magnitude"]))
+    return replace(
+        row,
+        **_provenance(scan["provenance"]),
+        blocks=scan["depth"]["of"],
+        super_weights=tuple(
+            Place(str(Coordinate.of(*_indices(item))), item["value"]) for item in scan["super_weights"]
+        ),
+        neurons=len(scan["neurons"]),
+        activation=next(
+            (Activation(*(item[name] for name in _ACTIVATION)) for item in activations),
+            None,
+        ),
+    )
+
+
+def _indices(item: Mapping[str, int]) -> list[int]:
+    return [item[name] for name in ("layer", "expert", "row", "col") if name in item]
+
+
+def _provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("source", "revision", "architecture", "parameters", "dtype")
+    return {name: provenance.get(name) for name in names}
 
 
 def with_document(row: Row, document: Mapping[str, Any]) -> Row:
@@ -36,11 +68,7 @@ def with_document(row: Row, document: Mapping[str, Any]) -> Row:
         row,
         claims={item["claim"]: item["status"] for item in subject.get("verdicts", ())},
         corpus=(document.get("run") or {}).get("corpus"),
-        source=provenance.get("source"),
-        revision=provenance.get("revision"),
-        architecture=provenance.get("architecture"),
-        parameters=provenance.get("parameters"),
-        dtype=provenance.get("dtype"),
+        **_provenance(provenance),
     )
     if not observed:
         return row
