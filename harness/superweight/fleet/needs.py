@@ -111,8 +111,8 @@ def needs_of(job: Job, size: Size, gpu_memory: int, *, cluster_has_gpus: bool) -
         return Needs(job.cpus, job.gpus or 0.0, job.memory or 0)
     if job.streamed:
         weights = _weights(job, size, on_gpu=False)
-        memory = weights // STREAMED_SHARE + WORKING if weights else 0
-        return Needs(job.cpus, job.gpus or 0.0, memory if job.memory is None else job.memory)
+        held = weights // STREAMED_SHARE + WORKING if weights else 0
+        return Needs(job.cpus, job.gpus or 0.0, held if job.memory is None else job.memory)
     on_gpu = job.device not in ("auto", "cpu") or (job.device == "auto" and cluster_has_gpus)
     weights = _weights(job, size, on_gpu=on_gpu)
     # A base lies in memory beside the model that is held to it.
