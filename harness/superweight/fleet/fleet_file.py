@@ -187,7 +187,5 @@ def _job(model: str, chosen: dict[str, Any], fleet: Fleet) -> Job:
     chosen["baselines"] = _led_on(chosen.get("baselines", Job.baselines), fleet.folder)
     job = Job(model=model, folder=str(fleet.folder), registries=fleet.registries, **chosen)
     if job.streamed and (job.trust or job.device not in ("auto", "cpu")):
-        raise BadInput(
-            "a scan block by block is on the CPU and without trust; leave device and trust out"
-        )
+        raise BadInput("a scan block by block is on the CPU and without trust; leave device and trust out")
     return job
