@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from superweight.pytest_plugin import groups
+from superweight.pytest_plugin.xdist import keep_together
 
 TESTS = """
 import pytest
@@ -85,3 +86,31 @@ def test_other_ways_of_distribution_are_left_to_xdist():
     node = SimpleNamespace(config=controller, workerinput={})
     groups.tell(node)
     assert ({}, None) == (node.workerinput, groups.scheduler(controller, None))
+
+
+class Collected:
+    """A test with marks and fixtures, as pytest has collected it."""
+
+    def __init__(self, *marks, searches=False):
+        self.marks = [mark.mark for mark in marks]
+        self.fixturenames = ("sw_budget",) if searches else ("sw_entry",)
+
+    def get_closest_marker(self, name):
+        return next((mark for mark in self.marks if mark.name == name), None)
+
+    def add_marker(self, mark):
+        self.marks.append(mark.mark)
+
+    @property
+    def group(self):
+        mark = self.get_closest_marker("xdist_group")
+        return mark and mark.args[0]
+
+
+def test_gpu_tests_and_searches_are_kept_together():
+    """A GPU's tests in one group unless they are in one; on a CPU searches are a group of their own."""
+    gpu, own = pytest.mark.gpu, pytest.mark.xdist_group("own")
+    items = [Collected(gpu), Collected(gpu, own), Collected(gpu, searches=True)]
+    items += [Collected(searches=True), Collected(own), Collected()]
+    keep_together(items)
+    assert ["gpu", "own", "gpu", "properties", "own", None] == [item.group for item in items]

@@ -9,6 +9,7 @@ import pytest
 from superweight.checkpoints.model_ref import parse_model
 from superweight.pytest_plugin import models
 from superweight.pytest_plugin.models import acquire, release
+from superweight.pytest_plugin.xdist import share_cores
 
 PLAIN = parse_model("tiny-plain")
 
@@ -52,3 +53,19 @@ def test_models_are_kept_while_they_fit_together(config, monkeypatch):
     release(config, second)
     assert 0 == weights(second)
     assert acquire(config, PLAIN) is first
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "threads"),
+    [("2", 8, [4]), ("3", 8, [2]), ("16", 8, [1]), ("1", 8, []), (None, 8, []), ("2", None, [1])],
+)
+def test_workers_share_the_cores(monkeypatch, workers, cores, threads):
+    """Each worker of xdist computes on its part of them, on one at least; alone, a run keeps all."""
+    given = []
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER_COUNT", raising=False)
+    if workers is not None:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", workers)
+    share_cores()
+    assert threads == given

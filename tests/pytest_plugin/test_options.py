@@ -75,6 +75,7 @@ def test_sw_base_expects_the_verdicts_of_the_base(run):
     other = run("--sw-model", "tiny-plain", "--sw-base", "tiny-planted", claims="known_place or perplexity")
     other.assert_outcomes(failed=2)
     other.stdout.fnmatch_lines(["*the base model has supported, this model not applicable*"])
+    other.stdout.no_fnmatch_line("*not judged*")
 
 
 def test_sw_expect_paper_holds_a_model_to_the_paper(run):
