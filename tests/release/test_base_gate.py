@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_check_with_a_base(folder, superweight, release, code):
     result = superweight("check", str(folder / release), "--base", str(folder / "base"))
     assert code == result.exit_code, result.output
     assert ("as expected: 14 of 14 claims" in result.output) is (code == 0)
+
+
+def test_check_without_a_base_knows_what_a_model_was_tuned_from(superweight):
+    """The registry says it of tiny-tuned, and C14 is judged."""
+    result = superweight("check", "tiny-tuned", "--json", "-")
+    rows = {row["claim"]: row["status"] for row in json.loads(result.stdout)["verdicts"]}
+    assert (0, "supported") == (result.exit_code, rows["C14"])
 
 
 @pytest.mark.parametrize(("release", "fails"), [("same", False), ("tuned", False), ("pruned", True)])

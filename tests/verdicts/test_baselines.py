@@ -302,6 +302,14 @@ def test_no_name_leads_out_of_the_root(model, tmp_path):
     assert folder.replace("-", "").replace(".", "").isalnum()
 
 
+def test_a_record_has_a_model_a_claim_and_a_status():
+    """Nothing else is asked of it; a text that lacks one of them is no baseline."""
+    whole = {"model": "m", "claim": "C1", "status": "supported"}
+    assert whole == parse(json.dumps(whole))
+    for name in whole:
+        assert parse(json.dumps({key: value for key, value in whole.items() if key != name})) is None
+
+
 def test_a_tolerance_next_to_none_is_as_good_as_none():
     """Where a claim allows nothing, 1e-12 in a file is no widening, and 1e-11 is."""
     assert [] == differences(number(1.0, 1e-12), number(1.0, 0.0))

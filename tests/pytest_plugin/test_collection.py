@@ -1,0 +1,98 @@
+"""What is collected, and on which models, by what a run was asked for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from superweight.pytest_plugin import collection, plugin, xdist
+from superweight.pytest_plugin.collection import SUITE
+
+HERE = pytest.Config.ArgsSource.INVOCATION_DIR
+
+
+def config(folder=None, *, args=(), source=None, inipath=None, models=(), mark="", collect=False, told=None):
+    """Stand in for pytest's, with what these functions read of it."""
+    option = SimpleNamespace(sw_model=list(models), markexpr=mark, collectonly=collect)
+    known = {"workerinput": told} if told is not None else {}
+    return SimpleNamespace(
+        args=list(args),
+        args_source=source,
+        inipath=inipath,
+        option=option,
+        stash=pytest.Stash(),
+        invocation_params=SimpleNamespace(dir=folder),
+        **known,
+    )
+
+
+def suite():
+    return [str(path) for path in collection.suite_files()]
+
+
+def test_the_shipped_claims_stand_for_their_name_alone(tmp_path):
+    """What comes before and after it in the alphabet stays as it was typed."""
+    args = ["a", SUITE, "superweight.suites", "tests"]
+    expected = ["a", *suite(), "superweight.suites", "tests"]
+    assert expected == collection.arguments(config(tmp_path, args=args))
+    assert ["test_paper.py", "test_properties.py", "test_release.py"] == [
+        path.name for path in collection.suite_files()
+    ]
+
+
+@pytest.mark.parametrize("own", [None, "test_own.py", "own_test.py", "tests/", "test/"])
+def test_a_model_alone_runs_the_shipped_claims_where_there_are_no_tests(tmp_path, own):
+    """Not in a project: with tests or settings of its own, or where somebody said what to collect."""
+    if own is not None:
+        (tmp_path / own).mkdir() if own.endswith("/") else (tmp_path / own).touch()
+    bare = {"folder": tmp_path, "args": [str(tmp_path)], "source": HERE}
+    collected = collection.arguments(config(**bare, models=["m"]))
+    assert (suite() if own is None else [str(tmp_path)]) == collected
+    for other in (
+        {"models": []},
+        {"models": ["m"], "inipath": tmp_path / "pytest.ini"},
+        {"models": ["m"], "source": pytest.Config.ArgsSource.ARGS},
+    ):
+        assert [str(tmp_path)] == collection.arguments(config(**(bare | other)))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_run_of_no_named_model_takes_the_registry_s(gpu):
+    """Those of the tier gpu only where a GPU is asked for; each has the markers of what it needs."""
+    chosen = {param.id: param for param in plugin._parameters(config(mark="gpu" if gpu else ""))}
+    assert {"tiny-planted", "tiny-plain", "tiny-tuned", "smollm2-135m-instruct-q4_1"} <= chosen.keys()
+    assert gpu is ("mistralai/Mistral-7B-v0.1" in chosen)
+    marks = {name: {mark.name for mark in param.marks} for name, param in chosen.items()}
+    on_gpu = {"gpu", "slow"} if gpu else set()
+    assert {"xdist_group"} | on_gpu == marks["tiny-planted"]
+    assert {"xdist_group", "checkpoint"} | on_gpu == marks["smollm2-135m-instruct-q4_1"]
+    if gpu:
+        assert {"xdist_group", "checkpoint", "gpu", "slow"} == marks["mistralai/Mistral-7B-v0.1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"mark": "gpu"}, True),
+        ({"mark": "slow and gpu"}, True),
+        ({"mark": "not gpu"}, False),
+        ({}, False),
+        ({"mark": "gpu", "collect": True}, False),
+        ({"mark": "gpu", "told": {}}, False),
+    ],
+)
+def test_the_header_names_the_gpus_once_and_where_they_are_used(monkeypatch, asked, said):
+    """Not when tests are only listed, nor by every worker."""
+    monkeypatch.setattr(xdist, "present", lambda: ["a GPU"])
+    monkeypatch.setattr(xdist, "described", lambda devices: f"{len(devices)} here")
+    assert (["super weights: 1 here"] if said else []) == xdist.header(config(**asked))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("outnumbered", [None, False, True])
+def test_a_model_is_a_group_unless_workers_outnumber_gpus(on_gpu, outnumbered):
+    """Then all that needs a GPU is one group."""
+    told = None if outnumbered is None else {"superweight_devices_outnumbered": outnumbered}
+    name = xdist.group(config(told=told), "tiny", on_gpu=on_gpu)
+    assert ("gpu" if on_gpu and outnumbered else "tiny") == name
