@@ -178,6 +178,20 @@ def test_tensorboard_gets_every_figure(model, tmp_path, monkeypatch):
     assert {r.step: pytest.approx(r.figures[DRIFT]) for r in callback.watched.readings} == told
 
 
+def test_wandb_gets_every_figure(model, tmp_path, monkeypatch):
+    """In a run that is kept on this machine: the last value of each, as transformers names them."""
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    callback = SuperWeightCallback([AT], every=1, run_every=2, prompt="The tide")
+    trained(model, tmp_path / "out", callback, 1e-3, max_steps=4, report_to=["wandb"])
+    told = dict(wandb.run.summary)
+    wandb.finish()
+    last = callback.watched.readings[-1].figures
+    assert {"superweight/activation", "superweight/head_room", "superweight/prompt_loss", DRIFT} <= last.keys()
+    assert {name: told[f"train/{name}"] for name in last} == pytest.approx(last)
+
+
 def test_trl_trains_with_the_callback(model, tmp_path, monkeypatch):
     """SFTTrainer is a Trainer: its figures and its own averages are logged, each for itself."""
     # Its telemetry; huggingface_hub reads the variable when it is imported, which is long ago.
