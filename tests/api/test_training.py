@@ -188,7 +188,12 @@ def test_wandb_gets_every_figure(model, tmp_path, monkeypatch):
     told = dict(wandb.run.summary)
     wandb.finish()
     last = callback.watched.readings[-1].figures
-    assert {"superweight/activation", "superweight/head_room", "superweight/prompt_loss", DRIFT} <= last.keys()
+    assert {
+        "superweight/activation",
+        "superweight/head_room",
+        "superweight/prompt_loss",
+        DRIFT,
+    } <= last.keys()
     assert {name: told[f"train/{name}"] for name in last} == pytest.approx(last)
 
 

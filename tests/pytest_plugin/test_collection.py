@@ -96,3 +96,44 @@ def test_a_model_is_a_group_unless_workers_outnumber_gpus(on_gpu, outnumbered):
     told = None if outnumbered is None else {"superweight_devices_outnumbered": outnumbered}
     name = xdist.group(config(told=told), "tiny", on_gpu=on_gpu)
     assert ("gpu" if on_gpu and outnumbered else "tiny") == name
+
+
+@pytest.mark.parametrize(("workers", "devices", "outnumbered"), [(2, 1, True), (2, 2, False), (1, 4, False)])
+def test_a_worker_is_told_its_gpus_and_whether_there_are_enough(monkeypatch, workers, devices, outnumbered):
+    """Only in a run that asks for GPUs."""
+    monkeypatch.setattr(xdist, "callers_devices", lambda: [str(number) for number in range(devices)])
+    node = SimpleNamespace(config=config(mark="gpu"), workerinput={"workercount": workers, "workerid": "gw0"})
+    xdist.tell(node)
+    assert outnumbered is node.workerinput["superweight_devices_outnumbered"]
+    assert "0" == node.workerinput["superweight_devices"][0]
+    node = SimpleNamespace(config=config(), workerinput={"workercount": workers, "workerid": "gw0"})
+    xdist.tell(node)
+    assert {"workercount", "workerid"} == node.workerinput.keys()
+
+
+class Collected:
+    """A test that searches for counterexamples or does not, of a model that was downloaded or was not."""
+
+    def __init__(self, searches, checkpoint):
+        self.fixturenames = ("sw_budget",) if searches else ()
+        self.marks = [pytest.mark.checkpoint.mark] if checkpoint else []
+
+    def get_closest_marker(self, name):
+        return next((mark for mark in self.marks if mark.name == name), None)
+
+    def add_marker(self, mark):
+        self.marks.append(mark.mark)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_real_model_is_searched_in_long_runs_or_by_name(monkeypatch, named):
+    """Its properties are slow where nobody named a model; those of a tiny one never are."""
+    monkeypatch.setattr(plugin.models, "named_models", lambda _: ("a model",) if named else ())
+    monkeypatch.setattr(plugin.groups, "hand_over", lambda *_: None)
+    items = [Collected(*kind) for kind in ((True, True), (True, False), (False, True), (False, False))]
+    run = config()
+    run.option.sw_base = None
+    for _ in plugin.pytest_collection_modifyitems(run, list(items)):
+        pass
+    slow = [item.get_closest_marker("slow") is not None for item in items]
+    assert [not named, False, False, False] == slow
