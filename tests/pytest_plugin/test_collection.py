@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from types import SimpleNamespace
 
 import pytest
 
-from superweight.pytest_plugin import collection, plugin, xdist
+from superweight.pytest_plugin import collection, options, plugin, xdist
 from superweight.pytest_plugin.collection import SUITE
 
 HERE = pytest.Config.ArgsSource.INVOCATION_DIR
@@ -137,3 +138,20 @@ def test_a_real_model_is_searched_in_long_runs_or_by_name(monkeypatch, named):
         pass
     slow = [item.get_closest_marker("slow") is not None for item in items]
     assert [not named, False, False, False] == slow
+
+
+def test_options_are_read_as_they_are_meant(tmp_path, monkeypatch):
+    """A number of examples from 1 on; addresses and names as they are, paths from where the run began."""
+    monkeypatch.chdir(tmp_path)
+    assert [1, 25] == [options._positive(text) for text in ("1", "25")]
+    for text in ("0", "-1", "", "many", "1.5", "²", "٣"):
+        with pytest.raises(argparse.ArgumentTypeError, match="give 1 or more"):
+            options._positive(text)
+    assert "https://host/index.json" == options._registry("https://host/index.json")
+    assert str(tmp_path / "index.json") == options._registry("index.json")
+    assert ["builtin", "wikitext2", str(tmp_path / "own")] == [
+        options._corpus(text) for text in ("builtin", "wikitext2", "own")
+    ]
+    assert 90.0 == options._duration("90s")
+    with pytest.raises(argparse.ArgumentTypeError, match="give 60s, 10min or 1h"):
+        options._duration("soon")
