@@ -69,6 +69,7 @@ def test_a_plugin_that_is_switched_off_is_not_needed(run, without):
         "--sw-model", "tiny-planted", "--strict-markers", "-p", f"no:{without}", claims="known_place"
     )
     result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*C1  supported * (expected: supported, baseline)*"])
 
 
 def test_without_syrupy_a_baseline_still_fails_what_differs(run, project):
