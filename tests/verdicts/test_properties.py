@@ -339,6 +339,23 @@ def test_a_model_is_cast_only_where_two_copies_fit(planted, evidence, monkeypatc
     assert SUPPORTED == dtype_agreement.judge(evidence, FEW).status
 
 
+def test_prompts_are_cut_to_what_a_cast_model_reads_in_one_batch(evidence, monkeypatch):
+    """P5: the longest of many has 24 tokens."""
+    seen = []
+    monkeypatch.setattr(
+        dtype_agreement,
+        "search",
+        lambda name, strategy, judge_all, budget: search(
+            name,
+            strategy,
+            lambda drawn: [seen.append(len(one.ids)) or Finding("ok") for one in drawn],
+            budget,
+        ),
+    )
+    dtype_agreement.judge(evidence, Budget(60))
+    assert 24 == max(seen)
+
+
 def test_float16_is_left_out_where_the_activation_does_not_fit(planted, evidence, monkeypatch):
     """What float16 cannot hold says nothing about the set."""
     found = evidence.scan

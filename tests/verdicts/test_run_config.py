@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from superweight.checkpoints.model_ref import parse_model
+from superweight.checkpoints.model_ref import ModelRef, parse_model
 from superweight.claims import evidence as evidence_module
 from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
@@ -51,6 +51,14 @@ def test_claims_of_predictions_and_of_text_are_those_of_the_engine():
     """As docs/engines.md lists them; all others read the stream."""
     assert ["C3", "C4", "C9", "C10", "C11"] == [claim.id for claim in CLAIMS if claim.of_predictions]
     assert ["C14"] == [claim.id for claim in CLAIMS if claim.relation]
+
+
+def test_a_model_that_is_loaded_already_is_taken(planted):
+    """By its entry; any other is loaded."""
+    config = RunConfig(device="cpu", loaded=(planted,))
+    assert planted is config.load(ModelRef.of(planted.entry))
+    other = config.load(parse_model("tiny-plain"))
+    assert (False, "tiny-plain") == (other is planted, other.name)
 
 
 class Other(TransformersEngine):
