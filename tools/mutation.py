@@ -45,7 +45,7 @@ TESTS = {
     "claims": (
         *("tests/verdicts", "tests/measurement/test_generation.py", "tests/measurement/test_sequential.py"),
         *(*_CLAIMS, "tests/cli/test_sweep.py", "tests/measurement/test_zero_shot.py"),
-        *("tests/engines", "tests/release/test_base_gate.py"),
+        *("tests/engines", "tests/release/test_base_gate.py", "tests/cli/test_verify.py"),
     ),
     # The quick ones first, which need no forward pass.
     "release": (
