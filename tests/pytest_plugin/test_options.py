@@ -27,6 +27,19 @@ def test_sw_model_selects_one_model(run):
     result.stdout.fnmatch_lines(["super weights: tiny-planted", "*C9  not applicable*baseline*"])
 
 
+def test_the_header_says_what_verdicts_are_held_to(run, tmp_path):
+    """Device, dtype, corpus, expectations and baselines, as they were asked for."""
+    asked = ("--sw-model", "tiny-planted", "--collect-only", "-q", "-v")
+    run(*asked).stdout.fnmatch_lines(["super weights: expectations auto, baselines beside the tests"])
+    given = ("--sw-device", "cpu", "--sw-dtype", "bfloat16", "--sw-base", "tiny-plain")
+    run(*asked, *given, "--sw-baselines", str(tmp_path)).stdout.fnmatch_lines(
+        [
+            "super weights: device cpu, dtype bfloat16, corpus builtin",
+            f"super weights: expectations the base tiny-plain, baselines {tmp_path}",
+        ]
+    )
+
+
 def test_sw_model_may_be_repeated(run):
     """Each named model runs every test."""
     run("--sw-model", "tiny-planted", "--sw-model", "tiny-plain", claims=PLACE).assert_outcomes(passed=2)

@@ -204,6 +204,21 @@ def test_a_scale_of_one_that_changes_something_is_found(planted, evidence, monke
     assert ("scaling by 1 changed something", [f"scale {PLACE} by 1"]) == (found["seen"], found["steps"])
 
 
+def test_two_ways_to_edit_that_differ_are_found(evidence, monkeypatch):
+    """P2: in the output the scalar counts a tenth more than in the weight."""
+
+    @contextmanager
+    def more(subject, edits, by_hook=False):
+        scaled = [replace(edit, factor=edit.factor * 1.1) if by_hook else edit for edit in edits]
+        with edited(subject, scaled, by_hook=by_hook):
+            yield
+
+    monkeypatch.setattr(any_order, "edited", more)
+    found = counterexample(any_order.judge(evidence, Budget(40)))
+    assert "editing the weight and editing the output differ by more than rounding" == found["seen"]
+    assert 1 == len(found["steps"])
+
+
 def test_an_edit_that_an_exception_leaves_in_force_is_found(planted, evidence, monkeypatch):
     """P2: a scalar that stays scaled where the block is left by an exception."""
 
