@@ -18,12 +18,10 @@ from superweight.checkpoints.cache import cache_directory
 from superweight.checkpoints.registry import resolve
 from superweight.cli.main import main
 from superweight.core.errors import BadInput
-from superweight.model.loading import load
 from superweight.pytest_plugin.xdist import share_cores
-from superweight.report import output
-from superweight.report.render import drawn
-from tests.helpers import checkpoint_files
 
+# What imports torch is imported inside the fixtures: xdist's controller has no use for it, and its workers
+# would wait for it.
 REPOSITORY = Path(__file__).parent
 
 # pytester gives every test a home of its own, where the real model would be downloaded and converted
@@ -36,18 +34,24 @@ share_cores()
 @pytest.fixture(scope="session")
 def planted():
     """The tiny trained model that depends on its one super weight."""
+    from superweight.model.loading import load
+
     return load(resolve("tiny-planted"), device="cpu")
 
 
 @pytest.fixture(scope="session")
 def plain():
     """Its twin, which has none."""
+    from superweight.model.loading import load
+
     return load(resolve("tiny-plain"), device="cpu")
 
 
 @pytest.fixture(scope="session")
 def write_safetensors():
     """Write a safetensors file, byte by byte: arrays, or (dtype, shape, bytes) where numpy has no type."""
+    from tests.helpers import checkpoint_files
+
     return checkpoint_files.write_safetensors
 
 
@@ -75,10 +79,14 @@ def superweight(monkeypatch):
 @pytest.fixture(scope="session")
 def _pictures():
     """Every picture that was drawn so far, by its chart."""
+    from superweight.report.render import drawn
+
     return cache(drawn)
 
 
 @pytest.fixture
 def drawn_once(monkeypatch, _pictures):
     """Take a figure that another test had drawn from the same numbers: drawing is most of a report."""
+    from superweight.report import output
+
     monkeypatch.setattr(output, "drawn", _pictures)

@@ -12,10 +12,6 @@ from unittest.mock import patch
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
 
-from superweight.checkpoints.model_ref import parse_model
-from superweight.claims.check import CheckRequest, run_check
-from superweight.claims.run_config import RunConfig
-
 # One browser for all tests of a process: Playwright does not start twice in one.
 from tests.helpers.browser import browser, visit  # noqa: F401
 
@@ -83,6 +79,10 @@ CLAIMS = REPOSITORY / "tests" / "claims"
 @pytest.fixture(scope="session")
 def _imported():
     """Import what a check imports, once: pytester forgets what is first imported inside a run."""
+    from superweight.checkpoints.model_ref import parse_model
+    from superweight.claims.check import CheckRequest, run_check
+    from superweight.claims.run_config import RunConfig
+
     run_check(CheckRequest(parse_model("tiny-planted"), None, "paper", RunConfig(device="cpu")))
 
 
