@@ -19,6 +19,7 @@ from superweight.release.compare import CompareRequest, compare, known_super_wei
 from superweight.release.result import ACTIVATIONS, QUALITY, STATIC
 from tests.model.families import GATED, Tiny
 
+from .measured_base import measured_base
 from .releases import DAMAGED, KEPT, clipped, make, scaled, sharded, unchanged
 
 PLACE = Coordinate(1, 41, 23)
@@ -39,7 +40,8 @@ def compared(release, *, base="tiny-planted", **options):
             parse_model(str(release)),
             run_config=RunConfig(baselines=BASELINES),
             **options,
-        )
+        ),
+        held=measured_base() if base == "tiny-planted" else None,
     )
 
 

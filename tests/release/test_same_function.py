@@ -22,6 +22,7 @@ from superweight.release.result import DEPTHS, QUALITY, STATIC, Comparison
 from superweight.release.side import over
 from superweight.release.text_checks import risen
 
+from .measured_base import measured_base
 from .releases import make, scaled, unchanged
 from .symmetries import SYMMETRIES
 
@@ -42,7 +43,7 @@ def compared(release, *, depths=DEPTHS):
         depths=depths,
         run_config=RunConfig(baselines=BASELINES),
     )
-    return compare(request)
+    return compare(request, held=measured_base())
 
 
 def found(result: Comparison):

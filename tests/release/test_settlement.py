@@ -21,6 +21,7 @@ from superweight.release.result import (
 )
 from superweight.release.settlement import EMPTIED, settled
 
+from .measured_base import measured_base
 from .releases import make, scaled
 from .symmetries import SYMMETRIES, channels_permuted, rotated
 
@@ -125,7 +126,8 @@ def test_what_text_pays_for_an_emptied_row_is_told(low, status):
 def compared(change, folder, *depths):
     entry = resolve("tiny-planted")
     release = make(entry.root / entry.source, folder / "release", change, [Coordinate(1, 41, 23)])
-    return compare(CompareRequest(parse_model("tiny-planted"), parse_model(str(release)), depths=depths))
+    request = CompareRequest(parse_model("tiny-planted"), parse_model(str(release)), depths=depths)
+    return compare(request, held=measured_base())
 
 
 @pytest.mark.parametrize(
