@@ -42,6 +42,24 @@ def test_the_shipped_claims_stand_for_their_name_alone(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("folder", ["a", "zzz", "claims/beneath"])
+def test_only_shipped_functions_are_tests_by_our_names(folder):
+    """Those of a folder before it, behind it and beneath it are what their project calls them."""
+
+    def test_own(): ...
+
+    shipped = SimpleNamespace(path=collection.suite_directory() / "test_paper.py")
+    other = SimpleNamespace(path=collection.suite_directory().parent / folder / "test_paper.py")
+    for collector, name, marked in (
+        (other, "test_own", False),
+        (shipped, "check_own", False),
+        (shipped, "test_own", True),
+    ):
+        collection.mark_as_tests(collector, name, test_own)
+        assert marked is getattr(test_own, "__test__", False)
+    collection.mark_as_tests(shipped, "test_value", 3)
+
+
 @pytest.mark.parametrize("own", [None, "test_own.py", "own_test.py", "tests/", "test/"])
 def test_a_model_alone_runs_the_shipped_claims_where_there_are_no_tests(tmp_path, own):
     """Not in a project: with tests or settings of its own, or where somebody said what to collect."""

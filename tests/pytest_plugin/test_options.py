@@ -174,6 +174,10 @@ def test_sw_report_writes_json_and_a_page(run, tmp_path):
     jsonschema.validate(document, schema())
     assert {"model", "provenance", "verdicts", "observed", "sweep", "run"} == document.keys()
     assert 14 == len(document["verdicts"])
+    # What each test itself took, to the millisecond: not its setup or its end, which measure nothing.
+    seconds = [stage["seconds"] for stage in document["run"]["stages"]]
+    assert seconds == [round(each, 3) for each in seconds]
+    assert (14, True) == (len(seconds), max(seconds) > 0.02)
     keys = {"claim", "status", "expected", "statistic", "interval", "threshold", "evidence"}
     assert all(keys <= row.keys() for row in document["verdicts"])
     assert "<h1>Super weights of tiny-planted</h1>" in (tmp_path / "out" / "report.html").read_text()

@@ -72,6 +72,13 @@ def test_a_plugin_that_is_switched_off_is_not_needed(run, without):
     result.stdout.fnmatch_lines(["*C1  supported * (expected: supported, baseline)*"])
 
 
+def test_without_syrupy_a_model_is_met_for_the_first_time(run, folder):
+    """There is no baseline to hold it to, and none is taken for broken."""
+    result = run("--sw-model", str(folder.path / "same"), "-p", "no:syrupy", claims="known_place")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*met for the first time: nothing was compared*"])
+
+
 def test_without_syrupy_a_baseline_still_fails_what_differs(run, project):
     """The comparison is our own: switching the snapshot plugin off opens no gate."""
     path = project.path / "baselines" / "tiny-planted" / "cpu-float32" / "C1.json"

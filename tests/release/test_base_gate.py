@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from superweight.release.result import QUALITY, Comparison, cannot_judge
 from tests.helpers.checkpoint_files import copy_checkpoint
 
 from .releases import DAMAGED, make
@@ -58,6 +59,22 @@ def test_pytest_with_a_base(folder, project, release, fails):
         result.stdout.fnmatch_lines(["*test_a_release_keeps_what_its_base_has*"])
     else:
         assert {"passed": TESTS} == outcomes
+
+
+def test_a_comparison_that_reaches_too_little_is_an_error(folder, project, monkeypatch):
+    """By its headline and its reasons, without a traceback through the plugin."""
+    shutil.copy(CLAIMS / "test_release.py", project.path)
+    for name in ("base", "same"):
+        shutil.copytree(folder / name, project.path / name)
+    unreached = cannot_judge(QUALITY, "predictions", "there is no memory")
+    short = Comparison("base", "same", (unreached,), (QUALITY,))
+    monkeypatch.setattr("superweight.release.compare.compare_loaded", lambda *_: short)
+    result = project.runpytest_inprocess(
+        *("-p", "no:cacheprovider", "-k", "keeps_what"), *("--sw-model", "./same", "--sw-base", "./base")
+    )
+    result.assert_outcomes(errors=1, deselected=14)
+    result.stdout.fnmatch_lines(["*cannot be judged*there is no memory*"])
+    result.stdout.no_fnmatch_line("*plugin/plugin.py*")
 
 
 def test_what_cannot_be_judged_is_an_error_and_no_failed_claim(folder, project):
