@@ -71,8 +71,12 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _cast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute under an autocast of ``dtype``, or else the one that is at work."""
+    """Compute under an autocast of ``dtype``, or else the one that is at work.
+
+    What it casts is not kept: it was cast without gradients, and torch 2.6, which this runs with
+    too, would take it for the training's own, whose weights then get none.
+    """
     active = torch.is_autocast_enabled(device)
     chosen = dtype or torch.get_autocast_dtype(device)
-    with torch.autocast(device, chosen, enabled=active or dtype is not None):
+    with torch.autocast(device, chosen, enabled=active or dtype is not None, cache_enabled=False):
         yield

@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,11 @@ def finish(
     targets = {target for source in made for target in source.targets}
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     missing = set(model.state_dict()) - targets
-    report = LoadStateDictInfo(set(missing), set(unused), set(), [], {}, set())
+    told: dict[str, Any] = {"missing_keys": set(missing), "unexpected_keys": set(unused)}
+    told |= {"mismatched_keys": set(), "error_msgs": [], "conversion_errors": {}}
+    # What a version has beyond these are sets of keys.
+    told |= {field.name: set() for field in fields(LoadStateDictInfo) if field.name not in told}
+    report = LoadStateDictInfo(**told)
     model._adjust_missing_and_unexpected_keys(report)
     refuse_gaps(model, _as_report(report.missing_keys - tied, report.unexpected_keys), called, config)
     for name in targets:
