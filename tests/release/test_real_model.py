@@ -106,10 +106,10 @@ FIRST_REASON = {
     "super weight pruned": "super weight [11, 507, 1229] was pruned: from 5.87573 to 0",
     "super weight sign-flipped": "super weight [11, 507, 1229] changed its sign: from 5.87573 to -5.87573",
     "super weight halved": "super weight [11, 507, 1229] went from 5.87573 to 2.93787 (50.00% off)",
-    "int4, one block a tensor": "the super activation on channel 507, token 0 is gone",
+    "int4, one block a tensor": "emptied: row 87 of model.layers.0.self_attn.k_proj.weight",
     "clipped at z = 9": "new: super activation on channel 247, token 0",
     "columns of one matrix moved": "super weight [11, 507, 1229] changed its sign",
-    "random weights of the same shape": "super weight [11, 507, 1487] changed its sign",
+    "random weights of the same shape": "the super activation on channel 507, token 0 is gone (it was 22552)",
 }
 
 
