@@ -174,6 +174,7 @@ def test_a_scan_holds_what_is_published_to_what_is_found(models, tmp_path):
     spoilt = models(f"tiny-planted={PLAIN}", "--scan")
     assert 1 == spoilt.exit_code
     assert "DISAGREES: a scan finds no super weight" in spoilt.stdout
+    assert "[1, 41, 23] is published but not found" in spoilt.stdout
 
 
 def test_a_scan_is_asked_for_with_verify(superweight):
