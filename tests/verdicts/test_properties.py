@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,15 @@ from superweight.claims.properties import (
     monotone,
 )
 from superweight.claims.properties.catalogue import PROPERTIES
-from superweight.claims.properties.search import Budget, Finding, Search, search, verdict_of
+from superweight.claims.properties.search import (
+    DEFAULT_EXAMPLES,
+    SLOW_EXAMPLES,
+    Budget,
+    Finding,
+    Search,
+    search,
+    verdict_of,
+)
 from superweight.claims.verdict import NOT_APPLICABLE, REFUTED, SUPPORTED, Claim
 from superweight.core.coordinates import Coordinate
 from superweight.detection.detect import detect
@@ -111,6 +120,14 @@ def test_one_counterexample_refutes_and_none_supports():
     assert [0.0, 1.0] == [criterion.statistic.value for criterion in verdict.criteria]
     sound = verdict_of(claim, {"here": Search(5, {"ok": 5})})
     assert (SUPPORTED, "no counterexample in 5 examples") == (sound.status, sound.reason)
+
+
+def test_how_much_is_searched_is_as_the_page_says():
+    """Examples in a short run and in a long one, and the steps of P2."""
+    page = (Path(__file__).parents[2] / "docs" / "properties.md").read_text(encoding="utf-8")
+    assert (f"{DEFAULT_EXAMPLES} examples a search; {SLOW_EXAMPLES} in a run that selects slow tests") in page
+    assert {6: "up to six steps: "}[any_order.STEPS] in page
+    assert DEFAULT_EXAMPLES == Budget().examples
 
 
 # The properties.
