@@ -81,6 +81,25 @@ def test_another_models_toml_is_read_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "own"),
+    [("org/new", ""), (MISTRAL, "super_weights = [[1, 2070, 7310]]\n")],
+    ids=["of a new model", "of a known one"],
+)
+def test_what_processors_decide_differently_comes_with_its_range(tmp_path, name, own):
+    """Only beside the status that it belongs to: C3 of the known model is expected to be supported."""
+    path = tmp_path / "models.toml"
+    path.write_text(
+        f'[models."{name}"]\n{own}'
+        'expect = { C3 = "inconclusive", C4 = "inconclusive" }\nundecided = { C3 = [5, 20], C4 = [0, 1] }\n'
+    )
+    with also_reading([str(path)]):
+        entry = resolve(name)
+    known = {"C4": (0.0, 1.0)} if own else {"C3": (5.0, 20.0), "C4": (0.0, 1.0)}
+    assert known == entry.undecided
+    assert all("inconclusive" == entry.expect[claim] for claim in entry.undecided)
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [(b"{}", "is no index.json"), (b"", "is no index.json"), (None, "cannot read the index")],
 )

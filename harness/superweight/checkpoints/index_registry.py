@@ -170,6 +170,7 @@ def _united(own: ModelEntry, other: ModelEntry, source: str) -> ModelEntry:
             super_activation=own.super_activation or other.super_activation,
             effects=own.effects + other.effects,
             expect=other.expect,
+            undecided=other.undecided,
             parameters=own.parameters or other.parameters,
         )
     known = {reading.coordinates for reading in own.readings}
@@ -185,5 +186,11 @@ def _united(own: ModelEntry, other: ModelEntry, source: str) -> ModelEntry:
         other_readings=own.other_readings + further,
         effects=own.effects + effects,
         expect={**other.expect, **own.expect} if not further else own.expect,
+        # Of a claim whose status is the own one, the range is too.
+        undecided={**({} if further else _beyond(other, own)), **own.undecided},
         parameters=own.parameters or other.parameters,
     )
+
+
+def _beyond(other: ModelEntry, own: ModelEntry) -> dict[str, tuple[float, float]]:
+    return {claim: ends for claim, ends in other.undecided.items() if claim not in own.expect}
