@@ -220,6 +220,7 @@ def test_a_decided_base_is_held_to_its_status():
     """What the base shows, the release must show: an interval that only touches it is not enough."""
     base = measured_as("supported", 0.25, 0.2, 0.3)
     assert not compare_with_base(measured_as("inconclusive", 0.22, 0.18, 0.26), base).as_expected
+    assert compare_with_base(measured_as("supported", 0.9, 0.8, 1.0), base).as_expected
 
 
 def test_a_published_place_is_expected_without_being_told():
