@@ -32,6 +32,7 @@ from benchmarks import (
     starting,
     training,
 )
+from benchmarks.page import put
 from benchmarks.timing import Row
 from superweight.checkpoints.registry import resolve
 from superweight.model.loading import load
@@ -40,7 +41,7 @@ from superweight.model.subject import Subject
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- table: python -m benchmarks -->", "<!-- end of table -->"
+BEGIN = "<!-- table: python -m benchmarks -->"
 
 
 def machine() -> dict[str, str | int]:
@@ -101,9 +102,7 @@ def main(wanted: list[str]) -> None:
         rows.append(Row("on CUDA", "this table, on a GPU", "not run: no CUDA device was at hand"))
     table = as_markdown(rows, described)
     print(table)
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    put(table, PAGE, BEGIN)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.engine_files import KINDS, write_as
+from benchmarks.page import put
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import fetch
@@ -42,7 +43,7 @@ from superweight.release.compare import CompareRequest, compare
 MODEL = "smollm2-135m-instruct-q4_1"
 HERE = Path(__file__).parent
 KEPT, PAGE = HERE / "results" / "engines.json", HERE.parent / "docs" / "engines.md"
-BEGIN, END = "<!-- table: python -m benchmarks engines -->", "<!-- end of table -->"
+BEGIN = "<!-- table: python -m benchmarks engines -->"
 
 DESTROYED = "Q4_1, super weights' blocks destroyed"
 
@@ -221,9 +222,8 @@ def main(words: list[str]) -> None:
 
     def keep() -> None:
         KEPT.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
         text = "\n".join(as_table(rows))
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        put(text, PAGE, BEGIN)
 
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(chosen.model, chosen.windows, Path(scratch), rows, keep)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import gate_truth
+from benchmarks.page import put
 from superweight.release.result import DAMAGED, DEGRADED, DEPTHS, Check, Comparison
 from superweight.release.settlement import settled
 
 PAGE = Path(__file__).parents[1] / "docs" / "compare.md"
-BEGIN, END = "<!-- table: python -m benchmarks gate -->", "<!-- end of table -->"
+BEGIN = "<!-- table: python -m benchmarks gate -->"
 COLUMNS = (*DEPTHS, "all")
 RIGHT, MISS, FALSE_ALARM, UNJUDGED = "right", "missed", "false alarm", "not judged"
 Row = dict[str, Any]
@@ -108,6 +109,4 @@ def _worst(base: Row, row: Row) -> str:
 
 def write(table: str) -> None:
     """Put the table between its marks in docs/compare.md."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    put(table, PAGE, BEGIN)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.page import put
 from benchmarks.synthetic import decoders
 from superweight.core.errors import UnknownArchitecture
 from superweight.detection.detect import detect
@@ -19,7 +20,7 @@ from superweight.detection.stopping_rule import CARRIES, settled
 from superweight.detection.trace import Trace
 
 PAGE = Path(__file__).parent.parent / "docs" / "remote.md"
-BEGIN, END = "<!-- table: python -m benchmarks.stopping_rule -->", "<!-- end of table -->"
+BEGIN = "<!-- table: python -m benchmarks.stopping_rule -->"
 TRIED = (1, 2, 3, 4, 8)
 EACH = 50
 MODELS = ("smollm2-135m-instruct-q4_1", "tiny-planted", "tiny-tuned", "tiny-plain")
@@ -98,8 +99,7 @@ def main(each: int) -> None:
     text = "\n".join(table(each, MODELS))
     print(text)
     if PAGE.exists() and each >= EACH:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        put(text, PAGE, BEGIN)
 
 
 if __name__ == "__main__":

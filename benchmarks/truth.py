@@ -15,6 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
+from benchmarks.page import put
 from benchmarks.synthetic import Decoder, Place, decoders
 from superweight.core.coordinates import Coordinate
 from superweight.core.errors import UnknownArchitecture
@@ -23,7 +24,7 @@ from superweight.detection import findings, gains
 from superweight.detection.detect import detect
 
 PAGE = Path(__file__).parent.parent / "docs" / "detection.md"
-BEGIN, END = "<!-- table: python -m benchmarks.truth -->", "<!-- end of table -->"
+BEGIN = "<!-- table: python -m benchmarks.truth -->"
 EACH = 100
 AIM = 0.99
 # The paper's script prints what is above it.
@@ -179,8 +180,7 @@ def main(each: int) -> None:
     text = "\n".join(lines)
     print(text)
     if PAGE.exists() and each >= EACH:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        put(text, PAGE, BEGIN)
 
 
 if __name__ == "__main__":
