@@ -1,5 +1,7 @@
 """Run the benchmark, print its table, and keep it: `python -m benchmarks [GROUP ...]`.
 
+`python -m benchmarks others FILE.gguf ...` adds what the claims of other models take.
+
 `python -m benchmarks gate` is another matter: it takes an hour, and asks whether the release gate is right.
 So is `python -m benchmarks engines`, which sets llama.cpp beside transformers.
 """
@@ -70,7 +72,7 @@ def as_markdown(rows: list[Row], described: dict[str, str | int]) -> str:
     return "\n".join(lines)
 
 
-def main(wanted: list[str]) -> None:
+def main(wanted: list[str], others: list[str]) -> None:
     described = machine()
     real: list[Subject] = []
 
@@ -85,6 +87,7 @@ def main(wanted: list[str]) -> None:
         "starting": starting.rows,
         "finding": on_real(finding.rows),
         "proving": on_real(proving.rows),
+        "others": lambda: proving.of_others(load(resolve(name), dtype="float32") for name in others),
         "precision": precision.rows,
         "offloading": offloading.rows,
         "kernels": on_real(kernels.rows),
@@ -94,7 +97,8 @@ def main(wanted: list[str]) -> None:
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
     kept = RESULTS / f"{described['device']}.json"
     known = json.loads(kept.read_text())["groups"] if kept.exists() else {}
-    for name in wanted or groups:
+    # What was measured of other models stays, unless some are named.
+    for name in wanted or [group for group in groups if others or group != "others"]:
         known[name] = [asdict(row) for row in groups[name]()]
         kept.write_text(json.dumps({"machine": described, "groups": known}, indent=2) + "\n")
     rows = [Row(**row) for name in groups for row in known.get(name, [])]
@@ -122,4 +126,5 @@ if __name__ == "__main__":
 
         engines.main(sys.argv[2:])
     else:
-        main(sys.argv[1:])
+        named = [word for word in sys.argv[1:] if Path(word).exists()]
+        main([word for word in sys.argv[1:] if word not in named], named)

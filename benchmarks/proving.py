@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Row, aimed, in_turn, ratios
+from benchmarks.timing import Row, aimed, in_turn, ratios, spread
 from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
 from superweight.measurement.conditions import controls, treatments
@@ -60,17 +62,54 @@ def all_claims(subject: Subject) -> dict[str, str]:
 
 
 def rows(subject: Subject) -> list[Row]:
-    """Return the lines on proving."""
+    """Return the lines on proving, of the model that travels in a wheel."""
+    return [*protocols("proving", subject, 2), whole_check("proving", subject), *_riding(subject)]
+
+
+def of_others(subjects: Iterator[Subject]) -> list[Row]:
+    """Return the same of other models, one after the other."""
+    found = []
+    for subject in subjects:
+        group = f"proving, {Path(subject.name).stem}"
+        found += [*protocols(group, subject, 1), whole_check(group, subject, most=18, seconds=180)]
+    return found
+
+
+def whole_check(group: str, subject: Subject, most: float = 12, seconds: float = 20) -> Row:
+    """Return what all claims of one model take, over one bare pass in the same process."""
+    ids = torch.randint(0, 1000, (8, TOKENS // 8), generator=torch.Generator().manual_seed(3))
+
+    def bare() -> None:
+        with torch.no_grad():
+            subject.model(input_ids=ids, use_cache=False)
+
+    one = spread(in_turn({"bare": bare}, 5)["bare"])
+    evidence, taken = Evidence(subject, "builtin", tests=SEQUENTIAL), {}
+    for claim, judge in CLAIMS.items():
+        begin = time.perf_counter()
+        evidence.verdict(judge)
+        taken[claim.id] = time.perf_counter() - begin
+    total = sum(taken.values())
+    shares = ", ".join(f"{name} {part / one.median:.2g}" for name, part in taken.items() if part > one.median)
+    what = f"C1 to C13 over a bare pass over {TOKENS:,} tokens of {one} s, within {seconds:g} s"
+    ratio = total / one.median
+    met = ratio <= most and total <= seconds
+    return Row(group, what, f"{ratio:.3g} and {total:.3g} s ({shares})", f"at most {most:g}", met)
+
+
+def protocols(group: str, subject: Subject, repeats: int) -> list[Row]:
+    """Return how many token-blocks, and how much time, C1 to C11 save of the fixed protocol."""
     with counted(subject) as plain:
         fixed_protocol(subject)
     with counted(subject) as ours:
         verdicts = all_claims(subject)
     seconds = in_turn(
-        {"fixed": lambda: fixed_protocol(subject), "claims": lambda: all_claims(subject)}, 2, warm=False
+        {"fixed": lambda: fixed_protocol(subject), "claims": lambda: all_claims(subject)},
+        repeats,
+        warm=False,
     )
     fewer = plain["token-blocks"] / ours["token-blocks"]
     faster = ratios(seconds, "fixed", "claims")
-    group = "proving"
     sizes = f"({plain['token-blocks']:,}) over those of C1 to C11 ({ours['token-blocks']:,})"
     judged = ", ".join(f"{name} {status}" for name, status in verdicts.items())
     return [
@@ -83,7 +122,6 @@ def rows(subject: Subject) -> list[Row]:
             figure=str(faster),
         ),
         Row(group, "verdicts of C1 to C11", judged),
-        *_riding(subject),
     ]
 
 

@@ -16,6 +16,7 @@ from superweight.cli.main import main
 main({arguments}, standalone_mode=False)
 assert "torch" not in sys.modules
 """
+_IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel"
 
 
 def _run(*command: str, directory: str | None = None) -> None:
@@ -46,6 +47,13 @@ def rows(repeats: int = 7) -> list[Row]:
         taken = in_turn({"run": lambda code=code: _run(sys.executable, "-c", code)}, 3)["run"]
         what = f"seconds of superweight {arguments[0]}, which imports no torch"
         found.append(Row(group, what, str(spread(taken))))
-    check = (str(Path(sys.executable).with_name("superweight")), "check", MODEL)
-    (once,) = in_turn({"check": lambda: _run(*check)}, 1, warm=False)["check"]
-    return [*found, aimed(group, "seconds of superweight check on the cached real model", once, most=20)]
+    imports = spread(in_turn({"run": lambda: _run(sys.executable, "-c", _IMPORTS)}, 3)["run"])
+    found.append(
+        Row(group, "seconds of importing what loads a model, transformers' and torch's", str(imports))
+    )
+    for name, most in (("scan", 4), ("check", 20)):
+        command = (str(Path(sys.executable).with_name("superweight")), name, MODEL)
+        taken = spread(in_turn({"run": lambda command=command: _run(*command)}, 3, warm=False)["run"])
+        what = f"seconds of superweight {name} on the cached real model"
+        found.append(aimed(group, what, taken.median, most=most, figure=str(taken)))
+    return found

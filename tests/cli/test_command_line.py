@@ -6,14 +6,14 @@ import json
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
 
 from superweight import __version__
-from superweight.cli.main import main
+from superweight.cli.main import main, run
 from superweight.core.resources import fixtures_directory
 
 REPOSITORY = Path(__file__).parents[2]
@@ -74,6 +74,34 @@ def test_bad_input_is_one_line_and_exit_4(superweight, arguments):
     assert 4 == result.exit_code, result.output
     (line,) = [line for line in result.stderr.splitlines() if not line.startswith("  ")]
     assert line.startswith("superweight: ")
+
+
+def test_a_process_of_the_command_neither_begins_nor_ends_in_the_collector():
+    """The installed command sets the collector aside; in somebody else's process it is left as it was."""
+    script = (
+        "import atexit, gc, sys\n"
+        "from superweight.cli.main import main, run\n"
+        "before = gc.get_threshold()\n"
+        "main(['models'], standalone_mode=False)\n"
+        "print(gc.get_threshold() == before)\n"
+        "atexit.register(lambda: print(gc.get_threshold()[0] > 10_000, gc.get_freeze_count()))\n"
+        "sys.argv = ['superweight', 'models']\n"
+        "atexit.register(lambda: print('before'))\n"
+        "run()\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "True" in finished.stdout.splitlines()
+    # Called last in, first out: what `run` registered is done before the others.
+    last, frozen = finished.stdout.splitlines()[-2:]
+    assert "before" == last
+    assert frozen.startswith("True ")
+    assert not frozen.endswith(" 0")
+
+
+def test_the_installed_command_is_that_one():
+    """The command that pip writes is `run`."""
+    (command,) = entry_points(group="console_scripts", name="superweight")
+    assert run is command.load()
 
 
 def test_models_lists_the_registry_without_torch():

@@ -7,6 +7,10 @@ import os
 import pytest
 import torch
 
+from superweight.checkpoints.registry import resolve
+from superweight.claims.evidence import Evidence
+from superweight.claims.paper.pruning import judge
+from superweight.measurement.corpus import BUILTIN
 from superweight.model.devices import (
     VISIBLE,
     Device,
@@ -16,6 +20,7 @@ from superweight.model.devices import (
     make_deterministic,
     share,
 )
+from superweight.model.loading import load
 
 
 @pytest.mark.parametrize(
@@ -93,3 +98,15 @@ def test_no_device_is_said():
     """A header without devices says so."""
     assert "no CUDA device" == described([])
     assert "79.1 GiB" == gib(Device("H100", 84_934_656_000, 0).total)
+
+
+@pytest.mark.usefixtures("_settings")
+def test_a_precision_set_for_training_changes_no_verdict():
+    """Products are of float32 in a process in which "medium" was asked for, before a load and after it."""
+    evidence = Evidence(load(resolve("tiny-planted")), BUILTIN)
+    wanted = evidence.verdict(judge)
+    torch.set_float32_matmul_precision("medium")
+    subject = load(resolve("tiny-planted"))
+    assert "highest" == torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    assert wanted.criteria == Evidence(subject, BUILTIN).verdict(judge).criteria

@@ -18,7 +18,7 @@ from superweight.model.architecture import inspect_architecture
 from superweight.model.edits import Prune, edited
 from superweight.quantization import activations
 from superweight.quantization.activations import held_places, rounded_inputs, rounded_sequences
-from superweight.quantization.clip_search import best_clip, reconstruction_errors
+from superweight.quantization.clip_search import best_clips, reconstruction_errors
 from superweight.quantization.granularity import PerGroup, PerRow, PerTensor
 from superweight.quantization.integer_grid import INT4, INT8, round_
 from superweight.quantization.linear_layers import matrices_of, readings_of
@@ -341,7 +341,7 @@ def test_z_is_chosen_by_least_reconstruction_error(planted, text):
     """The chosen one has the least error of all, and clipping what feeds the super weight does not."""
     candidates = [replace(COARSE, clip=z) for z in (3.0, 20.0, None)]
     errors = reconstruction_errors(planted, candidates, [PLACE], text.calibration)
-    chosen = best_clip(planted, COARSE, [PLACE], text.calibration, (3.0, 20.0, None))
+    (chosen,) = best_clips(planted, [COARSE], [PLACE], text.calibration, (3.0, 20.0, None)).values()
     assert min(errors.values()) == errors[chosen]
     assert errors[candidates[0]] > 2 * errors[chosen]
 

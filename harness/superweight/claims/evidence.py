@@ -31,6 +31,7 @@ from superweight.measurement.corpus import Windows, continuations, cut, default_
 from superweight.measurement.generation import Continuation
 from superweight.measurement.sequential import SequentialEvaluation
 from superweight.measurement.token_groups import Vocabulary, classify
+from superweight.model.devices import multiply_in_float32
 from superweight.model.edits import Scale, edited
 from superweight.model.subject import Subject
 from superweight.quantization.losses import split
@@ -190,6 +191,7 @@ class Evidence:
 
     def verdict(self, judge: Callable[[Evidence], Verdict]) -> Verdict:
         """Judge a claim or property; the verdict names the engine that was asked for it."""
+        multiply_in_float32()  # another test of the same process may have asked for less
         given = judge(self)
         return replace(given, engine=self._engine_of(given).name)
 

@@ -12,7 +12,10 @@ def one_hot_inputs(
 ) -> torch.Tensor:
     """Return an input for each column, and one of zeros behind them: (len(cols) + 1, width)."""
     inputs = torch.zeros(len(cols) + 1, width, dtype=dtype, device=device)
-    inputs[torch.arange(len(cols)), torch.as_tensor(cols).to(device)] = 1
+    if len(cols) == 1:
+        inputs[0, int(cols[0])] = 1  # an index is quicker than a tensor of one
+    else:
+        inputs[torch.arange(len(cols)), torch.as_tensor(cols).to(device)] = 1
     return inputs
 
 

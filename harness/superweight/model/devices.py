@@ -44,6 +44,17 @@ def see_only(devices: Sequence[str]) -> None:
     os.environ[VISIBLE] = ",".join(devices)
 
 
+def multiply_in_float32() -> None:
+    """Let products of float32 matrices be computed in float32, whatever was set for another computation.
+
+    Training scripts ask for "medium" or "high", with which a CPU that has AMX or AVX512-BF16 rounds the
+    operands to bfloat16: a scalar of 4.7 then computes with 4.70459.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+
+
 def make_deterministic() -> None:
     """Make CUDA compute the same numbers each time, in the precision that is asked for.
 
@@ -53,7 +64,7 @@ def make_deterministic() -> None:
     import torch
 
     os.environ.setdefault(_WORKSPACE, ":4096:8")
-    torch.set_float32_matmul_precision("highest")
+    multiply_in_float32()
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -29,7 +29,7 @@ from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.block_list import token_embedding
 from superweight.model.dequantised import load_dequantised, needs_dequantising
-from superweight.model.devices import accelerator, make_deterministic, present
+from superweight.model.devices import accelerator, make_deterministic, multiply_in_float32, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256, rounding
 from superweight.model.main_memory import dtype_that_fits
 from superweight.model.placement import place_model, stored_bytes
@@ -69,6 +69,7 @@ def load(
     one line when the files cannot be used, `TooLarge` when there is too little memory.
     """
     where = _device(device)
+    multiply_in_float32()
     if where.type == "cuda":
         make_deterministic()
     named = named_adapter(entry, progress)

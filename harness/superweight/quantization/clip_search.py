@@ -49,14 +49,15 @@ def _last_hidden(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
     return states
 
 
-def best_clip(
+def best_clips(
     subject: Subject,
-    rounding: WeightRounding,
+    roundings: Sequence[WeightRounding],
     hold_out: Collection[Coordinate],
     ids: torch.Tensor,
     z_scores: Sequence[float | None] = Z_SCORES,
-) -> WeightRounding:
-    """Return ``rounding`` clipped at the z-score of least error; of equals, the one named last."""
-    candidates = [replace(rounding, clip=z) for z in reversed(z_scores)]
-    errors = reconstruction_errors(subject, candidates, hold_out, ids)
-    return min(errors, key=errors.__getitem__)
+) -> dict[WeightRounding, WeightRounding]:
+    """Return each rounding clipped at the z-score of least error; of equals, the one named last."""
+    candidates = {one: [replace(one, clip=z) for z in reversed(z_scores)] for one in roundings}
+    every = [clipped for group in candidates.values() for clipped in group]
+    errors = reconstruction_errors(subject, every, hold_out, ids)
+    return {one: min(group, key=errors.__getitem__) for one, group in candidates.items()}

@@ -14,7 +14,7 @@ from superweight.measurement.evaluate import Values
 from superweight.model.main_memory import free_memory
 from superweight.model.subject import Subject
 from superweight.quantization.activations import held_places, rounded_inputs
-from superweight.quantization.clip_search import best_clip
+from superweight.quantization.clip_search import best_clips
 from superweight.quantization.granularity import PerGroup, PerRow, PerTensor
 from superweight.quantization.integer_grid import INT4, INT8, Scheme
 from superweight.quantization.linear_layers import matrices_of
@@ -105,12 +105,10 @@ def chosen_roundings(
     progress: Progress = _silent,
 ) -> dict[int, tuple[WeightRounding, WeightRounding]]:
     """Return, for each block size, plain rounding and the same clipped where ``calibration`` loses least."""
-    roundings = {}
-    for size in sizes:
-        plain = WeightRounding(scheme, PerGroup(size))
-        progress(f"{plain}: choosing where to clip")
-        roundings[size] = plain, best_clip(subject, plain, found.coordinates, calibration)
-    return roundings
+    plain = {size: WeightRounding(scheme, PerGroup(size)) for size in sizes}
+    progress(f"{scheme}: choosing where to clip")
+    chosen = best_clips(subject, tuple(plain.values()), found.coordinates, calibration)
+    return {size: (rounding, chosen[rounding]) for size, rounding in plain.items()}
 
 
 def block_losses(
