@@ -74,6 +74,46 @@ def test_a_part_that_holds_the_stream_takes_nothing_from_its_carry():
     assert [1.0] == [float(gain) for gain in found.gains]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("expected", [1.0, 0.5])
+def test_a_plain_sum_is_not_fitted(monkeypatch, dtype, expected):
+    """What most blocks compute is told by adding up: no equations are solved."""
+    monkeypatch.setattr("superweight.model.stream_sum.fitted", None)
+    before, attention, write = (drawn(seed).to(dtype) for seed in (1, 2, 3))
+    after = before + attention + write * expected
+    found = stream_sum("block 0", after, [before], [write], ([attention], [], []), expected)
+    assert (1.0, [expected]) == (found.carry, [float(gain) for gain in found.gains])
+
+
+@pytest.mark.parametrize(
+    ("after", "carry", "gain"),
+    [
+        (lambda before, attention, write: before + 0.5 * attention + write, 1.0, 1.0),
+        (lambda before, attention, write: 0.7 * before + attention + write, 0.7, 1.0),
+        (lambda before, attention, write: before + attention + 0.3 * write, 1.0, 0.3),
+        (lambda before, attention, write: attention + write, 1.0, 1.0),
+    ],
+    ids=["attention scaled", "stream scaled", "write scaled", "carried by the attention"],
+)
+def test_a_sum_that_is_not_the_plain_one_is_fitted(after, carry, gain):
+    """Whichever number is another one, it is found, and what is plain beside it stays so."""
+    before, attention, write = drawn(1), drawn(2), drawn(3)
+    given = after(before, attention, write)
+    found = stream_sum("block 0", given, [before], [write], ([attention], [], []), 1.0)
+    assert (carry, gain) == (
+        pytest.approx(found.carry, rel=1e-5),
+        pytest.approx(float(found.gains[0]), rel=1e-5),
+    )
+
+
+def test_a_number_that_is_none_is_never_a_plain_sum():
+    """What overflowed adds up to nothing."""
+    before, attention, write = drawn(1), drawn(2), drawn(3)
+    before[0, 0] = torch.nan
+    with pytest.raises(UnknownArchitecture, match="does not add up"):
+        stream_sum("block 0", before + attention + write, [before], [write], ([attention], [], []), 1.0)
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_what_nothing_recorded_explains_is_refused(lost):
     """One entry beside the sum is enough; so is a write that does not arrive."""

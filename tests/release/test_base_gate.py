@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from superweight.claims.evidence import Evidence
+from superweight.core.statistics import Interval
 from superweight.release.result import QUALITY, Comparison, cannot_judge
 from tests.helpers.checkpoint_files import copy_checkpoint
 
@@ -59,6 +62,43 @@ def test_pytest_with_a_base(folder, project, release, fails):
         result.stdout.fnmatch_lines(["*test_a_release_keeps_what_its_base_has*"])
     else:
         assert {"passed": TESTS} == outcomes
+
+
+@pytest.fixture
+def undecided(monkeypatch):
+    """Leave C3 of the release open, with an interval that meets its base's."""
+    judged = Evidence.verdict
+
+    def verdict(evidence, judge):
+        given = judged(evidence, judge)
+        if given.claim.id != "C3" or "same" not in evidence.subject.name:
+            return given
+        (criterion,) = given.criteria
+        wide = replace(criterion, interval=Interval(1.0, criterion.interval.high))
+        return replace(given, status=wide.status, criteria=(wide,))
+
+    monkeypatch.setattr(Evidence, "verdict", verdict)
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_claim_left_open_is_no_damage_to_the_command(folder, superweight):
+    """Where the base's is decided and the intervals meet: 3, with what it would need."""
+    result = superweight("check", str(folder / "same"), "--base", str(folder / "base"))
+    assert 3 == result.exit_code, result.output
+    assert "not judged by as much text: C3; give more with --corpus FILE." in result.output
+    assert "as expected: 13 of 14 claims" in result.output
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_claim_left_open_is_no_damage_to_pytest(folder, project):
+    """The one test says that it cannot be judged; a gate that was not passed is none, so it fails."""
+    for name in ("base", "same"):
+        shutil.copytree(folder / name, project.path / name)
+    result = project.runpytest_inprocess(
+        "-p", "no:cacheprovider", "--sw-model", "./same", "--sw-base", "./base"
+    )
+    result.assert_outcomes(passed=13, failed=1)
+    result.stdout.fnmatch_lines(["*cannot be judged here: C3 on ./same*needs more text: the base model has*"])
 
 
 def test_a_comparison_that_reaches_too_little_is_an_error(folder, project, monkeypatch):

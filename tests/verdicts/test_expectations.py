@@ -216,11 +216,27 @@ def test_an_interval_beside_the_bases_is_named():
     assert ("share: the base model has 0.15 to 0.25, this model 0 to 0.12",) == gaps
 
 
-def test_a_decided_base_is_held_to_its_status():
-    """What the base shows, the release must show: an interval that only touches it is not enough."""
-    base = measured_as("supported", 0.25, 0.2, 0.3)
-    assert not compare_with_base(measured_as("inconclusive", 0.22, 0.18, 0.26), base).as_expected
-    assert compare_with_base(measured_as("supported", 0.9, 0.8, 1.0), base).as_expected
+@pytest.mark.parametrize(
+    ("given", "as_expected", "was_judged"),
+    [
+        (measured_as("supported", 0.9, 0.8, 1.0), True, True),
+        (measured_as("refuted", 0.1, 0.0, 0.15), False, True),
+        (measured_as("inconclusive", 0.25, 0.18, 0.3), True, False),
+        (measured_as("inconclusive", 0.22, 0.18, 0.26), True, False),
+        (measured_as("inconclusive", 0.21, 0.18, 0.25), True, False),
+        (measured_as("inconclusive", 0.2, 0.18, 0.249), False, True),
+        (measured_as("inconclusive", 0.22, 0.18, 0.26, "another"), False, True),
+        (verdict("inconclusive"), False, True),
+        (verdict("not applicable"), False, True),
+    ],
+    ids=str,
+)
+def test_a_release_that_is_open_where_its_base_is_decided_cannot_be_judged(given, as_expected, was_judged):
+    """A base from 0.25 to 0.4: what meets it may be the same, what lies beside it has changed."""
+    outcome = compare_with_base(given, measured_as("supported", 0.3, 0.25, 0.4))
+    assert (as_expected, was_judged) == (outcome.as_expected, outcome.was_judged)
+    assert ("supported", "base") == (outcome.expected, outcome.source)
+    assert was_judged is ("more text: the base model has supported" != outcome.verdict.unmet)
 
 
 def test_a_published_place_is_expected_without_being_told():

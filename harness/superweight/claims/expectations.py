@@ -42,7 +42,8 @@ class Outcome:
 
     @property
     def was_judged(self) -> bool:
-        """Whether the verdict was held against anything: not where a budget ended before it was decided."""
+        """Whether the verdict says anything: not where a budget ended before it was decided, or the text did
+        while the base's is decided."""
         return not self.verdict.unmet
 
 
@@ -86,16 +87,20 @@ def compare_with_base(verdict: Verdict, base: Verdict) -> Outcome:
     """Expect the status that the same claim has on the base model.
 
     A claim about the relation between the two is held to what it says: that it is supported, or that
-    it says nothing where the base has no super weight. A verdict that is decided where the base's was not
-    is held to the base's intervals: the two may be one measurement on either side of a threshold.
+    it says nothing where the base has no super weight. Where one of the two verdicts is decided and the other
+    is not, their intervals are compared: they may be one measurement on either side of a threshold. An open
+    verdict whose intervals meet those of a decided base shows neither damage nor that all is well.
     """
     if verdict.claim.relation:
         gaps = () if verdict.status == NOT_APPLICABLE else _status_gap(verdict, SUPPORTED, "the claim")
         return Outcome(verdict, SUPPORTED, "base", gaps)
-    if base.status == INCONCLUSIVE and verdict.status in (SUPPORTED, REFUTED):
+    decided = [item.status in (SUPPORTED, REFUTED) for item in (verdict, base)]
+    if INCONCLUSIVE in (verdict.status, base.status) and any(decided):
         gaps = tuple(_apart(verdict, base))
     else:
         gaps = _status_gap(verdict, base.status, "the base model")
+    if verdict.status == INCONCLUSIVE and decided[1] and not gaps:
+        verdict = replace(verdict, unmet=f"more text: the base model has {base.status}")
     return Outcome(verdict, base.status, "base", gaps)
 
 

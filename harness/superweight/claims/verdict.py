@@ -104,7 +104,7 @@ class Verdict:
     ``evidence`` holds JSON values; floats that were measured stand in `Measured`. ``examples`` is what
     a property's examples showed: it differs from run to run, and no baseline has it. ``engine`` names the
     engine that the statistic comes from. ``unmet`` says what the claim would need where a budget ended
-    before it was decided: such a verdict is held against nothing.
+    before it was decided, or the text did while the base's verdict is decided: nothing is held against it.
     """
 
     claim: Claim

@@ -177,12 +177,20 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
     unexpected = [outcome for outcome in outcomes if not outcome.as_expected]
     for outcome in unexpected:
         console.print(explain(model, outcome), markup=False, highlight=False)
-    left = [outcome.verdict.claim.id for outcome in outcomes if not outcome.was_judged]
-    if left:
-        console.print(
-            f"not judged within the budget: {', '.join(left)}; give a larger --budget, or none.",
-            highlight=False,
-        )
+    left = [outcome for outcome in outcomes if not outcome.was_judged]
+    for open_, then in (
+        (
+            [item for item in left if item.expected is None],
+            "within the budget: {}; give a larger --budget, or none.",
+        ),
+        (
+            [item for item in left if item.expected is not None],
+            "by as much text: {}; give more with --corpus FILE.",
+        ),
+    ):
+        if open_:
+            names = ", ".join(item.verdict.claim.id for item in open_)
+            console.print(f"not judged {then.format(names)}", highlight=False)
     if all(outcome.expected is None for outcome in outcomes):
         console.print(
             "This model is met for the first time: nothing was compared. Keep these verdicts as its "

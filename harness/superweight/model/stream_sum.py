@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from superweight.core.errors import UnknownArchitecture
-from superweight.model.linear_fit import Fit, fitted, independent, matters
+from superweight.model.linear_fit import ROUNDINGS, Fit, fitted, independent, matters
 
 # A fitted number this near to the one expected is that number, rounded.
 _SAME = 0.02
@@ -52,6 +52,8 @@ def stream_sum(
     earlier ones do not explain the stream. ``expected`` is the gain of the MLP's writes as far as it is
     known. Raises `UnknownArchitecture`, naming ``place``.
     """
+    if len(before) == 1 and _adds_up(after, [before[0], *stages[0]], writes, expected):
+        return StreamSum(1.0, tuple(torch.full((1, 1), expected, dtype=torch.float64) for _ in writes))
     gap = float("inf")
     for each in (_ALL, _TOKEN, _CHANNEL) if len(before) == 1 else (_TOKEN,):
         own = each != _ALL
@@ -69,6 +71,20 @@ def stream_sum(
             found = _numbers(place, target, terms, fit, len(before), len(writes), expected)
             return replace(found, gains=tuple(_rows(gain, each) for gain in found.gains))
     raise _unlike_sum(place, gap, writes=bool(writes))
+
+
+def _adds_up(
+    after: torch.Tensor, parts: Sequence[torch.Tensor], writes: Sequence[torch.Tensor], expected: float
+) -> bool:
+    """Tell whether a stream is the plain sum that most families make, which nothing need be fitted for."""
+    wide = torch.promote_types(after.dtype, torch.float32)
+    terms = [*(part.to(wide) for part in parts), *(write.to(wide) * expected for write in writes)]
+    size = after.to(wide).abs()
+    for term in terms:
+        size = size + term.abs()
+    beside = (after.to(wide) - sum(terms)).abs()
+    # Written so that a NaN anywhere counts as unlike.
+    return bool((beside <= ROUNDINGS * torch.finfo(after.dtype).eps * size).all())
 
 
 def _rows(item: torch.Tensor, each: str) -> torch.Tensor:
