@@ -415,8 +415,9 @@ def test_a_remote_truncation_is_noticed(serve, superweight, tmp_path):
     ("status", "reason"),
     [(401, "not open to you (HTTP 401)"), (403, "set HF_TOKEN"), (500, "500"), (404, "holds neither")],
 )
-def test_a_refusal_by_the_server_is_one_line(serve, superweight, large, status, reason):
+def test_a_refusal_by_the_server_is_one_line(serve, superweight, large, status, reason, monkeypatch):
     """What the server answers is what the line says."""
+    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)  # it is asked again after a 500
     server = serve(large)
     server.status = status
     assert reason in refused(superweight(server.address, "--at", "1,2070,7310"))

@@ -129,8 +129,9 @@ def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_model(super
     assert network.network.sent < size
 
 
-def test_a_busy_network_that_drops_connections_changes_nothing(superweight, network):
+def test_a_busy_network_that_drops_connections_changes_nothing(superweight, network, monkeypatch):
     """The same finding, and the bytes that came twice are those that were lost."""
+    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)
     quiet = json.loads(superweight(network.address, "--json", "-").stdout)
     network.network.drop = [700, 3000, 11, 5000]
     network.network.refuse = []
