@@ -134,6 +134,14 @@ def modules(name: str) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
+def tests_of(name: str) -> tuple[str, ...]:
+    """Return the tests of a module: its own, or those of the wing that it belongs to."""
+    own = next((known for known in (name, name.partition("/")[0]) if known in TESTS), None)
+    if own is None or not all(path.exists() for path in modules(name)):
+        raise SystemExit(f"no tests are known for {name}; there are some for {', '.join(sorted(TESTS))}")
+    return TESTS[own]
+
+
 def mutants(path: Path) -> Iterator[Mutant]:
     """Yield every mutant of a module that is not the module itself."""
     from cosmic_ray.mutating import mutate_code
@@ -262,7 +270,7 @@ def _run_tests(mutant: Mutant | None, path: Path, tests: tuple[str, ...]) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=sorted(TESTS), metavar="NAME")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="A wing, or a module of one, as above.")
     parser.add_argument("--out", type=Path, required=True, help="Where every mutant's fate is written.")
     parser.add_argument("--again", type=Path, help="Run only what survived in this earlier output.")
     parser.add_argument("--part", default="1/1", help="Which share of the mutants: 1/2 is every other one.")
@@ -277,7 +285,7 @@ def main() -> None:
     rows, begun = [], time.monotonic()
     for name in options.names:
         started = time.monotonic()
-        if notices(None, PACKAGE, TESTS[name]) != "survived":
+        if notices(None, PACKAGE, tests_of(name)) != "survived":
             raise SystemExit(f"the tests of {name} fail without any mutation")
         seconds = max(SECONDS, TIMES * (time.monotonic() - started))
         found = [(path, mutant) for path in modules(name) for mutant in mutants(path)]
@@ -287,7 +295,7 @@ def main() -> None:
             chosen = random.Random(options.seed)  # noqa: S311  # a sample, and no secret
             found = chosen.sample(found, min(options.sample, len(found)))
         for path, mutant in found[number - 1 :: count]:
-            fate = notices(mutant, path, TESTS[name], seconds)
+            fate = notices(mutant, path, tests_of(name), seconds)
             rows.append({**mutant._asdict(), "fate": fate})
             del rows[-1]["source"]
             if fate == "survived":

@@ -216,6 +216,15 @@ def test_links_between_pages_lead_somewhere():
             assert place.exists() or place in generated, f"{page.name}: {target}"
 
 
+def test_the_files_that_the_pages_name_are_there():
+    """A module that was moved takes its name in the pages along."""
+    named = re.compile(r"(?:harness|tests|tools|benchmarks|fixtures|examples)/[\w./-]+\.(?:py|toml|json|yml)")
+    pages = {str(page.relative_to(REPOSITORY)): page.read_text() for page in PAGES}
+    found = {(page, path) for page, text in pages.items() for path in named.findall(text)}
+    assert len(found) > 20
+    assert set() == {(page, path) for page, path in found if not (REPOSITORY / path).exists()}
+
+
 def test_the_readme_is_read_in_a_minute():
     """Under 120 lines, with a picture of the page and the two commands."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
