@@ -95,12 +95,16 @@ TESTS = {
         "tests/checkpoints/test_sources.py",
     ),
     "checkpoints/registry": ("tests/checkpoints/test_registry.py", "tests/checkpoints/test_model_ref.py"),
-    "checkpoints/scalars": ("tests/cli/test_read.py", "tests/cli/test_verify.py"),
+    "checkpoints/scalars": (
+        *("tests/cli/test_read.py", "tests/cli/test_verify.py"),
+        *("tests/checkpoints/test_adapters.py", "tests/checkpoints/test_adapter_source.py"),
+    ),
     "checkpoints/tensors": (
         *("tests/checkpoints/test_safetensors.py", "tests/checkpoints/test_gguf.py"),
         *("tests/checkpoints/test_decoding.py", "tests/checkpoints/test_scales.py"),
         *("tests/checkpoints/test_locations.py", "tests/checkpoints/test_health.py"),
         *("tests/checkpoints/test_safetensors_parts.py", "tests/cli/test_read.py"),
+        *("tests/checkpoints/test_files.py", "tests/checkpoints/test_ranges.py"),
         *("tests/checkpoints/forms", "tests/fault_injection/test_bad_files.py"),
         *("tests/model/test_gguf_conversion.py", "tests/remedy/test_repair.py"),
     ),

@@ -5,11 +5,13 @@ import time
 from types import SimpleNamespace
 
 import huggingface_hub
+import huggingface_hub.constants  # a lazy package: by itself it has neither
+import huggingface_hub.errors
 import pytest
 
 import superweight.checkpoints.hub
 from superweight.checkpoints.hub import _listed, cached_snapshot, listed_files
-from superweight.checkpoints.local_model import LocalModel
+from superweight.checkpoints.local_model import LocalModel, documents
 from superweight.checkpoints.registry import ModelEntry, load_registry
 from superweight.checkpoints.sources import fetch
 from superweight.core.errors import BadInput, Unavailable
@@ -368,3 +370,30 @@ def test_a_sharded_checkpoint_must_be_complete(checkpoint):
     assert checkpoint == fetch(entry(checkpoint)).path
     (checkpoint / "model.safetensors.index.json").write_text("[]")
     assert "model.safetensors.index.json holds no JSON object" in refused(entry(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("shards", "there", "said"),
+    [
+        (["model.safetensors"], [], None),
+        (["weights.safetensors"], ["weights.safetensors"], "another set of weights (weights.safetensors)"),
+        (["a.safetensors"], ["a.safetensors"], "another set of weights (a.safetensors)"),
+        (["a.safetensors", "b.safetensors"], ["a.safetensors"], "1 files that are not there"),
+    ],
+    ids=["the same file", "one behind it", "one before it", "half of another"],
+)
+def test_an_index_beside_one_file_of_weights_is_told(checkpoint, caplog, shards, there, said):
+    """transformers loads the one file; whoever reads by the index takes another set."""
+    index = {"weight_map": {str(number): name for number, name in enumerate(shards)}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in there:
+        (checkpoint / name).write_bytes(b"")
+    assert checkpoint == fetch(entry(checkpoint)).path
+    assert ([] if said is None else [True]) == [said in line for line in caplog.messages]
+
+
+def test_a_folder_in_place_of_a_document_says_nothing(checkpoint):
+    """What cannot be read is no document, and no traceback."""
+    (checkpoint / "README.md").mkdir()
+    read = documents(checkpoint)
+    assert (None, None, b"{}") == (read("README.md"), read("absent"), read("config.json"))

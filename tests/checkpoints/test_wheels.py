@@ -176,3 +176,39 @@ def test_a_full_disk_leaves_nothing(cache, index, monkeypatch):
     assert "No space left on device" in refused("project==1.0", MEMBER, index.sha256, digest(CONTENT))
     assert [] == published(cache)
     assert [] == [Path(found) for found in cache.rglob(".building-*")]
+
+
+@pytest.mark.parametrize("code", [1, -9], ids=["failed", "killed"])
+def test_what_a_pip_that_failed_left_is_not_taken(cache, index, monkeypatch, code):
+    """A wheel may lie there although pip failed, or was killed by a signal: it need not be whole."""
+    real = subprocess.run
+
+    def download(command, **options):
+        real(command, **options)
+        return subprocess.CompletedProcess(command, code, "", "ERROR: no space")
+
+    monkeypatch.setattr(subprocess, "run", download)
+    assert "no space" in refused("project==1.0", MEMBER, index.sha256, digest(CONTENT))
+
+
+def test_of_two_wheels_none_is_taken(cache, index, monkeypatch):
+    """One project was asked for: which of two it is, nobody knows."""
+    real = subprocess.run
+
+    def download(command, **options):
+        done = real(command, **options)
+        into = Path(command[command.index("--dest") + 1])
+        shutil.copy(index.wheel, into / "another-1.0-py3-none-any.whl")
+        return done
+
+    monkeypatch.setattr(subprocess, "run", download)
+    assert "no wheel came back" in refused("project==1.0", MEMBER, index.sha256, digest(CONTENT))
+
+
+def test_pip_is_asked_for_what_it_says(cache, index, monkeypatch):
+    """Its words are captured: they are the reason of a refusal, and not shown beside it."""
+    seen = {}
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: seen.update(options) or real(command))
+    fetch_member("project==1.0", MEMBER, index.sha256, digest(CONTENT))
+    assert seen["capture_output"]

@@ -82,3 +82,18 @@ def test_a_state_that_is_none_is_refused(packed):
     _, held = quantised(2, "nf4", False, 64)
     with pytest.raises(BadInput, match="is no state of bitsandbytes"):
         packed(held | {STATE + "nf4": torch.zeros(3, dtype=torch.uint8)})
+
+
+def test_fewer_bytes_than_the_state_says_are_refused(packed):
+    """Two numbers a byte: one byte less cannot hold the matrix, one more may lie behind it."""
+    _, held = quantised(2, "nf4", False, 64)
+    with pytest.raises(BadInput, match="does not go with the tensors beside it as bitsandbytes 4-bit"):
+        packed(held | {"weight": held["weight"][:-1]})
+    packed(held | {"weight": torch.cat([held["weight"], held["weight"][:1]])})
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1), (48, -1)], ids=["flat", "a column", "a matrix"])
+def test_bytes_may_lie_in_any_shape(same, shape):
+    """What counts is their order."""
+    expected, held = quantised(2, "nf4", False, 64)
+    same(expected, held | {"weight": held["weight"].reshape(shape)}, rtol=1e-6)

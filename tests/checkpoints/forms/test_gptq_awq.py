@@ -141,3 +141,11 @@ def test_auto_awq_itself_says_the_same(same):
     scales = torch.rand(2, 40, generator=source) / 50
     expected = library.dequantize_gemm(qweight, qzeros, scales, 4, 32).T
     same(expected, {"qweight": qweight, "qzeros": qzeros, "scales": scales}, AWQ, rtol=1e-6)
+
+
+def test_what_awq_left_alone_is_read_as_it_is(packed):
+    """A module without scales is a plain one, whatever the config says of the others."""
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(1))
+    checkpoint, (location,) = packed({"weight": weight}, AWQ)
+    assert "F32" == location.tensor.dtype
+    assert weight.tolist() == location.matrix(checkpoint).tolist()

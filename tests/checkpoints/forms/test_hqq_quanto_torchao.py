@@ -277,3 +277,15 @@ def test_a_class_of_torchao_that_is_not_read_is_named(packed):
     other = metadata | {name: metadata[name].replace("Int8Tensor", "Int4TilePackedTo4dTensor")}
     with pytest.raises(BadInput, match="packed as torchao Int4TilePackedTo4dTensor, which is not read"):
         packed(tensors, None, other)
+
+
+@pytest.mark.parametrize("axis", ["several scales a row", "no rows"])
+def test_quanto_along_another_axis_is_refused(packed, axis):
+    """Where a row has several scales, or there is none, the order of the numbers is not told."""
+    _, tensors = quanto(1, 4)
+    if axis == "no rows":
+        tensors["weight._data._data"] = tensors["weight._data._data"][:0]
+    else:
+        tensors["weight._scale"] = tensors["weight._scale"].reshape(-1, 2)
+    with pytest.raises(BadInput, match="does not go with the tensors beside it as quanto"):
+        packed(tensors, {"hidden_size": 24})
