@@ -55,7 +55,8 @@ TESTS = {
         *("tests/release/test_chat_replies.py", "tests/release/test_same_function.py"),
         *("tests/release/test_compare.py", "tests/release/test_verdicts.py", "tests/cli/test_compare.py"),
         *("tests/release/test_packed_releases.py", "tests/release/test_trust.py"),
-        "tests/release/test_mistral_names.py",
+        *("tests/release/test_mistral_names.py", "tests/release/test_gains.py"),
+        *("tests/release/test_activation_checks.py", "tests/release/test_head_room.py"),
     ),
     # Module by module, for what needs none at all.
     "release/result": ("tests/release/test_result.py",),

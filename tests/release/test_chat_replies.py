@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.claims.run_config import RunConfig
+from superweight.release import chat_checks
 from superweight.release.chat_checks import END, OWN_TEMPLATE, REPLIES, compare_replies
-from superweight.release.chat_replies import QUESTIONS, REPLY_TOKENS, Reply, losses
+from superweight.release.chat_replies import QUESTIONS, REPLY_TOKENS, Reply, losses, replies
 from superweight.release.compare import CompareRequest, compare, loaded_base
 from superweight.release.limits import Limits
-from superweight.release.result import QUALITY
+from superweight.release.result import DAMAGED, KEPT, QUALITY
 from superweight.release.side import Side
 
 from .releases import make, unchanged
@@ -201,6 +204,43 @@ def test_a_base_that_was_measured_is_not_run_again(base, chatty, tmp_path, monke
 def test_a_vocabulary_that_lacks_the_replies_tokens_is_said(base, chatty):
     """A release whose head was cut below what the replies use cannot be asked for them."""
     release = side(chatty)
-    vars(release)["vocabulary"] = 40
-    (check,) = compare_replies(base, release, Limits())
-    assert "the release lacks tokens of the base's replies" == check.reason
+    largest = max(max(reply.asked + reply.ids) for reply in base.replies)
+    for size in (40, largest):
+        vars(release)["vocabulary"] = size
+        (check,) = compare_replies(base, release, Limits())
+        assert "the release lacks tokens of the base's replies" == check.reason
+    vars(release)["vocabulary"] = largest + 1
+    assert len(compare_replies(base, release, Limits())) > 0
+    assert KEPT == found(base, release)["chat replies"].status
+
+
+@pytest.mark.parametrize(
+    ("later", "words", "status"),
+    [
+        (0.0, "the end of a reply is 1 times as likely", KEPT),
+        (math.log(2), "is 0.5 times as likely", KEPT),
+        (-math.log(4), "is 4 times as likely", KEPT),
+        (3.5, "is 0.0302 times as likely", DAMAGED),
+        (800.0, "is 0 times as likely", DAMAGED),
+    ],
+)
+def test_an_end_that_comes_later_is_told_by_how_much(base, monkeypatch, later, words, status):
+    """From what it costs the release beyond the base, of the replies that ended by themselves."""
+    given = (Reply("a", (1, 2), (3, 4), ended=True), Reply("b", (1,), (5,), ended=False))
+    before = [np.array([1.0, 1.0]), np.array([1.0])]
+    after = [np.array([1.0, 1.0 + later]), np.array([1.0])]
+    one = SimpleNamespace(replies=given, reply_losses=before)
+    two = SimpleNamespace(subject=None, vocabulary=100, losses_of=lambda _: after)
+    monkeypatch.setattr(chat_checks, "asked", lambda _, question: (1, 2) if question == "a" else (1,))
+    check = {item.name: item for item in compare_replies(one, two, Limits())}["end of a reply"]
+    assert (status, True) == (check.status, words in check.reason)
+
+
+def test_a_reply_ends_by_itself_where_its_last_token_ends_texts(base):
+    """One that was cut off, or that is empty, did not."""
+    plain = base.evidence.subject
+    subject = SimpleNamespace(name=plain.name, tokenizer=plain.tokenizer, ends=frozenset({7}))
+    written = [[5, 7], [7, 5], []]
+    engine = SimpleNamespace(reply=lambda given, tokens, ends: (written * len(given))[: len(given)])
+    wanted = ([True, False, False] * len(QUESTIONS))[: len(QUESTIONS)]
+    assert wanted == [reply.ended for reply in replies(subject, engine)]

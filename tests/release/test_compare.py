@@ -249,6 +249,40 @@ def test_a_directory_of_pictures_is_bad_input(tmp_path):
         compared(tmp_path)
 
 
+def test_a_folder_that_is_called_as_a_repository_is_looked_at_itself(tmp_path, monkeypatch):
+    """What lies there is no model, and the hub is not asked whether it has one of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    (tmp_path / "org" / "name" / "cat.png").write_bytes(b"\x89PNG")
+    with pytest.raises(BadInput, match=r"org/name.*config\.json"):
+        compared("org/name", depths=(STATIC,))
+
+
+@pytest.mark.parametrize(("scale", "status"), [(1.0, "kept"), (0.0, "damaged")])
+def test_every_tensor_of_a_release_is_looked_through(scale, status, base, tmp_path):
+    """That all are sound is said, with how many they are; of one that was emptied, its name."""
+    release = make(base, tmp_path / "release", unchanged, [PLACE])
+    tensors = load_file(release / "model.safetensors")
+    name = "model.layers.2.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name] * scale}, release / "model.safetensors", {"format": "pt"})
+    numbers = {check.name: check for check in compared(release, depths=(STATIC,)).checks}["numbers"]
+    assert status == numbers.status
+    told = f"all {len(tensors)} tensors are finite and none was emptied" if scale else f"{name} is all zero"
+    assert told == numbers.reason
+
+
+def test_a_value_that_moved_is_told_with_its_rank_before_and_after(base, tmp_path):
+    """From the largest of its matrix to the third."""
+    release = make(base, tmp_path / "release", unchanged, [PLACE])
+    tensors = load_file(release / "model.safetensors")
+    matrix = tensors["model.layers.1.mlp.down_proj.weight"]
+    matrix[7, 3], matrix[8, 4] = 3.9, 3.95
+    matrix[PLACE.row, PLACE.col] = 3.75
+    save_file(tensors, release / "model.safetensors", {"format": "pt"})
+    reasons = " ".join(check.reason for check in compared(release, depths=(STATIC,)).checks)
+    assert "from 4 to 3.75 (6.25% off), rank 1 to 3" in reasons
+
+
 def test_another_normaliser_is_damage(base, tmp_path):
     """Text that is cut differently is another input: the weights being equal saves nothing."""
     release = make(base, tmp_path / "release", unchanged, [PLACE])
@@ -278,6 +312,18 @@ def test_super_weights_come_from_the_baseline_else_the_registry(tmp_path):
     assert {PLACE} == known_super_weights(resolve("tiny-planted"), BASELINES)
     assert {PLACE} == known_super_weights(resolve("tiny-planted"), tmp_path)
     assert set() == known_super_weights(resolve("tiny-plain"), BASELINES)
+
+
+def test_a_baseline_is_believed_before_the_registry(tmp_path):
+    """Of what is published, the committed baseline may know more; one that is unreadable knows nothing."""
+    shutil.copytree(BASELINES / "tiny-planted", tmp_path / "tiny-planted")
+    (file,) = tmp_path.glob("tiny-planted/*/C1.json")
+    stored = json.loads(file.read_text())
+    stored["evidence"]["super_weights"].append({"at": "[2, 3, 4]", "value": "1.0", "rank": 2})
+    file.write_text(json.dumps(stored))
+    assert {PLACE, Coordinate(2, 3, 4)} == known_super_weights(resolve("tiny-planted"), tmp_path)
+    file.write_text("no baseline")
+    assert {PLACE} == known_super_weights(resolve("tiny-planted"), tmp_path)
 
 
 def test_where_none_is_known_the_base_is_scanned(base, tmp_path):

@@ -65,8 +65,27 @@ def test_a_release_keeps_the_outstanding_gains_or_is_damaged(base, tmp_path, val
     release = change(base, tmp_path / "release", one_at(value))
     (check,) = compare_gains(open_checkpoint(base), open_checkpoint(release), Limits())
     assert status == check.status
+    assert (None if value != value else value) == check.figures["release"]
+    if value in (700.0, 690.0, 4.0, -700.0):
+        assert abs(value - 700) / 700 / Limits().value_error == pytest.approx(check.excess)
     assert NAME == check.name
     assert re.search(words, check.reason)
+
+
+def test_a_gain_that_was_below_zero_and_is_nothing_was_lost(base, tmp_path):
+    """Whichever sign it had."""
+    below = change(base, tmp_path / "below", one_at(-700.0))
+    release = change(base, tmp_path / "release", one_at(0.0))
+    (check,) = compare_gains(open_checkpoint(below), open_checkpoint(release), Limits())
+    assert "it was lost" in check.reason
+
+
+def test_a_norm_that_became_shorter_is_not_compared_by_its_gains(base, tmp_path):
+    """The channel is gone: the shapes say so elsewhere."""
+    for length in (17, 18):
+        release = change(base, tmp_path / str(length), lambda gains, length=length: gains[:length].clone())
+        compared = compare_gains(open_checkpoint(base), open_checkpoint(release), Limits())
+        assert (length == 18) is bool(compared)
 
 
 def test_the_check_is_one_of_those_of_the_files(base, tmp_path):
