@@ -397,3 +397,10 @@ def test_a_folder_in_place_of_a_document_says_nothing(checkpoint):
     (checkpoint / "README.md").mkdir()
     read = documents(checkpoint)
     assert (None, None, b"{}") == (read("README.md"), read("absent"), read("config.json"))
+
+
+@pytest.mark.parametrize("name", ["model.v2", "model.gguf-copy", "model"])
+def test_a_folder_is_no_gguf_file_whatever_it_is_called(checkpoint, name):
+    """The end of a name tells, and nothing that comes behind it in the alphabet."""
+    renamed = checkpoint.rename(checkpoint.with_name(name))
+    assert not fetch(entry(renamed)).is_gguf

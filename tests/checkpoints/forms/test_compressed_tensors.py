@@ -149,3 +149,29 @@ def test_scales_that_do_not_fit_are_refused(packed):
     _, held, config = floats(1, "mxfp4-pack-quantized")
     with pytest.raises(BadInput, match=r"weight_scale, U8 of shape .* as 4-bit floats; the file is damaged"):
         packed(held | {"weight_scale": held["weight_scale"][:, :3]}, config)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["a number each", "packed"])
+def test_zero_points_may_lie_unpacked(same, whole):
+    """One signed byte for each row and group, as older releases have them, says the same as packed words."""
+    arguments = {"num_bits": 8, "type": "int", "symmetric": False, "group_size": 32, "strategy": "group"}
+    held, expected, config = compressed("pack-quantized", weights(3), arguments)
+    if whole:
+        words = held["weight_zero_point"]
+        points = torch.stack([words >> 8 * place & 255 for place in range(4)], dim=1).flatten(0, 1)[:24]
+        held["weight_zero_point"] = (points - 128).to(torch.int8)
+    same(expected, named(held), config, rtol=1e-6, atol=1e-7)
+
+
+def test_more_than_eight_bits_are_none_of_this_form(packed):
+    """A width that the config names and the words would have room for is refused all the same."""
+    words = torch.zeros(24, 9, dtype=torch.int32)  # 32 numbers of 9 bits
+    held = {
+        "weight_packed": words,
+        "weight_scale": torch.ones(24, 1),
+        "weight_shape": torch.tensor([24, 32]),
+    }
+    group = {"targets": ["Linear"], "weights": {"num_bits": 9, "group_size": None}}
+    config = {"quantization_config": {"format": "pack-quantized", "config_groups": {"group_0": group}}}
+    with pytest.raises(BadInput, match="compressed-tensors int9"):
+        packed(held, config)
