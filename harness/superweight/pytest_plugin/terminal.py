@@ -42,11 +42,9 @@ class Verdicts:
         self._undo = ExitStack()
         self._notes = self._undo.enter_context(noted())
 
-    @pytest.hookimpl
     def pytest_unconfigure(self) -> None:
         self._undo.close()
 
-    @pytest.hookimpl
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
         callspecs = [getattr(item, "callspec", None) for item in items]
         entries = [spec.params["sw_entry"] for spec in callspecs if spec and "sw_entry" in spec.params]
@@ -66,7 +64,6 @@ class Verdicts:
             f"super weights: expectations {expected}, baselines {option.sw_baselines or 'beside the tests'}",
         ]
 
-    @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         about = next((str(value) for name, value in report.user_properties if name == ABOUT), None)
         if report.when == "setup" and report.failed and about is not None:
@@ -81,7 +78,6 @@ class Verdicts:
                     self._rows[row["model"]].append(row)
                     self._stages.append({"stage": report.nodeid, "seconds": round(report.duration, 3)})
 
-    @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._idle:
             terminalreporter.section("super weights")
@@ -132,7 +128,6 @@ class Verdicts:
         option = self._config.option
         return bool(option.sw_model) and not option.collectonly and not self._used
 
-    @pytest.hookimpl
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         observed = json.dumps(self._config.stash.get(OBSERVED, {}))
         # Workers hand what they know to the controller, which writes for all of them.
