@@ -57,7 +57,7 @@ TESTS = {
         *("tests/release/test_packed_releases.py", "tests/release/test_trust.py"),
         *("tests/release/test_mistral_names.py", "tests/release/test_gains.py"),
         *("tests/release/test_activation_checks.py", "tests/release/test_head_room.py"),
-        "tests/release/test_rope_order.py",
+        *("tests/release/test_rope_order.py", "tests/release/test_live_checks.py"),
     ),
     # Module by module, for what needs none at all.
     "release/result": ("tests/release/test_result.py",),

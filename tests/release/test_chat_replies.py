@@ -244,3 +244,5 @@ def test_a_reply_ends_by_itself_where_its_last_token_ends_texts(base):
     engine = SimpleNamespace(reply=lambda given, tokens, ends: (written * len(given))[: len(given)])
     wanted = ([True, False, False] * len(QUESTIONS))[: len(QUESTIONS)]
     assert wanted == [reply.ended for reply in replies(subject, engine)]
+    with pytest.raises(ValueError, match="shorter"):  # an engine that leaves a question out
+        replies(subject, SimpleNamespace(reply=lambda given, tokens, ends: written[:1]))
