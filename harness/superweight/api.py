@@ -115,8 +115,8 @@ class CheckedModel(Checked):
 
     @property
     def as_expected(self) -> bool:
-        """Whether every verdict is what was expected of it."""
-        return all(outcome.as_expected for outcome in self.outcomes)
+        """Whether every verdict is what was expected of it; one that could not be judged is not."""
+        return all(outcome.as_expected and outcome.was_judged for outcome in self.outcomes)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -136,8 +136,9 @@ class CheckedModel(Checked):
 
     def __repr__(self) -> str:
         lines = [
-            f"{'  ' if outcome.as_expected else '! '}{outcome.verdict!r}"
+            f"{'  ' if outcome.as_expected and outcome.was_judged else '! '}{outcome.verdict!r}"
             + (f" (expected: {outcome.expected}, {outcome.source})" if outcome.expected else "")
+            + (f" (not judged: it needs {outcome.verdict.unmet})" if outcome.verdict.unmet else "")
             for outcome in self.outcomes
         ]
         return "\n".join([f"verdicts on {self.evidence.subject.name}", *lines])
@@ -148,7 +149,7 @@ class CheckedModel(Checked):
                 outcome.verdict.claim.id,
                 outcome.verdict.status,
                 f"{outcome.expected} ({outcome.source})" if outcome.expected else "",
-                "yes" if outcome.as_expected else "no",
+                ("yes" if outcome.as_expected else "no") if outcome.was_judged else "not judged",
                 outcome.verdict.reason,
             )
             for outcome in self.outcomes

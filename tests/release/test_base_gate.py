@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import superweight as sw
 from superweight.claims.evidence import Evidence
 from superweight.core.statistics import Interval
+from superweight.fleet.judgement import judged_document
+from superweight.fleet.row import CANNOT_JUDGE
 from superweight.release.result import QUALITY, Comparison, cannot_judge
 from tests.helpers.checkpoint_files import copy_checkpoint
 
@@ -81,12 +84,34 @@ def undecided(monkeypatch):
 
 
 @pytest.mark.usefixtures("undecided")
-def test_a_claim_left_open_is_no_damage_to_the_command(folder, superweight):
-    """Where the base's is decided and the intervals meet: 3, with what it would need."""
-    result = superweight("check", str(folder / "same"), "--base", str(folder / "base"))
+def test_a_claim_left_open_is_no_damage_and_no_pass(folder, superweight):
+    """Where the base's is decided and the intervals meet: 3; page and fleet say what it would need."""
+    options = ("--base", str(folder / "base"), "--report", str(folder / "out"))
+    result = superweight("check", str(folder / "same"), *options)
     assert 3 == result.exit_code, result.output
+    needed = "more text: the base model has supported"
+    document = json.loads((folder / "out" / "report.json").read_text())
+    assert {"C3": needed} == {row["claim"]: row["unmet"] for row in document["verdicts"] if "unmet" in row}
+    page = (folder / "out" / "report.html").read_text()
+    assert "1 of 14 claims could not be judged: C3." in page
+    assert f"not judged: it needs {needed}" in page
+    judgement = judged_document(document)
+    assert (CANNOT_JUDGE, f"1 of 14 claims could not be judged: C3 needs {needed}") == (
+        judgement.status,
+        judgement.reason,
+    )
     assert "not judged by as much text: C3; give more with --corpus FILE." in result.output
     assert "as expected: 13 of 14 claims" in result.output
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_claim_left_open_is_no_pass_in_python(folder):
+    """It is marked in the table and in words, and the whole is not as expected."""
+    checked = sw.check(str(folder / "same"), base=str(folder / "base"))
+    assert not checked.as_expected
+    (line,) = [line for line in repr(checked).splitlines() if line.startswith("! ")]
+    assert line.endswith("(not judged: it needs more text: the base model has supported)")
+    assert 1 == checked._repr_html_().count("not judged")
 
 
 @pytest.mark.usefixtures("undecided")

@@ -55,6 +55,9 @@ def judged_document(document: Document, expected: str = "kept") -> Judgement:
             ", ".join(sorted(sources)) or None,
             tuple(f"{row['claim']}: {gap}" for row in rows for gap in row["gaps"]),
         )
+    if open_ := [f"{row['claim']} needs {row['unmet']}" for row in rows if "unmet" in row]:
+        said = f"{len(open_)} of {len(rows)} claims could not be judged: {'; '.join(open_)}"
+        return Judgement(CANNOT_JUDGE, said, verdict, ", ".join(sorted(sources)) or None)
     said = (
         f"all {len(rows)} claims are as expected"
         if sources

@@ -41,7 +41,9 @@ def verdict_row(outcome: Outcome) -> dict[str, Any]:
         "direction": deciding.direction if deciding else None,
         "criteria": row["criteria"],
         "evidence": row["evidence"],
-    } | ({"examples": to_json(dict(verdict.examples))} if verdict.examples else {})
+        **({"unmet": verdict.unmet} if verdict.unmet else {}),
+        **({"examples": to_json(dict(verdict.examples))} if verdict.examples else {}),
+    }
 
 
 def statistics(verdict: Verdict) -> list[tuple[str, str]]:

@@ -123,6 +123,8 @@ def sentence(subject: Document) -> str:
     unexpected = [row["claim"] for row in rows if not row["as_expected"]]
     if unexpected:
         held = f"{len(unexpected)} of {len(rows)} claims are not as expected: {', '.join(unexpected)}."
+    elif open_ := [row["claim"] for row in rows if "unmet" in row]:
+        held = f"{len(open_)} of {len(rows)} claims could not be judged: {', '.join(open_)}."
     elif all(row["expected"] is None for row in rows):
         held = "This model is met for the first time: nothing was compared."
     else:
