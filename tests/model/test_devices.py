@@ -7,9 +7,11 @@ import os
 import pytest
 import torch
 
+import superweight as sw
 from superweight.checkpoints.registry import resolve
 from superweight.claims.evidence import Evidence
 from superweight.claims.paper.pruning import judge
+from superweight.core.coordinates import Coordinate
 from superweight.measurement.corpus import BUILTIN
 from superweight.model.devices import (
     VISIBLE,
@@ -20,6 +22,7 @@ from superweight.model.devices import (
     make_deterministic,
     share,
 )
+from superweight.model.edits import Scale
 from superweight.model.loading import load
 
 
@@ -110,3 +113,12 @@ def test_a_precision_set_for_training_changes_no_verdict():
     assert "highest" == torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     assert wanted.criteria == Evidence(subject, BUILTIN).verdict(judge).criteria
+
+
+@pytest.mark.usefixtures("_settings")
+def test_a_precision_set_for_training_changes_no_measurement(planted):
+    """Nor what a script measures by itself, on a model that it loaded before."""
+    edits = {"less": [Scale(Coordinate(1, 41, 23), 0.8)]}
+    wanted = sw.measure(planted, edits)["less"].nll
+    torch.set_float32_matmul_precision("medium")
+    assert (wanted == sw.measure(planted, edits)["less"].nll).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -380,3 +382,26 @@ def test_sw_budget_takes_a_length_of_time(run):
     result = run("--sw-model", "tiny-planted", "--sw-budget", "soon", claims=PLACE)
     assert pytest.ExitCode.USAGE_ERROR == result.ret
     result.stderr.fnmatch_lines(["*'soon' is no length of time*"])
+
+
+@pytest.mark.parametrize(
+    "option", ["--sw-base-engine=llama.cpp", "--sw-base=tiny-planted=", "--sw-registry=absent.json"]
+)
+def test_an_option_is_read_where_no_model_is_named(pytester, option):
+    """One that cannot be right ends the run in one line, although no --sw-model is given."""
+    pytester.makepyfile("def test_nothing():\n    pass\n")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", option)
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    assert "passed" not in result.stdout.str()
+
+
+def test_a_project_that_names_no_model_does_not_wait_for_what_reads_them(pytester):
+    """Neither the readers of files nor numpy is imported beside its own tests."""
+    pytester.makepyfile(
+        "import sys\n\n"
+        "def test_nothing():\n"
+        "    assert not {'numpy', 'superweight.checkpoints.sources'} & {*sys.modules}\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    finished = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, check=False)
+    assert 0 == finished.returncode, finished.stdout

@@ -178,19 +178,15 @@ def _print_check(model: str, outcomes: list[Any]) -> None:
     for outcome in unexpected:
         console.print(explain(model, outcome), markup=False, highlight=False)
     left = [outcome for outcome in outcomes if not outcome.was_judged]
-    for open_, then in (
-        (
-            [item for item in left if item.expected is None],
-            "within the budget: {}; give a larger --budget, or none.",
-        ),
-        (
-            [item for item in left if item.expected is not None],
-            "by as much text: {}; give more with --corpus FILE.",
-        ),
-    ):
-        if open_:
-            names = ", ".join(item.verdict.claim.id for item in open_)
-            console.print(f"not judged {then.format(names)}", highlight=False)
+    # Nothing is expected of what a budget left out; of what the text left open, what the base shows.
+    cut = [outcome.verdict.claim.id for outcome in left if outcome.expected is None]
+    open_ = [outcome.verdict.claim.id for outcome in left if outcome.expected is not None]
+    if cut:
+        said = f"not judged within the budget: {', '.join(cut)}; give a larger --budget, or none."
+        console.print(said, highlight=False)
+    if open_:
+        said = f"not judged by as much text: {', '.join(open_)}; give more with --corpus FILE."
+        console.print(said, highlight=False)
     if all(outcome.expected is None for outcome in outcomes):
         console.print(
             "This model is met for the first time: nothing was compared. Keep these verdicts as its "

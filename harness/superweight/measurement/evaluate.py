@@ -20,6 +20,7 @@ from superweight.core.readable import readable
 from superweight.measurement.conditions import INTACT, Condition
 from superweight.measurement.corpus import Windows
 from superweight.measurement.hidden_states import decode
+from superweight.model.devices import multiply_in_float32
 from superweight.model.edit_proofs import deferred_proofs
 from superweight.model.subject import Subject
 
@@ -104,6 +105,7 @@ def measure(
     names = [INTACT, *(condition.name for condition in conditions)]
     if len(set(names)) != len(names):
         raise HarnessError("two conditions share a name; one would overwrite the other")
+    multiply_in_float32()
     tracked = torch.tensor(list(tracked_ids), dtype=torch.long, device=subject.device)
     every = torch.from_numpy(windows.ids).to(subject.device)
     wanted = set() if losses_only else {*(names if details is None else (INTACT, *details))}
