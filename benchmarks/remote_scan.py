@@ -1,9 +1,9 @@
 """What scanning without downloading costs: `python -m benchmarks.remote_scan served NAME` and `disk FOLDER`.
 
 ``served`` scans one of the models of `benchmarks.made_up` over a network of this machine, the server in a
-process of its own. ``disk`` writes the 7B-shaped one, 13.6 GB, to a folder and scans every block of it:
-streamed, with and without the next block brought ahead, and through accelerate's offload, each in a
-process of its own.
+process of its own. ``disk`` writes the 7B-shaped one, 13.6 GB, to a folder and scans it, each way in a
+process of its own: streamed until the answer is settled; and every block of it streamed, with and without
+the next block brought ahead, and through accelerate's offload.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 from benchmarks.made_up import seven_b
 
 _PIECE = 2**26
-WAYS = ("streamed", "streamed, nothing ahead", "offloaded")
+SETTLED = "streamed until settled"
+WAYS = (SETTLED, "streamed", "streamed, nothing ahead", "offloaded")
 
 
 def served(name: str, latency: float, rate: float | None, options: list[str]) -> None:
@@ -43,7 +44,7 @@ def write(folder: Path) -> None:
 
 
 def scan_one(folder: str, way: str) -> dict[str, Any]:
-    """Scan every block in one of the ways; for a process of its own."""
+    """Scan in one of the ways, twice; for a process of its own."""
     import time
 
     import torch
@@ -51,6 +52,7 @@ def scan_one(folder: str, way: str) -> dict[str, Any]:
     from benchmarks.offloading import open_offloaded
     from superweight.checkpoints.registry import resolve
     from superweight.detection.scan import scan
+    from superweight.detection.stopping_rule import CARRIES, Until
     from superweight.measurement.corpus import default_prompt
     from superweight.model.stream_plan import peak_memory
     from superweight.model.streamed_model import streamed
@@ -63,10 +65,11 @@ def scan_one(folder: str, way: str) -> dict[str, Any]:
             found = scan(subject, default_prompt())
             seconds.append(time.monotonic() - begun)
     else:
-        with streamed(resolve(folder), dtype="float16", ahead=way == "streamed") as opened:
+        until = Until(CARRIES if way == SETTLED else None, None)
+        with streamed(resolve(folder), dtype="float16", ahead="ahead" not in way) as opened:
             for _ in range(2):
                 begun = time.monotonic()
-                found = scan(opened.subject, default_prompt())
+                found = scan(opened.subject, default_prompt(), until)
                 seconds.append(time.monotonic() - begun)
     return {"found": [str(place) for place in found.coordinates], "seconds": seconds, "peak": peak_memory()}
 

@@ -19,6 +19,7 @@ from superweight.checkpoints.tensors import ranges
 from superweight.cli.main import main
 from superweight.core.resources import fixtures_directory
 from superweight.detection import stopping_rule
+from superweight.model import main_memory
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
@@ -81,6 +82,20 @@ def test_a_number_of_blocks_ends_the_pass(superweight):
     document = json.loads(superweight(PLANTED, "--stream", "--blocks", "2", "--json", "-").stdout)
     assert {"blocks": 2, "of": 4, "provisional": False} == document["depth"]
     assert 2 == document["cost"]["blocks_entered"]
+
+
+def test_a_model_that_does_not_fit_into_memory_is_run_block_by_block(superweight, monkeypatch):
+    """A line says why; with options that a stream does not take the model is refused."""
+    monkeypatch.setattr(main_memory, "free_memory", lambda: 10**5)
+    result = superweight(PLANTED, "--json", "-")
+    assert 0 == result.exit_code, result.output
+    found = json.loads(result.stdout)
+    assert 4 == found["cost"]["blocks_entered"]
+    assert [1] == [weight["layer"] for weight in found["super_weights"]]
+    assert "main memory are free; superweight scan runs such a model block by block" in result.stderr
+    refused = superweight(PLANTED, "--trust", "remote-code")
+    assert 4 == refused.exit_code
+    assert "main memory are free" in refused.stderr.splitlines()[-1]
 
 
 def test_a_plan_reads_headers_alone(superweight, network):

@@ -8,6 +8,7 @@ import torch
 
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import local_path
+from superweight.core.errors import TooLarge
 from superweight.model import main_memory
 from superweight.model.loading import load
 
@@ -21,9 +22,9 @@ def folder(tmp_path):
     ("free", "stored", "expected"),
     [
         (1e9, "bfloat16", torch.float32),
-        (3e5, "bfloat16", torch.bfloat16),
-        (3e5, "float16", torch.float16),
-        (3e5, "float32", torch.bfloat16),
+        (6e5, "bfloat16", torch.bfloat16),
+        (6e5, "float16", torch.float16),
+        (6e5, "float32", torch.bfloat16),
     ],
 )
 def test_a_model_that_does_not_fit_is_computed_with_in_16_bits(
@@ -38,3 +39,14 @@ def test_a_model_that_does_not_fit_is_computed_with_in_16_bits(
     assert str(expected).removeprefix("torch.") == subject.provenance.dtype
     assert ("GB in float32" in caplog.text) == (expected != torch.float32)
     assert torch.float32 == load(resolve(str(folder)), device="cpu", dtype="float32").model.dtype
+
+
+def test_a_model_that_does_not_fit_in_16_bits_either_is_not_loaded(folder, monkeypatch):
+    """A line says what would be done; who gives a dtype has it loaded."""
+    monkeypatch.setattr(main_memory, "free_memory", lambda: 10**5)
+    with pytest.raises(TooLarge) as caught:
+        load(resolve(str(folder)), device="cpu")
+    said = str(caught.value)
+    assert said.startswith("model takes ")
+    assert "GB in bfloat16 and 0.0001 GB of main memory are free; superweight scan runs such a model" in said
+    assert torch.bfloat16 == load(resolve(str(folder)), device="cpu", dtype="bfloat16").model.dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING
 
 import click
@@ -12,13 +13,16 @@ from superweight.claims.run_config import RunConfig
 from superweight.cli.model_argument import MODEL
 from superweight.cli.options import loading_options, write_output
 from superweight.cli.progress import SCAN, progressing
-from superweight.core.errors import BadInput
+from superweight.cli.scan_stream import Choices, scan_streamed, streams
+from superweight.core.errors import BadInput, TooLarge
 
 if TYPE_CHECKING:
     from superweight.checkpoints.model_ref import ModelRef
     from superweight.detection.scan import Scan
     from superweight.measurement.effect import Effect
     from superweight.model.subject import Subject
+
+_log = logging.getLogger("superweight")
 
 
 @click.command()
@@ -32,7 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--stream",
     is_flag=True,
-    help="Run MODEL block by block, in the memory of two; hf:// and https:// always are.",
+    help="Run MODEL block by block, in the memory of two; hf:// and https:// always are, and what does not "
+    "fit into main memory.",
 )
 @click.option("--full", is_flag=True, help="Of a streamed model run every block, settled or not.")
 @click.option("--blocks", type=click.IntRange(min=1), help="Of a streamed model run no more than so many.")
@@ -54,20 +59,30 @@ def scan(
     model loses without them.
 
     hf://org/name and https addresses are not downloaded: their blocks are read one after the other, and
-    no further than the answer needs. One prompt is looked at then.
+    no further than the answer needs. So it goes with a model on a disk that does not fit into memory. One
+    prompt is looked at then.
 
     Example: superweight scan smollm2-135m-instruct-q4_1
     """
+    choices = Choices(full, blocks, plan_only)
     if stream or is_remote(model.entry.address):
-        from superweight.cli.scan_stream import Choices, scan_streamed
-
-        scan_streamed(model, json_file, Choices(full, blocks, plan_only), run_config)
+        scan_streamed(model, json_file, choices, run_config)
         return
     if full or blocks is not None or plan_only:
         raise BadInput(
             "--full, --blocks and --plan are about a model that is run block by block; add --stream, or give "
             "its address as hf://org/name"
         )
+    try:
+        _scan_loaded(model, json_file, run_config, no_effect=no_effect)
+    except TooLarge as error:
+        if not streams(run_config):
+            raise
+        _log.warning("%s", error)
+        scan_streamed(model, json_file, choices, run_config)
+
+
+def _scan_loaded(model: ModelRef, json_file: str | None, run_config: RunConfig, *, no_effect: bool) -> None:
     from superweight.claims.paper.location import published_agreement
     from superweight.cli.scan_text import scan_lines
     from superweight.detection.scan import scan as scan_subject

@@ -26,6 +26,11 @@ class Choices:
     plan: bool
 
 
+def streams(run_config: RunConfig) -> bool:
+    """Tell whether the options of a run allow that a model is run block by block."""
+    return run_config.device in ("auto", "cpu") and not run_config.trust
+
+
 def scan_streamed(model: ModelRef, json_file: str | None, choices: Choices, run_config: RunConfig) -> None:
     """Scan a model block by block, and say what that took."""
     if run_config.device not in ("auto", "cpu"):

@@ -29,6 +29,7 @@ from superweight.model.projections import Projection
 from superweight.model.sparse_memory import sparse_tensor
 from superweight.model.streamed_experts import Routed, find_routed
 from superweight.model.table_rows import TableRows
+from superweight.model.validation import is_finite
 
 # As many tensors are read at once; each range is a request of its own where the files are remote.
 AT_ONCE = 4
@@ -288,11 +289,8 @@ class BlockStream:
                 f"tensor {name} has shape {list(value.shape)} where config.json asks for "
                 f"{list(empty.shape)}; the two do not belong together"
             )
-        # A sum takes half as long as the two ends, and is no number either where one of its terms is none.
-        if value.is_floating_point() and value.numel() and not bool(value.sum().isfinite()):
-            least, most = value.aminmax()
-            if not bool(torch.isfinite(least) & torch.isfinite(most)):
-                raise BrokenModel(f"tensor {name} holds NaN or infinity; the file is damaged")
+        if value.is_floating_point() and not is_finite(value):
+            raise BrokenModel(f"tensor {name} holds NaN or infinity; the file is damaged")
 
     def _release(self, names: Iterable[str]) -> None:
         for name in list(names):

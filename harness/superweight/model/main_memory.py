@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from superweight.checkpoints.dequantised import plain_tensors
 from superweight.checkpoints.tensors.open import open_checkpoint
-from superweight.core.errors import BadInput
+from superweight.core.errors import BadInput, TooLarge
 
 # The part of the free memory that weights may take; activations and the interpreter need the rest.
 SHARE = 0.85
@@ -23,23 +23,31 @@ def dtype_that_fits(directory: Path, config: PreTrainedConfig, name: str) -> tor
     """Return float32, or the 16-bit dtype of ``config`` where float32 takes more than is free.
 
     A warning says so, and calls the model ``name``. Of pickled weights the size is not known from their
-    header, and float32 is returned.
+    header, and float32 is returned. Raises `TooLarge` where 16 bits take more than all that is free: who
+    loads it all the same is ended by the operating system, without a word.
     """
     try:
         numbers = sum(prod(tensor.shape) for tensor in plain_tensors(open_checkpoint(directory)).values())
     except BadInput:
         return torch.float32  # what is wrong with the files is told when they are loaded
-    needed, free = numbers * torch.float32.itemsize, free_memory() * SHARE
-    if needed <= free:
+    needed, free = numbers * torch.float32.itemsize, free_memory()
+    if needed <= free * SHARE:
         return torch.float32
     own = getattr(config, "dtype", None)
     half = own if own in (torch.float16, torch.bfloat16) else torch.bfloat16
+    called = str(half).removeprefix("torch.")
+    if numbers * half.itemsize > free:
+        raise TooLarge(
+            f"{name} takes {numbers * half.itemsize / 1e9:.3g} GB in {called} and {free / 1e9:.3g} GB of "
+            "main memory are free; superweight scan runs such a model block by block, "
+            f"--dtype {called} loads it all the same"
+        )
     _log.warning(
         "%s takes %.3g GB in float32 and %.3g GB are free; it is computed with in %s",
         name,
         needed / 1e9,
-        free / 1e9,
-        str(half).removeprefix("torch."),
+        free * SHARE / 1e9,
+        called,
     )
     return half
 
