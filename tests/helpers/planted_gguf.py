@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
+from transformers import PreTrainedModel
 
 from tests.helpers.checkpoint_files import CHECKPOINTS, finish_gguf
 
@@ -25,6 +26,12 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+}
+_OF_MIXTURES = _NAMES | {
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }
 _HEADS = 4
 # llama.cpp wants a merge: of two bytes that no text in UTF-8 holds, into one more token.
@@ -57,6 +64,18 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(16)
     writer.add_rope_freq_base(10000.0)
+    _add_bytes(writer, kind, bos=bos, splitter=splitter)
+    rounded = gguf.GGMLQuantizationType[kind]
+    for name_in_gguf, numbers in {**tiny_tensors(name), **(changed or {})}.items():
+        plain = numbers.ndim == 1
+        stored = gguf.GGMLQuantizationType.F32 if plain or numbers.shape[-1] % 32 else rounded
+        writer.add_tensor(name_in_gguf, gguf.quants.quantize(numbers, stored), raw_dtype=stored)
+    finish_gguf(writer)
+    return path
+
+
+def _add_bytes(writer: gguf.GGUFWriter, kind: str, *, bos: bool, splitter: str) -> None:
+    """Write the tokenizer of the tiny models: a token for each byte."""
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<s>", _MERGE.replace(" ", "")]
     kinds = [gguf.TokenType.NORMAL] * len(tokens)
     kinds[BYTES] = gguf.TokenType.CONTROL
@@ -70,13 +89,48 @@ def write_tiny_gguf(
     writer.add_bos_token_id(BYTES)
     writer.add_eos_token_id(BYTES)
     writer.add_add_bos_token(bos)
+
+
+def write_mixture_gguf(path: Path, model: PreTrainedModel, architecture: str, kind: str = "F32") -> Path:
+    """Write a mixture of experts of Qwen's as llama.cpp stores it: the experts of a block in three stacks."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(1024)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    _add_bytes(writer, kind, bos=True, splitter="gpt-2")
     rounded = gguf.GGMLQuantizationType[kind]
-    for name_in_gguf, numbers in {**tiny_tensors(name), **(changed or {})}.items():
-        plain = numbers.ndim == 1
-        stored = gguf.GGMLQuantizationType.F32 if plain or numbers.shape[-1] % 32 else rounded
-        writer.add_tensor(name_in_gguf, gguf.quants.quantize(numbers, stored), raw_dtype=stored)
+    for name, numbers in _mixture_tensors(model).items():
+        stored = gguf.GGMLQuantizationType.F32 if numbers.ndim == 1 else rounded
+        writer.add_tensor(name, gguf.quants.quantize(numbers, stored), raw_dtype=stored)
     finish_gguf(writer)
     return path
+
+
+def _mixture_tensors(model: PreTrainedModel) -> dict[str, np.ndarray]:
+    """Return the tensors of a mixture as GGUF has them: gate and up of all experts apart."""
+    found = {}
+    for key, tensor in model.state_dict().items():
+        numbers = tensor.float().numpy()
+        stem = key.removesuffix(".weight")
+        block, _, rest = stem.removeprefix("model.layers.").partition(".")
+        if rest == "mlp.experts.gate_up_proj":
+            for name, half in zip(("gate", "up"), np.split(numbers, 2, axis=1), strict=True):
+                found[f"blk.{block}.ffn_{name}_exps.weight"] = np.ascontiguousarray(half)
+        else:
+            name = f"blk.{block}.{_OF_MIXTURES[rest]}" if stem.startswith("model.layers.") else _NAMES[stem]
+            found[f"{name}.weight"] = np.ascontiguousarray(numbers)
+    return found
 
 
 def tiny_tensors(name: str = "tiny-planted") -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from superweight.checkpoints.cache import sha256
 from superweight.core.errors import BadInput
 from superweight.model.gguf_conversion import RECORD, converted_copy, original_sha256, rounding
 from tests.helpers.checkpoint_files import finish_gguf, llama_writer
+from tests.helpers.planted_gguf import write_tiny_gguf
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
 DOWN = "blk.0.ffn_down.weight"
@@ -130,10 +131,25 @@ def test_an_ordinary_checkpoint_was_made_from_nothing(tmp_path):
 
 
 def test_refuses_a_gguf_file_that_is_damaged(garbage):
-    """Whatever the reader trips over, the file is named in one line."""
-    with pytest.raises(BadInput, match="transformers cannot read") as caught:
+    """The file and what is wrong with its header are named in one line."""
+    with pytest.raises(BadInput, match=r"is GGUF of version \d+; only 2 and 3") as caught:
         converted_copy(garbage)
     assert str(garbage) in str(caught.value)
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_refuses_a_gguf_file_that_transformers_trips_over(tmp_path, monkeypatch):
+    """Whatever it raises, the file is named in one line."""
+    path = write_tiny_gguf(tmp_path / "sound.gguf")
+
+    def trip(*_, **__):
+        raise KeyError("of theirs\nand a second line")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", trip)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(BadInput, match="transformers cannot read") as caught:
+        converted_copy(path)
+    assert str(path) in str(caught.value)
     assert 1 == len(str(caught.value).splitlines())
 
 

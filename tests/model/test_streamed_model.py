@@ -17,7 +17,6 @@ from superweight.checkpoints.tensors.open import open_checkpoint
 from superweight.core.errors import BrokenModel, HarnessError, UnknownArchitecture
 from superweight.core.resources import fixtures_directory
 from superweight.detection.run_trace import trace
-from superweight.detection.scan import scan
 from superweight.detection.trace import Write
 from superweight.model import dequantised, streamed_model
 from superweight.model.architecture import inspect_architecture
@@ -29,7 +28,6 @@ from superweight.model.stored_numbers import read_whole
 from superweight.model.streamed_model import streamed
 from tests.helpers.checkpoint_files import copy_checkpoint, rewrite
 from tests.helpers.planted_gguf import write_tiny_gguf
-from tests.model.families import planted_in
 from tests.release.packed_models import FORMS, pack
 from tools.decoder_sweep import CAUSAL, IMAGE_TEXT, VARIANT, build, jobs
 
@@ -173,33 +171,6 @@ def test_only_rows_of_the_prompt_are_read_of_the_embedding(tmp_path):
         with pytest.raises(UnknownArchitecture, match=r"embed_tokens.weight is read by sum, not row by row"):
             table.weight.sum()
     assert torch.equal(rows, load(resolve("tiny-planted")).model.get_input_embeddings()(ids))
-
-
-def test_only_the_experts_that_the_router_chose_are_brought(tmp_path):
-    """Of the others not a byte."""
-    entry = saved(build(jobs(CAUSAL)["mixtral"]), tmp_path)
-    with streamed(entry, ahead=False) as opened:
-        one = trace(opened.subject, "a")
-        few = opened.checkpoint.folder.brought
-        chosen = sum(len({write.expert for write in writes}) for writes in one.writes)
-        stacks = opened.stream.blocks[0]
-        trace(opened.subject, "A whole sentence, of which the tokens go to more of the experts.")
-        assert opened.checkpoint.folder.brought - few > few * 0.9
-    assert chosen < stacks.experts * len(one.writes)
-
-
-def test_a_planted_expert_is_found_and_confirmed_by_a_second_pass(tmp_path):
-    """No pruned copy runs beside routed experts: the blocks are brought again, and the prune is proven."""
-    subject = load(saved(build(jobs(CAUSAL)["mixtral"]), tmp_path / "plain"), device="cpu")
-    with planted_in(subject) as place:
-        wanted = scan(subject, TEXT)
-        entry = saved(subject.model, tmp_path / "planted")
-    with streamed(entry) as opened:
-        found = scan(opened.subject, TEXT)
-        assert opened.stream.entered.count(place.layer) == found.passes == wanted.passes > 1
-    assert (place,) == found.coordinates == wanted.coordinates
-    assert found.super_weights == wanted.super_weights
-    assert found.stop_reason == wanted.stop_reason
 
 
 def test_blocks_that_share_weights_are_refused_by_name():

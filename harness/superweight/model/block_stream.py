@@ -202,9 +202,7 @@ class BlockStream:
 
     def _choosing(self, routed: Routed) -> Callable[[nn.Module, Any, Any], None]:
         def choose(_: nn.Module, arguments: Any, keywords: Any) -> None:
-            index = [*arguments, *keywords.values()][1]
-            named = index.unique().tolist()
-            self._bring_experts(routed, [expert for expert in named if expert < routed.experts.count])
+            self._bring_experts(routed, routed.experts.chosen(arguments, keywords))
 
         return choose
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from superweight.checkpoints.dequantised import PlainTensor, kinds, plain_tensors
 from superweight.checkpoints.recognition import mlx
 from superweight.checkpoints.tensors.checkpoint import Checkpoint
+from superweight.checkpoints.tensors.decoding import Floats
 from superweight.core.errors import BrokenModel
 
 # By quant_method, what computes with packed weights on a CPU where it is installed.
@@ -76,8 +78,7 @@ class LazyTensor:
     transposed: bool
 
     def __getitem__(self, _: object) -> torch.Tensor:
-        numbers = torch.from_numpy(self.tensor.read())
-        # Shared by the numbers of one matrix: a row of a reader's broadcast may not be written to.
+        numbers = _writable(self.tensor.read())
         numbers = numbers.transpose(-1, -2) if self.transposed else numbers
         return numbers.reshape(self.shape).contiguous()
 
@@ -85,6 +86,22 @@ class LazyTensor:
     def in_order(self) -> bool:
         """Whether what is at an index of the first dimension is what the file holds at that index."""
         return not self.transposed and self.shape == self.tensor.shape
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it is a stack of matrices, in the order of the file, that are read one by one."""
+        turned = (*self.tensor.shape[:-2], *self.tensor.shape[:-3:-1])
+        return len(self.shape) == 3 and self.shape == (turned if self.transposed else self.tensor.shape)
+
+    def matrix(self, index: int) -> torch.Tensor:
+        """Read one matrix of a stack."""
+        numbers = _writable(self.tensor.part(index))
+        return (numbers.T if self.transposed else numbers).contiguous()
+
+
+def _writable(numbers: Floats) -> torch.Tensor:
+    # What a file's bytes are looked at through is not to be written to, and a parameter may be.
+    return torch.from_numpy(np.require(numbers, requirements="W"))
 
 
 def load_dequantised(

@@ -93,6 +93,12 @@ class Experts:
             hidden[places], places, index.flatten(), weights.flatten(), output.detach().flatten(0, -2).clone()
         )
 
+    def chosen(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[int]:
+        """Return which experts a call of the module goes to."""
+        index: torch.Tensor = [*arguments, *keywords.values()][1]
+        # Some routers name more than there are: those hand on what they are given.
+        return [expert for expert in index.unique().tolist() if expert < self.count]
+
     def seen(self, hidden: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return X and Y of row n of ``hidden`` through expert ``index[n]``, unweighted.
 
@@ -134,6 +140,12 @@ class WholeStack(Experts):
         weights = torch.ones(len(index), dtype=hidden.dtype, device=hidden.device)
         whole = output.detach().view(self.count, -1, self.hidden).sum(0)
         return ExpertsCall(hidden[index, places], places, index, weights, whole)
+
+    def chosen(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[int]:
+        """Return which experts are given anything but zeros, of which no matrix makes anything else."""
+        (given,) = (*arguments, *keywords.values())
+        routed = given.detach().view(self.count, -1).ne(0).any(-1)
+        return [int(expert) for expert in routed.nonzero()]
 
     def _own_rows(self, read: torch.Tensor, index: torch.Tensor, expert: int) -> torch.Tensor:
         return read[index == expert]
@@ -180,6 +192,13 @@ class GroupedStack(Experts):
         index = index.repeat_interleave(torch.tensor(sizes, device=hidden.device))
         whole = output.detach().flatten(0, -2).clone()
         return ExpertsCall(hidden[places], places, index, weights, whole, self._bias)
+
+    def chosen(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[int]:
+        """Return which experts the module's own router gives rows to."""
+        (given,) = (*arguments, *keywords.values())
+        with torch.no_grad():
+            sizes = self._router(given.detach().flatten(0, -2))[3]
+        return [expert for expert, size in enumerate(sizes) if size]
 
     @property
     def _router(self) -> nn.Module:

@@ -91,6 +91,7 @@ def _convert(whole: Path, gguf: Path, digest: str, scratch: Path) -> None:
     import transformers
     from safetensors import SafetensorError
 
+    from superweight.model.gguf_config import gguf_config
     from superweight.model.tokenizer import tokenizer_fault
     from superweight.model.validation import quiet_transformers
 
@@ -98,8 +99,9 @@ def _convert(whole: Path, gguf: Path, digest: str, scratch: Path) -> None:
     try:
         # Two progress bars of theirs go to stderr, terminal or not; ours says what goes on.
         with quiet_transformers(), redirect_stderr(io.StringIO()):
-            config = transformers.AutoConfig.from_pretrained(**where)
-            architecture = _architecture(whole)
+            _, metadata = read_header(LocalFile(whole, whole.stat().st_size))
+            config = gguf_config(str(whole.parent), whole.name, metadata)
+            architecture = str(metadata.get("general.architecture", ""))
             if can_stream(architecture):
                 stored = write_streamed(whole, gguf, architecture, config, scratch)
             else:
@@ -126,8 +128,3 @@ def _convert(whole: Path, gguf: Path, digest: str, scratch: Path) -> None:
         "torch": torch.__version__,
     }
     (scratch / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _architecture(gguf: Path) -> str:
-    _, metadata = read_header(LocalFile(gguf, gguf.stat().st_size))
-    return str(metadata.get("general.architecture", ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ def first_part(checkpoint: Checkpoint) -> File:
 
 @dataclass(frozen=True)
 class HeaderBytes:
-    """The header of a GGUF file, and how long the whole is."""
+    """The header of a GGUF file, what it says beside the tensors, and how long the whole is."""
 
     data: bytes
     size: int
+    metadata: Mapping[str, object]
 
     def write(self, path: Path) -> None:
         """Write a file that has holes where the numbers are, of which transformers reads what it describes.
@@ -49,7 +50,8 @@ def header_of(checkpoint: Checkpoint) -> HeaderBytes:
     """Return the header of the file that holds the metadata."""
     file = first_part(checkpoint)
     own = [info.start for info in checkpoint.tensors().values() if info.file.name == file.name]
-    return HeaderBytes(file.read(0, min(own, default=file.size)), file.size)
+    _, metadata = gguf.read_header(file)
+    return HeaderBytes(file.read(0, min(own, default=file.size)), file.size, metadata)
 
 
 def architecture_of(checkpoint: Checkpoint) -> str:
@@ -89,7 +91,7 @@ class _Conversion:
 
 @dataclass(frozen=True)
 class FromGguf:
-    """Parameters made of one tensor of a GGUF file, or of the stacks of one block's experts."""
+    """Parameters made of one tensor of a GGUF file, or of stacks of one block's experts."""
 
     targets: tuple[str, ...]
     stored: tuple[str, ...]
@@ -108,8 +110,10 @@ class FromGguf:
 
     def parts(self, count: int) -> Callable[[int], torch.Tensor] | None:
         checkpoint = self.conversion.checkpoint
-        shape = checkpoint.info(self.stored[0]).shape
-        if len(self.stored) != 1 or len(self.targets) != 1 or len(shape) != 2 or shape[0] != count:
+        shapes = [checkpoint.info(name).shape for name in self.stored]
+        a_table = len(shapes) == 1 and len(shapes[0]) == 2
+        experts = all(len(shape) == 3 for shape in shapes)
+        if len(self.targets) != 1 or not (a_table or experts) or {shape[0] for shape in shapes} != {count}:
             return None
 
         def one(index: int) -> torch.Tensor:
@@ -143,9 +147,23 @@ def gguf_parameter_sources(
             stacks.setdefault(block_number(name), []).append(name)
     due = model.state_dict().keys() - set(plain.values())
     for number, stored in stacks.items():
-        targets = tuple(sorted(name for name in due if f".{number}." in name and "experts" in name))
-        made.append(FromGguf(targets, tuple(sorted(stored)), conversion, model.dtype))
+        targets = {name for name in due if f".{number}." in name and "experts" in name}
+        for own, parts in _by_target(names, targets, stored):
+            made.append(FromGguf(own, parts, conversion, model.dtype))
     used = {*plain, *(name for stored in stacks.values() for name in stored)}
     beside = {name.split(".")[1] for name in checkpoint.files if ".nextn." in name}
     unused = [name for name in checkpoint.files if name.startswith("blk.") and name not in used]
     return made, [name for name in unused if name.split(".")[1] not in beside]
+
+
+def _by_target(
+    names: Mapping[str, str], targets: Collection[str], stored: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield which stacks of a block's experts make up which parameters: all, where that is not told."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(stored):
+        found.setdefault(names.get(name.removesuffix(".weight"), ""), []).append(name)
+    if found.keys() == set(targets):
+        yield from (((target,), tuple(parts)) for target, parts in found.items())
+    else:
+        yield tuple(sorted(targets)), tuple(sorted(stored))

@@ -1,4 +1,4 @@
-"""Tell which routed experts can be brought one by one: those of which each has tensors of its own."""
+"""Tell which routed experts can be brought one by one: those of which each is a part of what is stored."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def find_routed(
     """Yield the experts of every block whose stacks are made of parts that lie apart in the files."""
     for block in architecture.layout:
         experts = block.experts
-        if experts is None or type(experts) is not Experts:
+        if experts is None:
             continue
-        own = {name: place for name, place in places.items() if place.module is experts.module}
+        inside = {id(module) for module in experts.module.modules()}
+        own = {name: place for name, place in places.items() if id(place.module) in inside}
         stacks = {}
         for name, place in own.items():
             if place.tensor.ndim < 3 or place.tensor.shape[0] != experts.count:

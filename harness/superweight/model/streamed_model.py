@@ -26,6 +26,7 @@ from superweight.core.reason import reason
 from superweight.model.architecture import inspect_architecture
 from superweight.model.block_stream import BlockStream
 from superweight.model.dequantised import Wanted, unquantised
+from superweight.model.gguf_config import gguf_config
 from superweight.model.gguf_parameter_sources import architecture_of, gguf_parameter_sources, header_of
 from superweight.model.loading import DTYPES, model_class
 from superweight.model.main_memory import SHARE, free_memory
@@ -182,9 +183,8 @@ def _open_gguf(checkpoint: Checkpoint, called: Path, dtype: torch.dtype) -> _Ope
         redirect_stderr(io.StringIO()),  # progress bars of transformers' own
     ):
         header.write(Path(scratch) / "header.gguf")
-        where = {"pretrained_model_name_or_path": scratch, "gguf_file": "header.gguf"}
-        config = transformers.AutoConfig.from_pretrained(**where)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        config = gguf_config(scratch, "header.gguf", header.metadata)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(scratch, gguf_file="header.gguf")
     model = skeleton(unquantised(config), dtype)
     made, unused = gguf_parameter_sources(model, checkpoint, architecture)
     finish(model, made, unused, called, "its metadata")
