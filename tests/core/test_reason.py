@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from superweight.core.errors import BadInput, one_line
 from superweight.core.reason import reason
 
-PIECES = st.sampled_from(["", " ", "\n", ":", " :", ",", "(", "one of:", "the cause", "\r\n", "x"])
+TRACEBACK = "Traceback (most recent call last):"
+PIECES = st.sampled_from([TRACEBACK, "", " ", "\n", ":", " :", ",", "(", "one of:", "the cause", "\r\n", "x"])
 
 
 @pytest.mark.parametrize(
@@ -19,10 +20,12 @@ PIECES = st.sampled_from(["", " ", "\n", ":", " :", ",", "(", "one of:", "the ca
         ("could not be read:", "could not be read"),
         ("", "ValueError"),
         (" \n: \n", "ValueError"),
+        (f"It failed: {TRACEBACK}\n  File x, line 1\n    y()\nKeyError: z\n", "It failed: KeyError: z"),
+        (f"{TRACEBACK}\n  File x, line 1\nKeyError: z", "KeyError: z"),
     ],
 )
 def test_the_first_line_that_says_something_is_told(said, expected):
-    """More of it where the first announces more; the kind of the error where it says nothing."""
+    """More of it where the first announces more, of a traceback the end; its kind where nothing is said."""
     if expected is None:
         expected = "Couldn't instantiate the tokenizer from one of: (1) a file, (2) b"
     assert expected == reason(ValueError(said))

@@ -91,6 +91,22 @@ def cluster(address: str | None, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def answering(address: str | None) -> Iterator[None]:
+    """Turn the loss of a cluster, in a ``with`` block, into `BadInput` of one line."""
+    try:
+        yield
+    except Exception as error:
+        # What Ray's client raises, and what it hands on.
+        kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if not (isinstance(error, ConnectionError) or "grpc" in kinds):
+            raise
+        raise BadInput(
+            f"the Ray cluster at {address} does not answer any more: {reason(error)}; what is done is kept, "
+            "and the same command does the rest"
+        ) from error
+
+
 class Nodes:
     """What the nodes of a cluster have, by Ray's names of resources.
 

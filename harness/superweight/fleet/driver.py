@@ -15,7 +15,7 @@ from superweight import __version__
 from superweight.core.errors import BadInput
 from superweight.core.reason import reason
 from superweight.fleet import plan
-from superweight.fleet.cluster import Nodes, cluster
+from superweight.fleet.cluster import Nodes, answering, cluster
 from superweight.fleet.fleet_file import Fleet, read_fleet
 from superweight.fleet.index import begin, finish
 from superweight.fleet.job import Job
@@ -132,7 +132,7 @@ def run(
         fleet = read_fleet(Path(fleet))
     out = str(out) if "://" in str(out) else str(Path(out).absolute())
     storage = Storage(out)
-    with cluster(address, cpus), _spool() as spool:
+    with cluster(address, cpus), answering(address), _spool() as spool:
         begin(storage)
         tally = _Tally(None if fleet.searches else sum(1 for _ in fleet.jobs()))
         nodes = Nodes()
