@@ -3,25 +3,38 @@
 On synthetic decoders with known answers, and on the models at hand over nine prompts, each truncated at
 every depth. A pass ends where it is settled for the first time; what it says then is held to what a full
 pass says.
+
+`python -m benchmarks.stopping_rule scans` has whole scans end there, with the pruned copy that runs beside
+them: of random models of transformers' classes with a planted scalar, and of the models at hand.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.page import put
 from benchmarks.synthetic import decoders
+from superweight.checkpoints.registry import resolve
 from superweight.core.errors import UnknownArchitecture
 from superweight.detection.detect import detect
-from superweight.detection.stopping_rule import CARRIES, settled
+from superweight.detection.run_trace import trace
+from superweight.detection.scan import scan
+from superweight.detection.stopping_rule import CARRIES, Until, settled
 from superweight.detection.trace import Trace
+from superweight.measurement.corpus import prompts
+from superweight.model.loading import load
+from superweight.model.subject import Subject
+from tests.model.families import FAMILIES, TEXT, Tiny, planted_in
 
 PAGE = Path(__file__).parent.parent / "docs" / "remote.md"
 BEGIN = "<!-- table: python -m benchmarks.stopping_rule -->"
+SCANS = "<!-- table: python -m benchmarks.stopping_rule scans -->"
 TRIED = (1, 2, 3, 4, 8)
+# Of random models with so many blocks, those in which a scalar is planted, one at a time.
+DEPTH, PLANTED = 12, (1, 4)
 EACH = 50
 MODELS = ("smollm2-135m-instruct-q4_1", "tiny-planted", "tiny-tuned", "tiny-plain")
 
@@ -85,17 +98,73 @@ def table(each: int, models: Iterable[str]) -> Iterator[str]:
 
 
 def _of_model(name: str) -> Iterator[Trace]:
-    from superweight.checkpoints.registry import resolve
-    from superweight.detection.run_trace import trace
-    from superweight.measurement.corpus import prompts
-    from superweight.model.loading import load
-
     subject = load(resolve(name), device="cpu")
     for text in prompts().values():
         yield trace(subject, text)
 
 
-def main(each: int) -> None:
+@dataclass
+class Tally:
+    """Whole scans: how many ended early, how many of them said what a full scan says, in which blocks."""
+
+    scans: int = 0
+    early: int = 0
+    wrong: int = 0
+    depths: list[int] = field(default_factory=list)
+
+    def add(self, subject: Subject, text: str) -> None:
+        whole = scan(subject, text)
+        ended = scan(subject, text, Until())
+        self.scans += 1
+        if ended.depth.settled and not ended.depth.whole:
+            self.early += 1
+            self.wrong += ended.coordinates != whole.coordinates
+            self.depths.append(ended.depth.blocks)
+
+    def line(self, name: str) -> str:
+        depths = f"{min(self.depths)} to {max(self.depths)}" if self.depths else ""
+        return f"| {name} | {self.scans} | {self.early} | {self.wrong} | {depths} |"
+
+
+def scans() -> Iterator[str]:
+    """Yield the lines of the table of whole scans."""
+    template = load(resolve("tiny-plain"), device="cpu")
+    yield "| scans | how many | ended early | of them not what a full one says | blocks run |"
+    yield "|---|---|---|---|---|"
+    kinds: dict[str, list[Tiny]] = {}
+    for family in FAMILIES.values():
+        kinds.setdefault(family.kind, []).append(family)
+    for kind, families in kinds.items():
+        planted, plain = Tally(), Tally()
+        for family in families:
+            subject = deep(family).build(template)
+            plain.add(subject, TEXT)
+            for layer in PLANTED:
+                with planted_in(subject, layer):
+                    planted.add(subject, TEXT)
+        yield planted.line(f"{kind}, one planted in block {' or '.join(map(str, PLANTED))} of {DEPTH}")
+        yield plain.line(f"{kind}, none planted")
+    for name in MODELS:
+        at_hand = Tally()
+        subject = load(resolve(name), device="cpu")
+        for text in prompts().values():
+            at_hand.add(subject, text)
+        yield at_hand.line(f"{name}, nine prompts")
+
+
+def deep(family: Tiny) -> Tiny:
+    """Return a family with `DEPTH` blocks, whatever its config calls them."""
+    names = ["num_hidden_layers", *(name for name in ("n_layer",) if name in family.settings)]
+    return replace(family, settings={**family.settings, **dict.fromkeys(names, DEPTH)})
+
+
+def main(words: Sequence[str]) -> None:
+    if words == ["scans"]:
+        text = "\n".join(scans())
+        print(text)
+        put(text, PAGE, SCANS)
+        return
+    each = int(words[0]) if words else EACH
     text = "\n".join(table(each, MODELS))
     print(text)
     if PAGE.exists() and each >= EACH:
@@ -103,4 +172,4 @@ def main(each: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else EACH)
+    main(sys.argv[1:])
