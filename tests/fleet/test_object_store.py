@@ -1,14 +1,17 @@
-"""A fleet's files in an object store: in memory always, and in S3 by its own client.
+"""A fleet's files in an object store: in memory and in a dataset of the hub always, and in S3.
 
-s3fs is sent to moto's server on this machine, which stands in for S3, where both are installed.
+The hub is a server of this machine that keeps what is committed. s3fs is sent to moto's server, which
+stands in for S3, where both are installed.
 """
 
 from __future__ import annotations
 
 import pytest
+from huggingface_hub import HfFileSystem, constants
 
 from superweight.core.errors import BadInput
 from superweight.fleet.storage import Storage
+from tests.fleet.dataset_hub import REPO, dataset_hub
 
 ROWS = "models/*/row.json"
 
@@ -37,7 +40,27 @@ def memory(tmp_path):
     return f"memory://{tmp_path.name}"
 
 
-@pytest.mark.parametrize("kind", ["memory", "s3"])
+@pytest.fixture
+def dataset(monkeypatch):
+    """A dataset of a hub of this machine, empty."""
+    monkeypatch.setenv("no_proxy", "*")
+    with dataset_hub() as (address, held):
+        # Both are made of HF_ENDPOINT when the client is imported.
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        HfFileSystem.clear_instance_cache()
+        yield held
+    HfFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def hub(dataset):
+    """A folder in it."""
+    return f"hf://datasets/{REPO}/night"
+
+
+@pytest.mark.parametrize("kind", ["memory", "hub", "s3"])
 def test_a_store_keeps_each_file_whole(kind, request):
     """What is written is found and read, written over, removed; what is not there is None and no error."""
     store = Storage(request.getfixturevalue(kind))
@@ -51,6 +74,31 @@ def test_a_store_keeps_each_file_whole(kind, request):
     for _ in range(2):  # what is gone already is no error
         store.remove("models/a/row.json")
     assert (None, [b"2"]) == (store.read("models/a/row.json"), [data for _, data in store.found(ROWS)])
+
+
+def test_what_is_written_together_is_one_commit(dataset, hub):
+    """The hub allows so many in an hour; and a model's row is not there without its report."""
+    Storage(hub).write({"models/a/report.json": b"{}", "models/a/row.json": b"1"})
+    assert [["night/models/a/report.json", "night/models/a/row.json"]] == dataset.commits
+
+
+@pytest.mark.parametrize("kind", ["memory", "hub", "s3"])
+def test_what_another_node_wrote_is_seen(kind, request):
+    """A list of files that was made before it was written is not asked."""
+    place = request.getfixturevalue(kind)
+    ours, theirs = Storage(f"{place}/shared"), Storage(f"{place}/shared")
+    ours.write({"models/a/row.json": b"1"})
+    assert [b"1"] == [data for _, data in ours.found(ROWS)]
+    theirs._files = type(theirs._files)(skip_instance_cache=True)  # a list of its own, as in another process
+    theirs.write({"models/a/row.json": b"2", "models/b/row.json": b"3"})
+    assert [b"2", b"3"] == [data for _, data in ours.found(ROWS)]
+    assert b"3" == ours.read("models/b/row.json")
+
+
+def test_a_dataset_that_is_not_there_is_named(dataset):
+    """In one line."""
+    with pytest.raises(BadInput, match=r"cannot write hf://datasets/org/nowhere/row.json: .*not found"):
+        Storage("hf://datasets/org/nowhere").write({"row.json": b"1"})
 
 
 def test_a_bucket_that_is_not_there_is_named(s3):

@@ -14,7 +14,8 @@ from superweight.core.reason import reason
 class Storage:
     """A folder, here or elsewhere; names are paths in it.
 
-    Every file is written whole: here by renaming, elsewhere as one object.
+    Every file is written whole: here by renaming, elsewhere as one object, and in a repository of the hub in
+    one commit with those that it is written with. Others write there, too: no list of files is kept.
     """
 
     def __init__(self, url: str) -> None:
@@ -37,7 +38,11 @@ class Storage:
 
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Write files, the last of them last. Raises `BadInput` where that cannot be done."""
+        name = next(iter(contents), "")
         try:
+            if self._protocol == "hf":
+                self._commit(contents)
+                return
             for name, data in contents.items():
                 if self._here is None:
                     self._files.pipe_file(f"{self._root}/{name}", data)
@@ -49,9 +54,27 @@ class Storage:
             what = getattr(error, "strerror", None) or reason(error)
             raise BadInput(f"cannot write {self.url}/{name}: {what}") from error
 
+    def _commit(self, contents: Mapping[str, bytes]) -> None:
+        """Write files to the hub at once: a commit for each would soon be more than it allows in an hour."""
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+        place = self._files.resolve_path(self._root)
+        added = [
+            CommitOperationAdd("/".join(filter(None, (place.path_in_repo, name))), data)
+            for name, data in contents.items()
+        ]
+        HfApi(endpoint=self._files.endpoint, token=self._files.token).create_commit(
+            place.repo_id,
+            added,
+            commit_message=f"Keep {next(iter(contents), 'nothing')}",
+            repo_type=place.repo_type,
+            revision=place.revision,
+        )
+
     def read(self, name: str) -> bytes | None:
         """Return a file, or None where there is none. Raises `BadInput` where it cannot be read."""
         try:
+            self._files.invalidate_cache()
             data: bytes = self._files.cat_file(f"{self._root}/{name}")
         except FileNotFoundError:
             return None
@@ -66,11 +89,15 @@ class Storage:
         except FileNotFoundError:
             return
         except Exception as error:
+            # The hub has an error of its own for what is not there.
+            if self.read(name) is None:
+                return
             raise BadInput(f"cannot remove {self.url}/{name}: {reason(error)}") from error
 
     def found(self, pattern: str, at_once: int = 256) -> Iterator[tuple[str, bytes]]:
         """Yield the files that match a pattern, by name, read so many at once."""
         try:
+            self._files.invalidate_cache()
             paths: list[str] = sorted(map(str, self._files.glob(f"{self._root}/{pattern}")))
             for start in range(0, len(paths), at_once):
                 some: dict[str, Any] = self._files.cat(paths[start : start + at_once], on_error="omit")
