@@ -90,6 +90,8 @@ class Network:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    # Headers and body go out apart: the second would wait 40 ms for the first to be acknowledged.
+    disable_nagle_algorithm = True
     protocol_version = "HTTP/1.1"
     server: RangeServer
 

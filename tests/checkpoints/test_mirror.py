@@ -95,6 +95,9 @@ def write_adapter(folder, base):
 class Mirror(BaseHTTPRequestHandler):
     """Answers as the hub does about one folder for each repository."""
 
+    # Headers and body go out apart: the second would wait 40 ms for the first to be acknowledged.
+    disable_nagle_algorithm = True
+
     def do_HEAD(self):
         self.do_GET()
 

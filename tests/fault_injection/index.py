@@ -47,6 +47,9 @@ def pins() -> tuple[str, str, str, str]:
 
 
 class Handler(BaseHTTPRequestHandler):
+    # Headers and body go out apart: the second would wait 40 ms for the first to be acknowledged.
+    disable_nagle_algorithm = True
+
     def do_GET(self) -> None:
         if self.path.endswith(".whl"):
             self._send(wheel(), "application/zip")

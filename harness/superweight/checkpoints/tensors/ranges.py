@@ -84,11 +84,12 @@ class Ranges(HTTPFileSystem):  # type: ignore[misc]  # fsspec is shipped without
                 task.cancel()
 
     async def _cat_file(self, url: str, start: int, end: int) -> bytes:
-        buffer = bytearray(end - start)
-        count = await self._receive(url, start, end, memoryview(buffer))
+        # It grows as bytes come: where a file may end anywhere, ``end`` is as far as a long one would go.
+        buffer = bytearray()
+        count = await self._receive(url, start, end, buffer)
         return bytes(memoryview(buffer)[:count])
 
-    async def _receive(self, url: str, start: int, end: int, target: memoryview) -> int:
+    async def _receive(self, url: str, start: int, end: int, target: bytearray | memoryview) -> int:
         """Return how many bytes of a range came; what came before a failure is not asked for again."""
         done, failed, ends = 0, 0, False
         while not ends:
