@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import pytest
 
@@ -126,3 +127,18 @@ def test_a_file_that_ends_before_is_called_truncated(network):
     file, _ = network
     with pytest.raises(BadInput, match="it is truncated"):
         filled(file, len(DATA) - 10, len(DATA) + 10)
+
+
+def test_a_small_file_takes_the_memory_of_a_small_file():
+    """As much is asked for as a long one would have; what is not there takes none."""
+    with serving({"config.json": InMemory(DATA)}) as server:
+        folder = RemoteFolder(server.address)
+        folder.document("config.json")  # the connection is there
+        tracemalloc.start()
+        try:
+            assert DATA == folder.document("config.json")
+            assert folder.document("nowhere.json") is None
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most < 8 * len(DATA)
