@@ -5,7 +5,8 @@ every depth. A pass ends where it is settled for the first time; what it says th
 pass says.
 
 `python -m benchmarks.stopping_rule scans` has whole scans end there, with the pruned copy that runs beside
-them: of random models of transformers' classes with a planted scalar, and of the models at hand.
+them: of random models of transformers' classes with a planted scalar, and of the models at hand. Other
+models are named behind: `50 FILE.gguf ...`, or `scans FILE.gguf ...`.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def table(each: int, models: Iterable[str]) -> Iterator[str]:
     for kind, traces in kinds.items():
         yield from row(kind, traces)
     for name in models:
-        yield from row(f"{name}, nine prompts", list(_of_model(name)))
+        yield from row(f"{Path(name).stem}, nine prompts", list(_of_model(name)))
 
 
 def _of_model(name: str) -> Iterator[Trace]:
@@ -126,7 +127,7 @@ class Tally:
         return f"| {name} | {self.scans} | {self.early} | {self.wrong} | {depths} |"
 
 
-def scans() -> Iterator[str]:
+def scans(models: Iterable[str]) -> Iterator[str]:
     """Yield the lines of the table of whole scans."""
     template = load(resolve("tiny-plain"), device="cpu")
     yield "| scans | how many | ended early | of them not what a full one says | blocks run |"
@@ -144,12 +145,12 @@ def scans() -> Iterator[str]:
                     planted.add(subject, TEXT)
         yield planted.line(f"{kind}, one planted in block {' or '.join(map(str, PLANTED))} of {DEPTH}")
         yield plain.line(f"{kind}, none planted")
-    for name in MODELS:
+    for name in models:
         at_hand = Tally()
         subject = load(resolve(name), device="cpu")
         for text in prompts().values():
             at_hand.add(subject, text)
-        yield at_hand.line(f"{name}, nine prompts")
+        yield at_hand.line(f"{Path(name).stem}, nine prompts")
 
 
 def deep(family: Tiny) -> Tiny:
@@ -159,15 +160,16 @@ def deep(family: Tiny) -> Tiny:
 
 
 def main(words: Sequence[str]) -> None:
-    if words == ["scans"]:
-        text = "\n".join(scans())
+    what, *others = words or [str(EACH)]
+    models = (*MODELS, *others)
+    if what == "scans":
+        text = "\n".join(scans(models))
         print(text)
         put(text, PAGE, SCANS)
         return
-    each = int(words[0]) if words else EACH
-    text = "\n".join(table(each, MODELS))
+    text = "\n".join(table(int(what), models))
     print(text)
-    if PAGE.exists() and each >= EACH:
+    if PAGE.exists() and int(what) >= EACH:
         put(text, PAGE, BEGIN)
 
 

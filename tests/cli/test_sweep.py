@@ -31,6 +31,9 @@ from superweight.quantization.weights import WeightRounding, fake_quantised
 from superweight.report.document import read_document
 from superweight.report.sweep_page import BEGIN, END, as_document, figure, table, write_page
 
+# Its sweep is measured once, by one worker.
+pytestmark = pytest.mark.xdist_group("sweep")
+
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "quantization.md"
 REAL = "smollm2-135m-instruct-q4_1"

@@ -28,6 +28,9 @@ from tests.helpers.planted_gguf import tiny_tensors, write_tiny_gguf
 
 pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install '.[llamacpp]'")
 
+# Its files and its base are made once, by one worker.
+pytestmark = pytest.mark.xdist_group("engines")
+
 OF_PREDICTIONS = {"C3", "C4", "C9", "C10", "C11"}
 PLANTED = "blk.1.ffn_down.weight"
 

@@ -11,6 +11,8 @@ from tests.report.browser.test_page import HOSTILE, SCHEMES, WIDTHS, violations
 
 from .rows import named
 
+pytestmark = pytest.mark.xdist_group("browser")
+
 HOSTILE_NAME = f"org/{'long-' * 12}{HOSTILE}"
 TEN, MANY = 10, 2000
 

@@ -14,6 +14,9 @@ import pytest
 
 from superweight import __version__
 
+# Its wheels are built once, by one worker.
+pytestmark = pytest.mark.xdist_group("wheels")
+
 REPOSITORY = Path(__file__).parents[2]
 OURS = {"superweight", "pytest_superweight.py", f"superweight_harness-{__version__}.dist-info"}
 

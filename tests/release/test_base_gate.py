@@ -50,7 +50,10 @@ def test_check_without_a_base_knows_what_a_model_was_tuned_from(superweight):
     assert (0, "supported") == (result.exit_code, rows["C14"])
 
 
-@pytest.mark.parametrize(("release", "fails"), [("same", False), ("tuned", False), ("pruned", True)])
+@pytest.mark.parametrize(
+    ("release", "fails"),
+    [("same", False), pytest.param("tuned", False, marks=pytest.mark.slow), ("pruned", True)],
+)
 def test_pytest_with_a_base(folder, project, release, fails):
     """The same by pytest, from relative paths as a person types them, the comparison included."""
     shutil.copy(CLAIMS / "test_release.py", project.path)

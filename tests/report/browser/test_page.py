@@ -10,6 +10,9 @@ from click.testing import CliRunner
 
 from superweight.cli.main import main
 
+# One browser, and each page once, for all workers.
+pytestmark = pytest.mark.xdist_group("browser")
+
 HOSTILE = "<img src=x onerror=\"console.error('in')\"><script>console.error('in')</script>"
 # Each page, width and scheme in every run; the other views with the long ones.
 WIDTHS, SCHEMES = (360, 1280), ("light", "dark")
