@@ -153,7 +153,8 @@ class Comparison:
         damaged.sort(key=lambda check: -(WORST if math.isnan(check.excess) else check.excess))
         order = (CANNOT_JUDGE, DEGRADED, CHANGED, NOT_COMPARABLE)
         others = [check for status in order for check in self.checks if check.status == status]
-        return tuple(check.reason for check in (*damaged, *others))
+        # What leaves several depths open is said once.
+        return tuple(dict.fromkeys(check.reason for check in (*damaged, *others)))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the contract of ``superweight compare --json``."""
