@@ -18,10 +18,14 @@ REPO = "org/nights"
 
 @dataclass
 class Dataset:
-    """What a dataset holds, by path, and the files of each commit so far."""
+    """What a dataset holds, by path, and the files of each commit so far.
+
+    ``overtaken`` is how many of the next commits are refused, as by one that came a moment earlier.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[list[str]] = field(default_factory=list)
+    overtaken: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def commit(self, lines: list[dict[str, Any]]) -> bool:
@@ -99,6 +103,9 @@ class _Answer(BaseHTTPRequestHandler):
         if path == f"/api/datasets/{REPO}/preupload/main":
             files = [{"path": item["path"], "uploadMode": "regular"} for item in json.loads(body)["files"]]
             self._json({"files": [{**item, "shouldIgnore": False} for item in files]})
+        elif path == f"/api/datasets/{REPO}/commit/main" and self.dataset.overtaken:
+            self.dataset.overtaken -= 1
+            self._send(412, b'{"error": "A commit has happened since. Please refresh and try again."}')
         elif path == f"/api/datasets/{REPO}/commit/main":
             if not self.dataset.commit([json.loads(line) for line in body.splitlines()]):
                 self._send(404, b"{}", "EntryNotFound")

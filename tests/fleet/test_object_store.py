@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import HfFileSystem, constants
 
 from superweight.core.errors import BadInput
+from superweight.fleet import storage
 from superweight.fleet.storage import Storage
 from tests.fleet.dataset_hub import REPO, dataset_hub
 
@@ -93,6 +94,18 @@ def test_what_another_node_wrote_is_seen(kind, request):
     theirs.write({"models/a/row.json": b"2", "models/b/row.json": b"3"})
     assert [b"2", b"3"] == [data for _, data in ours.found(ROWS)]
     assert b"3" == ours.read("models/b/row.json")
+
+
+def test_a_commit_that_another_node_overtook_is_sent_again(dataset, hub, monkeypatch):
+    """A few times; then the file is named that could not be written, and nothing of it is there."""
+    monkeypatch.setattr(storage, "_WAITS", (0.0, 0.0))
+    dataset.overtaken = 2
+    Storage(hub).write({"row.json": b"1"})
+    assert (0, {"night/row.json": b"1"}) == (dataset.overtaken, dataset.files)
+    dataset.overtaken = 3
+    with pytest.raises(BadInput, match=f"cannot write {hub}/other.json: .*412"):
+        Storage(hub).write({"other.json": b"1"})
+    assert {"night/row.json": b"1"} == dataset.files
 
 
 def test_a_dataset_that_is_not_there_is_named(dataset):

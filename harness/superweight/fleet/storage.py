@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 from superweight.core.atomic import write_whole
 from superweight.core.errors import BadInput
 from superweight.core.reason import reason
+
+# What the hub answers to a commit that another node's has overtaken, and seconds until it is sent again.
+_OVERTAKEN = (409, 412)
+_WAITS = (1.0, 2.0, 4.0, 8.0)
 
 
 class Storage:
@@ -57,19 +62,28 @@ class Storage:
     def _commit(self, contents: Mapping[str, bytes]) -> None:
         """Write files to the hub at once: a commit for each would soon be more than it allows in an hour."""
         from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub.errors import HfHubHTTPError
 
         place = self._files.resolve_path(self._root)
         added = [
             CommitOperationAdd("/".join(filter(None, (place.path_in_repo, name))), data)
             for name, data in contents.items()
         ]
-        HfApi(endpoint=self._files.endpoint, token=self._files.token).create_commit(
-            place.repo_id,
-            added,
-            commit_message=f"Keep {next(iter(contents), 'nothing')}",
-            repo_type=place.repo_type,
-            revision=place.revision,
-        )
+        hub = HfApi(endpoint=self._files.endpoint, token=self._files.token)
+        for wait in (*_WAITS, None):
+            try:
+                hub.create_commit(
+                    place.repo_id,
+                    added,
+                    commit_message=f"Keep {next(iter(contents), 'nothing')}",
+                    repo_type=place.repo_type,
+                    revision=place.revision,
+                )
+                return
+            except HfHubHTTPError as error:
+                if wait is None or error.response.status_code not in _OVERTAKEN:
+                    raise
+                time.sleep(wait)
 
     def read(self, name: str) -> bytes | None:
         """Return a file, or None where there is none. Raises `BadInput` where it cannot be read."""
