@@ -32,6 +32,10 @@ _OF_MIXTURES = _NAMES | {
     "self_attn.k_norm": "attn_k_norm",
     "mlp.gate": "ffn_gate_inp",
     "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
 _HEADS = 4
 # llama.cpp wants a merge: of two bytes that no text in UTF-8 holds, into one more token.
@@ -106,6 +110,8 @@ def write_mixture_gguf(path: Path, model: PreTrainedModel, architecture: str, ki
     writer.add_expert_count(config.num_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
     writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if (shared := getattr(config, "shared_expert_intermediate_size", None)) is not None:
+        writer.add_expert_shared_feed_forward_length(shared)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     _add_bytes(writer, kind, bos=True, splitter="gpt-2")
@@ -122,14 +128,16 @@ def _mixture_tensors(model: PreTrainedModel) -> dict[str, np.ndarray]:
     found = {}
     for key, tensor in model.state_dict().items():
         numbers = tensor.float().numpy()
-        stem = key.removesuffix(".weight")
+        stem, kind = key.removesuffix(".bias"), "bias" if key.endswith(".bias") else "weight"
+        stem = stem.removesuffix(".weight")
         block, _, rest = stem.removeprefix("model.layers.").partition(".")
         if rest == "mlp.experts.gate_up_proj":
             for name, half in zip(("gate", "up"), np.split(numbers, 2, axis=1), strict=True):
                 found[f"blk.{block}.ffn_{name}_exps.weight"] = np.ascontiguousarray(half)
         else:
             name = f"blk.{block}.{_OF_MIXTURES[rest]}" if stem.startswith("model.layers.") else _NAMES[stem]
-            found[f"{name}.weight"] = np.ascontiguousarray(numbers)
+            # What is one row in the model is a vector in the file.
+            found[f"{name}.{kind}"] = np.ascontiguousarray(numbers[0] if len(numbers) == 1 else numbers)
     return found
 
 

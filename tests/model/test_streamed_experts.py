@@ -7,11 +7,19 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GptOssConfig, Qwen3MoeConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma4TextConfig,
+    GptOssConfig,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+)
 
 from superweight.checkpoints.registry import resolve
 from superweight.detection.run_trace import trace
 from superweight.detection.scan import scan
+from superweight.model.gguf_config import gguf_config
 from superweight.model.loading import load
 from superweight.model.streamed_model import streamed
 from tests.helpers.planted_gguf import write_mixture_gguf
@@ -77,13 +85,32 @@ def test_experts_stacked_in_a_gguf_file_are_brought_one_by_one(kind, tmp_path, r
         assert torch.allclose(model.model(input_ids=ids, use_cache=False).last_hidden_state, read, atol=1e-5)
 
 
-def test_experts_of_any_size_are_read_from_a_gguf_file(tmp_path, random_model):
+@pytest.mark.parametrize(
+    ("made_by", "architecture", "sizes"),
+    [
+        (Qwen3MoeConfig, "qwen3moe", {"moe_intermediate_size": 160}),
+        (Qwen2MoeConfig, "qwen2moe", {"moe_intermediate_size": 160, "shared_expert_intermediate_size": 224}),
+    ],
+)
+def test_experts_of_any_size_are_read_from_a_gguf_file(made_by, architecture, sizes, tmp_path, random_model):
     """transformers takes its default size for them, and the file would look damaged."""
-    config = Qwen3MoeConfig(vocab_size=258, num_experts=4, moe_intermediate_size=160, **SIZES)
-    path = write_mixture_gguf(tmp_path / "m.gguf", random_model(config), "qwen3moe")
+    model = random_model(made_by(vocab_size=258, num_experts=4, **sizes, **SIZES))
+    path = write_mixture_gguf(tmp_path / "m.gguf", model, architecture)
     read = AutoConfig.from_pretrained(tmp_path, gguf_file=path.name)
-    assert 160 != read.moe_intermediate_size
-    assert 160 == load(resolve(str(path)), device="cpu").model.config.moe_intermediate_size
+    assert all(size != getattr(read, name) for name, size in sizes.items())
+    subject = load(resolve(str(path)), device="cpu")
+    assert all(size == getattr(subject.model.config, name) for name, size in sizes.items())
+    for name, numbers in model.state_dict().items():
+        assert torch.equal(numbers, subject.model.state_dict()[name]), name
+
+
+def test_what_transformers_reads_of_a_gguf_file_is_left_as_it_reads_it(monkeypatch):
+    """Gemma 4's length of a key is that of its global blocks, and no other one's."""
+    read = Gemma4TextConfig(head_dim=16, global_head_dim=32)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: read)
+    metadata = {"general.architecture": "gemma4", "gemma4.attention.key_length": 32}
+    before = read.to_dict()
+    assert before == gguf_config("folder", "m.gguf", metadata).to_dict()
 
 
 def test_packed_experts_in_one_tensor_are_brought_one_by_one(tmp_path, random_model):

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import transformers
 from transformers import PreTrainedConfig
 
-# What the format calls a size (gguf.Keys), and what configs do. transformers leaves these at its defaults
-# for some architectures, and the experts of all but the default sizes would look damaged.
+# What the format calls a size (gguf.Keys), and what configs do. transformers leaves these at its defaults,
+# and experts of all but the default sizes would look damaged. What it does read is left as it reads it: the
+# length of a key is another size in each of its classes.
 _SIZES = {
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
-    "attention.key_length": "head_dim",
 }
 
 
