@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from superweight.model.experts import Experts, GroupedStack, TwiceNamed, WholeStack
+from superweight.model.expert_modules import GroupedStack, TwiceNamed, WholeStack
+from superweight.model.experts import Experts
 from superweight.model.naming_rules import NAMING_RULES
 from superweight.model.projections import LinearProjection, Projection
 

@@ -88,13 +88,15 @@ class LazyTensor:
         return not self.transposed and self.shape == self.tensor.shape
 
     @property
-    def stacked(self) -> bool:
-        """Whether it is a stack of matrices, in the order of the file, that are read one by one."""
-        turned = (*self.tensor.shape[:-2], *self.tensor.shape[:-3:-1])
-        return len(self.shape) == 3 and self.shape == (turned if self.transposed else self.tensor.shape)
+    def in_parts(self) -> bool:
+        """Whether what is at an index of the first dimension, a row or a matrix, is read by itself."""
+        if not self.transposed:
+            return self.in_order and len(self.shape) > 1
+        whole = self.tensor.shape
+        return len(whole) == 3 and self.shape == (whole[0], whole[2], whole[1])
 
-    def matrix(self, index: int) -> torch.Tensor:
-        """Read one matrix of a stack."""
+    def part(self, index: int) -> torch.Tensor:
+        """Read what is at an index of the first dimension."""
         numbers = _writable(self.tensor.part(index))
         return (numbers.T if self.transposed else numbers).contiguous()
 

@@ -72,8 +72,7 @@ class Converted:
         every = [stored for sources in self.sources.values() for _, stored, _ in sources]
         if not isinstance(self.transform, WeightConverter):
             (stored,) = every
-            ordered = stored.stacked or (stored.in_order and len(stored.shape) >= 2)
-            if not ordered or stored.shape[0] != count:
+            if not stored.in_parts or stored.shape[0] != count:
                 return None
             dtype = next(iter(self.sources.values()))[0][2]
             return lambda index: read_part(stored, index).to(dtype)

@@ -34,11 +34,9 @@ def read_whole(stored: LazyTensor, dtype: torch.dtype) -> torch.Tensor:
 def read_part(stored: LazyTensor, index: int) -> torch.Tensor:
     """Read the part of a tensor at one index of its first dimension, as `read_whole`."""
     plain = stored.tensor
-    if stored.stacked and not (stored.in_order and plain.is_plain and plain.info.dtype in _PLAIN):
-        return stored.matrix(index)
-    if not plain.is_plain or plain.info.dtype not in _PLAIN:
-        return torch.from_numpy(plain.part(index))
-    return _bytes(stored, index, stored.shape[1:], _PLAIN[plain.info.dtype])
+    if stored.in_order and plain.is_plain and plain.info.dtype in _PLAIN:
+        return _bytes(stored, index, stored.shape[1:], _PLAIN[plain.info.dtype])
+    return stored.part(index)
 
 
 def _bytes(stored: LazyTensor, index: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
