@@ -25,6 +25,7 @@ from benchmarks import (
     gate,
     kernels,
     offloading,
+    on_cuda,
     plan,
     precision,
     protection,
@@ -43,7 +44,10 @@ from superweight.model.subject import Subject
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
-BEGIN = "<!-- table: python -m benchmarks -->"
+BEGIN = {
+    "cpu": "<!-- table: python -m benchmarks -->",
+    "cuda": "<!-- table: python -m benchmarks, on CUDA -->",
+}
 
 
 def machine() -> dict[str, str | int]:
@@ -52,11 +56,13 @@ def machine() -> dict[str, str | int]:
     model = next(
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
     )
+    gpu = {"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": model,
         "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": "cuda" if gpu else "cpu",
+        **gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -83,16 +89,22 @@ def main(wanted: list[str], others: list[str]) -> None:
 
         return run
 
+    def of_large() -> list[Row]:
+        with on_cuda.large() as subject:
+            group = f"proving, {subject.model.num_parameters():,} random parameters in Llama-7B's shape"
+            return proving.whole_check(group, subject)
+
     groups: dict[str, Callable[[], list[Row]]] = {
         "starting": starting.rows,
         "finding": on_real(finding.rows),
         "proving": on_real(proving.rows),
         "others": lambda: proving.of_others(load(resolve(name), dtype="float32") for name in others),
         "precision": precision.rows,
-        "offloading": offloading.rows,
-        "kernels": on_real(kernels.rows),
-        "plan": plan.rows,
     }
+    if described["device"] == "cuda":
+        groups |= {"cuda": on_real(on_cuda.rows), "large": of_large}
+    else:
+        groups |= {"offloading": offloading.rows, "kernels": on_real(kernels.rows), "plan": plan.rows}
     if unknown := set(wanted) - groups.keys():
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
     kept = RESULTS / f"{described['device']}.json"
@@ -102,11 +114,9 @@ def main(wanted: list[str], others: list[str]) -> None:
         known[name] = [asdict(row) for row in groups[name]()]
         kept.write_text(json.dumps({"machine": described, "groups": known}, indent=2) + "\n")
     rows = [Row(**row) for name in groups for row in known.get(name, [])]
-    if not (RESULTS / "cuda.json").exists():
-        rows.append(Row("on CUDA", "this table, on a GPU", "not run: no CUDA device was at hand"))
     table = as_markdown(rows, described)
     print(table)
-    put(table, PAGE, BEGIN)
+    put(table, PAGE, BEGIN[str(described["device"])])
 
 
 if __name__ == "__main__":

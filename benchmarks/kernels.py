@@ -55,15 +55,15 @@ def rows(subject: Subject) -> list[Row]:
     look_is = f"a look at {len(ids)} windows ({look.counts.total():,}, {len(conditions)} conditions)"
     return [
         Row(
-            "on CUDA",
+            "launches",
             f"operations launched by {look_is} over those of a bare pass ({bare.counts.total():,})",
             f"{launched:.3g}",
         ),
         # Whatever waits for a number raises on the meta device.
-        Row("on CUDA", "times that the host waits inside it, transformers' own left out", "0", "0", True),
-        Row("on CUDA", "times that transformers itself waits in it, once a pass", str(asked.call_count)),
+        Row("launches", "times that the host waits inside it, transformers' own left out", "0", "0", True),
+        Row("launches", "times that transformers itself waits in it, once a pass", str(asked.call_count)),
         Row(
-            "on CUDA",
+            "launches",
             "tensors fetched at its end: four a condition and the intact model, and one a proof",
             str(4 * (len(conditions) + 1) + proofs.call_count),
         ),

@@ -21,7 +21,7 @@ def rows() -> list[Row]:
     """Return one line a model on agreement, and one on time for the last, the real one."""
     found = []
     for name in MODELS:
-        subjects = {dtype: load(resolve(name), device="cpu", dtype=dtype) for dtype in DTYPES}
+        subjects = {dtype: load(resolve(name), dtype=dtype) for dtype in DTYPES}
         places = {dtype: scan(subject, default_prompt()).coordinates for dtype, subject in subjects.items()}
         verdicts = {dtype: _every_claim(subject) for dtype, subject in subjects.items()}
         apart = [
@@ -35,6 +35,7 @@ def rows() -> list[Row]:
             Row("precision", f"{name}: what differs, float32 against bfloat16", "; ".join(apart) or "nothing")
         )
     ids = torch.randint(0, 1000, (8, 256), generator=torch.Generator().manual_seed(3))
+    ids = ids.to(subjects["float32"].device)
 
     def forward(dtype: str) -> None:
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Row, aimed, in_turn, ratios, spread
+from benchmarks.timing import Row, aimed, finished, in_turn, ratios, spread
 from superweight.claims.catalogue import CLAIMS, SEQUENTIAL
 from superweight.claims.evidence import Evidence
 from superweight.measurement.conditions import controls, treatments
@@ -48,7 +47,7 @@ def fixed_protocol(subject: Subject) -> None:
     """Measure twelve conditions plainly: a whole forward pass each, over the same 2,048 tokens."""
     evidence = Evidence(subject, "builtin")
     conditions = [*treatments(evidence.scan), *controls(subject, evidence.scan)][: CONDITIONS - 1]
-    ids = torch.from_numpy(evidence.windows.ids).flatten()[:TOKENS].view(8, -1)
+    ids = torch.from_numpy(evidence.windows.ids).flatten()[:TOKENS].view(8, -1).to(subject.device)
     for scales in [(), *(condition.scales for condition in conditions)]:
         for part in ids.split(2):
             with edited(subject, scales), torch.no_grad():
@@ -78,6 +77,7 @@ def of_others(subjects: Iterator[Subject]) -> list[Row]:
 def whole_check(group: str, subject: Subject, most: float = 12, within: float = 20) -> list[Row]:
     """Return what all claims of one model take, over one bare pass in the same process, and in seconds."""
     ids = torch.randint(0, 1000, (8, TOKENS // 8), generator=torch.Generator().manual_seed(3))
+    ids = ids.to(subject.device)
 
     def bare() -> None:
         with torch.no_grad():
@@ -86,9 +86,9 @@ def whole_check(group: str, subject: Subject, most: float = 12, within: float = 
     one = spread(in_turn({"bare": bare}, 5)["bare"])
     evidence, taken = Evidence(subject, "builtin", tests=SEQUENTIAL), {}
     for claim, judge in CLAIMS.items():
-        begin = time.perf_counter()
+        begin = finished()
         evidence.verdict(judge)
-        taken[claim.id] = time.perf_counter() - begin
+        taken[claim.id] = finished() - begin
     total = sum(taken.values())
     shares = ", ".join(f"{name} {part / one.median:.2g}" for name, part in taken.items() if part > one.median)
     what = f"C1 to C13 over a bare pass over {TOKENS:,} tokens, of {one} s ({shares})"
@@ -130,7 +130,7 @@ def _riding(subject: Subject) -> list[Row]:
     evidence = Evidence(subject, "builtin")
     conditions = [*treatments(evidence.scan), *controls(subject, evidence.scan)]
     windows = cut(subject, documents("builtin"), "builtin", count=8)
-    ids = torch.from_numpy(windows.ids)[:2]
+    ids = torch.from_numpy(windows.ids)[:2].to(subject.device)
     seconds = in_turn(
         {
             "riding": lambda: decode_batched(subject, ids, conditions),

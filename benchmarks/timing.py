@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Row:
@@ -55,6 +57,13 @@ def spread(values: list[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
+def finished() -> float:
+    """Return the time once the accelerator has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def in_turn(
     sides: Mapping[str, Callable[[], Any]], repeats: int, *, warm: bool = True
 ) -> dict[str, list[float]]:
@@ -65,9 +74,9 @@ def in_turn(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
-            begin = time.perf_counter()
+            begin = finished()
             run()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(finished() - begin)
     return seconds
 
 

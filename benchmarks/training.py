@@ -4,26 +4,28 @@
 
 Runs of AdamW on the corpus's own text, one window a step: at healthy and at ruinous rates, and one whose
 weight decay is far too large. The watch's prompt is four windows, perplexity is on eight others; neither is
-trained on. Written to ``results/training.json``; what is in it is not run again.
+trained on. Written to ``results/training.json``, on a GPU to
+``results/training-cuda.json``; what is in it is not run again.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.gate import base_folder
+from benchmarks.timing import finished
 from superweight.checkpoints.registry import resolve
 from superweight.measurement.corpus import BUILTIN, cut, documents
 from superweight.measurement.evaluate import perplexity
 from superweight.model.loading import load
 from superweight.training import watch
 
-RESULTS = Path(__file__).parent / "results" / "training.json"
+_NAME = "training-cuda.json" if torch.cuda.is_available() else "training.json"
+RESULTS = Path(__file__).parent / "results" / _NAME
 AT = ("11,507,1229", "11,507,1487")
 STEPS, MEASURED, PROMPT = 24, 8, 4
 # Seeds give the order of the windows; more than one at the rate where stopping in time is in doubt.
@@ -42,10 +44,10 @@ RUNS = {
 
 def run(name: str) -> dict[str, Any]:
     """Train until the watch tells to stop, or to the last step."""
-    subject = load(resolve(str(base_folder())), device="cpu")
+    subject = load(resolve(str(base_folder())), dtype="float32")
     model = subject.model
     held = cut(subject, documents(BUILTIN), BUILTIN, count=MEASURED + PROMPT + STEPS)
-    ids = torch.as_tensor(held.ids)
+    ids = torch.as_tensor(held.ids).to(subject.device)
     given = cut(subject, documents(BUILTIN), BUILTIN, count=MEASURED)
     intact = perplexity(subject, given)
     only = name.startswith("weight decay")
@@ -62,7 +64,7 @@ def run(name: str) -> dict[str, Any]:
     watched.step(0)
     rows, spent = [], [0.0, 0.0]
     for step in range(1, STEPS + 1):
-        begun = time.monotonic()
+        begun = finished()
         batch = ids[MEASURED + PROMPT + order[step - 1 : step]]
         loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
@@ -72,10 +74,10 @@ def run(name: str) -> dict[str, Any]:
                 parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
-        spent[0] += time.monotonic() - begun
-        begun = time.monotonic()
+        spent[0] += finished() - begun
+        begun = finished()
         watched.values()
-        spent[1] += time.monotonic() - begun
+        spent[1] += finished() - begun
         reading = watched.step(step)
         row = {
             "step": step,

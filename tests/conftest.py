@@ -12,8 +12,18 @@ from unittest.mock import patch
 import hypothesis  # noqa: F401  # or its plugin imports it anew in every run within a run
 import pytest
 
+from superweight.model.devices import see_only
+from superweight.pytest_plugin.xdist import asks_for_gpu
+
 # One browser for all tests of a process: Playwright does not start twice in one.
 from tests.helpers.browser import browser, visit  # noqa: F401
+
+
+def pytest_configure(config):
+    """Compute on the CPU where nobody asks for a GPU: these tests' figures and baselines are a CPU's."""
+    asked = asks_for_gpu(config) or config.option.sw_model or config.option.sw_device != "auto"
+    if not asked:
+        see_only(())
 
 
 class ReachedOut(BaseException):

@@ -157,3 +157,26 @@ def test_measuring_stays_within_the_plan(subject, size, windows):
     scan(subject, TEXT)
     measure(subject, windows, [Condition("pruned", (Prune(size.place),))])
     assert weights < torch.cuda.max_memory_allocated() <= need(weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [SEVEN_B], indirect=True, ids=["7B-cuda"])
+def test_what_does_not_fit_is_measured_in_halves(subject, size, windows, caplog):
+    """Where CUDA has less memory than a look takes, it is measured in pieces, and that is told."""
+    conditions = [Condition("pruned", (Prune(size.place),))]
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    whole = measure(subject, windows, conditions)
+    taken = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 0.6 * taken) / total)
+    try:
+        parts = measure(subject, windows, conditions)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert any("out of memory" in message for message in caplog.messages)
+    for name, each in whole.items():
+        # Another number of rows is another kernel: logits below 64 may differ by two steps of the dtype.
+        assert each.nll == pytest.approx(parts[name].nll, abs=128 * torch.finfo(size.dtype).eps)

@@ -8,6 +8,7 @@ import accelerate
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from superweight.checkpoints.registry import load_registry, resolve
 from superweight.core.errors import TooLarge
@@ -15,6 +16,7 @@ from superweight.core.resources import fixtures_directory
 from superweight.model import loading
 from superweight.model.devices import Device
 from superweight.model.placement import SLACK, WORKING, need, place_model, stored_bytes
+from tests.release.packed_models import pack
 
 GIB = 2**30
 
@@ -87,17 +89,30 @@ def test_loading_asks_for_the_layout(monkeypatch):
     assert "cpu" in loading._layout(cuda, 15 * GIB, offload=True)["max_memory"]
 
 
+PLANTED = fixtures_directory() / "checkpoints" / "tiny-planted"
+ASKED = ("auto", "float32", "float16")
+
+
 def test_a_dtype_that_is_asked_for_widens_the_need():
     """bfloat16 weights loaded as float32 take twice what their files do."""
-    config = transformers.LlamaConfig(dtype=torch.bfloat16)
-    widened = {name: loading._widening(name, config) for name in ("auto", "float32", "float16")}
-    assert {"auto": 1.0, "float32": 2.0, "float16": 1.0} == widened
+    config, stored = transformers.LlamaConfig(dtype=torch.bfloat16), stored_bytes(PLANTED)
+    needs = [loading.weight_bytes(PLANTED, name, config, unpacked=False) for name in ASKED]
+    assert [stored, 2 * stored, stored] == needs
+
+
+def test_packed_numbers_need_what_they_take_once_they_are_not(tmp_path):
+    """Codes of four bits that nothing computes with become numbers of sixteen, or of 32."""
+    packed = pack(PLANTED, tmp_path / "packed", "GPTQ int4")
+    config = transformers.AutoConfig.from_pretrained(packed)
+    numbers = sum(tensor.numel() for tensor in load_file(PLANTED / "model.safetensors").values())
+    assert stored_bytes(packed) < numbers
+    assert 2 * numbers == loading.weight_bytes(packed, "auto", config, unpacked=True)
+    assert 4 * numbers == loading.weight_bytes(packed, "float32", config, unpacked=True)
 
 
 def test_stored_bytes_are_those_of_the_checkpoint(tmp_path):
     """Of a sharded checkpoint what its index names, and nothing that lies beside it."""
-    planted = fixtures_directory() / "checkpoints" / "tiny-planted"
-    assert (planted / "model.safetensors").stat().st_size == stored_bytes(planted)
+    assert (PLANTED / "model.safetensors").stat().st_size == stored_bytes(PLANTED)
     for name, size in {"a.safetensors": 3, "b.safetensors": 4, "consolidated.safetensors": 7}.items():
         (tmp_path / name).write_bytes(bytes(size))
     index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors"}}

@@ -205,13 +205,17 @@ def gpt_oss(model):
     return base, pack
 
 
-@pytest.mark.parametrize("depth", ["static", "activations"])
-def test_a_gpt_oss_in_mxfp4_is_told_from_a_ruined_one(gpt_oss, alone, tmp_path, depth):
+@pytest.mark.parametrize(
+    ("depth", "device"),
+    [("static", "cpu"), ("activations", "cpu"), pytest.param("activations", "cuda", marks=pytest.mark.gpu)],
+)
+def test_a_gpt_oss_in_mxfp4_is_told_from_a_ruined_one(gpt_oss, alone, tmp_path, depth, device):
     """Blocks and scales against the plain model, by the files and by a forward pass."""
     base, pack = gpt_oss
 
     def compared(release):
-        return CliRunner().invoke(main, ["compare", str(base), str(release), "--depth", depth])
+        asked = ["--depth", depth, "--device", device]
+        return CliRunner().invoke(main, ["compare", str(base), str(release), *asked])
 
     sound = compared(pack(tmp_path / "sound"))
     assert 0 == sound.exit_code, sound.output

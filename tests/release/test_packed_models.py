@@ -20,6 +20,8 @@ PLACE = (1, 41, 23)
 # How far a number may be moved by rounding, as a part of the largest of its group.
 WITHIN = {"I8": 1 / 200, "F8_E4M3": 1 / 16, "NVFP4": 0.2, "bitsandbytes nf4": 0.16}
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
 
 @pytest.fixture(scope="module")
 def source():
@@ -55,20 +57,22 @@ def test_the_model_computes_with_the_numbers_of_its_codes(name, source, tmp_path
         assert float((apart.amax(-1) / span.clamp_min(1e-6)).max()) < WITHIN.get(name, 1 / 25), tensor_name
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SOME)
-def test_a_sound_release_is_kept_at_every_depth(name, source, tmp_path, alone):
+def test_a_sound_release_is_kept_at_every_depth(name, device, source, tmp_path, alone):
     """From the command line, all depths required."""
     release = pack(source, tmp_path / "packed", name)
-    result = CliRunner().invoke(main, ["compare", "tiny-planted", str(release)])
+    result = CliRunner().invoke(main, ["compare", "tiny-planted", str(release), "--device", device])
     assert 0 == result.exit_code, result.output
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", FORMS)
-def test_a_ruined_release_is_damaged_at_the_depth_of_activations(name, source, tmp_path, alone):
+def test_a_ruined_release_is_damaged_at_the_depth_of_activations(name, device, source, tmp_path, alone):
     """The super activation is gone, or is another."""
     release = pack(source, tmp_path / "packed", name, PLACE)
-    depth = ["--depth", "activations"]
-    result = CliRunner().invoke(main, ["compare", "tiny-planted", str(release), *depth])
+    asked = ["--depth", "activations", "--device", device]
+    result = CliRunner().invoke(main, ["compare", "tiny-planted", str(release), *asked])
     assert 1 == result.exit_code, result.output
     assert "super activation" in result.output
 

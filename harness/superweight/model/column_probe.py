@@ -13,9 +13,11 @@ def one_hot_inputs(
     """Return an input for each column, and one of zeros behind them: (len(cols) + 1, width)."""
     inputs = torch.zeros(len(cols) + 1, width, dtype=dtype, device=device)
     if len(cols) == 1:
-        inputs[0, int(cols[0])] = 1  # an index is quicker than a tensor of one
+        inputs[0, int(cols[0])].fill_(1)  # an index is quicker than a tensor of one
     else:
-        inputs[torch.arange(len(cols)), torch.as_tensor(cols).to(device)] = 1
+        # Nothing is assigned at an index: where that comes from the host, an accelerator is waited for.
+        read = torch.as_tensor(cols).to(device, non_blocking=True)
+        inputs[:-1] = read[:, None] == torch.arange(width, device=device)
     return inputs
 
 

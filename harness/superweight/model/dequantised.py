@@ -23,7 +23,7 @@ from superweight.core.errors import BrokenModel
 
 # By quant_method, what computes with packed weights on a CPU where it is installed.
 _ON_CPU = {"compressed-tensors": "compressed_tensors", "bitsandbytes": "bitsandbytes", "torchao": "torchao"}
-# The same on a GPU. An empty name stands for transformers itself.
+# The same on a GPU. For fp8 and mxfp4 transformers brings its kernels by the package of that name.
 _ON_GPU = {
     **_ON_CPU,
     "gptq": "gptqmodel",
@@ -31,9 +31,9 @@ _ON_GPU = {
     "auto-round": "auto_round",
     "hqq": "hqq",
     "quanto": "optimum.quanto",
-    "fp8": "",
+    "fp8": "kernels",
     "fbgemm_fp8": "fbgemm_gpu",
-    "mxfp4": "",
+    "mxfp4": "kernels",
 }
 _SETTINGS = ("quantization_config", "quantization")
 
@@ -46,7 +46,7 @@ def needs_dequantising(config: PreTrainedConfig, device: torch.device) -> bool:
     if method is None:
         return False
     package = (_ON_CPU if device.type == "cpu" else _ON_GPU).get(method)
-    return package is None or (package != "" and not _installed(package))
+    return package is None or not _installed(package)
 
 
 def quantisation_method(config: PreTrainedConfig) -> str | None:

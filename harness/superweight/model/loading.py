@@ -31,7 +31,7 @@ from superweight.model.block_list import token_embedding
 from superweight.model.dequantised import load_dequantised, needs_dequantising
 from superweight.model.devices import accelerator, make_deterministic, multiply_in_float32, present
 from superweight.model.gguf_conversion import converted_copy, original_sha256, rounding
-from superweight.model.main_memory import dtype_that_fits
+from superweight.model.main_memory import count_numbers, dtype_that_fits
 from superweight.model.placement import place_model, stored_bytes
 from superweight.model.projections import execution_device
 from superweight.model.subject import Provenance, Subject
@@ -94,9 +94,11 @@ def load(
             if asked is torch.float32 and dtype == "auto":
                 asked = dtype_that_fits(directory, config, local.path.name)
             auto_class = model_class(config, remote_code=remote_code)
+            # How much memory is free torch says of CUDA alone: elsewhere what does not fit is told by it.
+            weights = weight_bytes(directory, dtype, config, unpacked=unpacked) if where.type == "cuda" else 0
             options: dict[str, Any] = {
                 "dtype": asked,
-                **_layout(where, stored_bytes(directory) * _widening(dtype, config), offload=offload),
+                **_layout(where, weights, offload=offload),
                 "trust_remote_code": remote_code,
                 # Reported, and refused below in words of our own.
                 "ignore_mismatched_sizes": True,
@@ -158,26 +160,31 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _layout(where: torch.device, weights: float, *, offload: bool) -> dict[str, Any]:
+def _layout(where: torch.device, weights: int, *, offload: bool) -> dict[str, Any]:
     """Return what ``from_pretrained`` must be told about where weights of so many bytes go."""
     if where.type == "cpu":
         return {"device_map": None}
     if where.type != "cuda":
-        # How much memory is free torch says of CUDA alone: what does not fit is told by the device.
         return {"device_map": {"": where}}
     main_memory = int(accelerate.utils.get_max_memory()["cpu"]) if offload else 0
-    placement = place_model(int(weights), [device.free for device in present()], beside=main_memory)
+    placement = place_model(weights, [device.free for device in present()], beside=main_memory)
     if placement.max_memory is None:
         return {"device_map": {"": where}}
     return {"device_map": "auto", "max_memory": dict(placement.max_memory)}
 
 
-def _widening(name: str, config: PreTrainedConfig) -> float:
-    """Return by how much weights grow from the dtype they are stored in to the one asked for."""
-    stored = getattr(config, "dtype", None)
-    if name not in DTYPES or not isinstance(stored, torch.dtype):
-        return 1.0
-    return DTYPES[name].itemsize / stored.itemsize
+def weight_bytes(directory: Path, dtype: str, config: PreTrainedConfig, *, unpacked: bool) -> int:
+    """Return the bytes that a checkpoint's weights take in the dtype asked for, "auto" for its own.
+
+    With ``unpacked`` every number is reckoned by itself, whatever it is packed in.
+    """
+    own = getattr(config, "dtype", None)
+    stored = own if isinstance(own, torch.dtype) else None
+    asked = DTYPES.get(dtype, stored)
+    if unpacked:
+        return count_numbers(directory) * (asked or torch.float32).itemsize
+    grows = asked.itemsize / stored.itemsize if asked is not None and stored is not None else 1.0
+    return int(stored_bytes(directory) * grows)
 
 
 def _dtype(name: str, device: torch.device, config: PreTrainedConfig, *, unpacked: bool) -> torch.dtype | str:

@@ -27,7 +27,7 @@ def dtype_that_fits(directory: Path, config: PreTrainedConfig, name: str) -> tor
     loads it all the same is ended by the operating system, without a word.
     """
     try:
-        numbers = sum(prod(tensor.shape) for tensor in plain_tensors(open_checkpoint(directory)).values())
+        numbers = count_numbers(directory)
     except BadInput:
         return torch.float32  # what is wrong with the files is told when they are loaded
     needed, free = numbers * torch.float32.itemsize, free_memory()
@@ -50,6 +50,14 @@ def dtype_that_fits(directory: Path, config: PreTrainedConfig, name: str) -> tor
         called,
     )
     return half
+
+
+def count_numbers(directory: Path) -> int:
+    """Return how many numbers a checkpoint's tensors stand for, packed or not.
+
+    Raises `BadInput` for files that are not read from their headers, pickled weights among them.
+    """
+    return sum(prod(tensor.shape) for tensor in plain_tensors(open_checkpoint(directory)).values())
 
 
 def free_memory() -> int:
