@@ -39,7 +39,7 @@ def waits() -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
 
     def told(message: Any, *_: Any, **__: Any) -> None:
-        if "synchroniz" not in str(message):
+        if "called a synchronizing" not in str(message):
             return
         frames = [frame for frame in traceback.extract_stack() if frame.filename not in NOBODY]
         known = [frame for frame in frames if frame.filename.startswith(OURS) or THEIRS in frame.filename]

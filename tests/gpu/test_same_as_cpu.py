@@ -46,6 +46,8 @@ def test_a_claim_is_judged_as_on_the_cpu(evidence, claim):
     stored = read(baseline_path(BASELINES, name, "cpu", "float32", claim.id))
     new = record(name, CLAIMS[claim](evidence), {})
     assert stored["status"] == new["status"]
-    assert [] == differences(stored["criteria"], new["criteria"])
-    if claim.id == "C1":
-        assert [] == differences(stored["evidence"], new["evidence"])
+    if claim.id != "C1":
+        # Of what is told beside the criteria, how much text was read.
+        for record_of in (stored, new):
+            record_of["evidence"] = {"windows": record_of["evidence"].get("windows")}
+    assert [] == differences(stored, new)

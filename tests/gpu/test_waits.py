@@ -40,4 +40,4 @@ def test_a_look_waits_for_nothing(evidence):
             evaluate._fitting(subject, ids, conditions, nothing, names)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert proofs.call_count > 5
+    assert proofs.call_count > 0

@@ -366,3 +366,57 @@ def test_supported_and_refuted_are_never_the_same_measurement():
             item["within"] = 1.0
     assert ("supported", "refuted") == (stored["status"], new["status"])
     assert ['status: was "supported", is "refuted"'] == differences(stored, new)
+
+
+def of_windows(count, low, high, status="supported", within=0.1, windows_within=48.0):
+    """Return a record of one criterion, measured on so many windows."""
+    middle = (low + high) / 2
+    criterion = {
+        "name": "share",
+        "statistic": number(middle, within),
+        "interval": [number(low, within), number(high, within)],
+        "threshold": 0.07,
+        "direction": "at least",
+    }
+    evidence = {"windows": number(count, windows_within), "perplexity": number(50.0 + count, 0.5)}
+    return {"model": "m", "claim": "C12", "status": status, "criteria": [criterion], "evidence": evidence}
+
+
+STORED = of_windows(48.0, 0.126, 0.231)
+
+
+def test_intervals_of_other_windows_must_meet():
+    """Where rounding decides when a test stops, 16 windows and 48 are no difference: as on an H200."""
+    new = of_windows(16.0, 0.0756, 0.395, within=0.173)
+    assert [] == differences(STORED, new)
+    assert STORED == merged(STORED, new)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        of_windows(16.0, 0.45, 0.9),
+        of_windows(16.0, -0.5, -0.1, status="refuted"),
+        of_windows(16.0, 0.0756, 0.395, status="refuted"),
+        {**of_windows(16.0, 0.0756, 0.395), "model": "another"},
+        of_windows(48.0, 0.0756, 0.395),
+        of_windows(16.0, 0.0756, 0.395, windows_within=0.0),
+        of_windows(16.0, math.nan, 0.395),
+        {**of_windows(16.0, 0.0756, 0.395), "criteria": []},
+    ],
+    ids=["apart", "refuted", "status", "model", "as many windows", "counted windows", "nan", "no criterion"],
+)
+def test_what_other_windows_do_not_explain_differs(new):
+    """Intervals that lie apart, another status, and numbers of the same windows."""
+    assert differences(STORED, new)
+
+
+def test_a_tolerance_widened_by_hand_lets_no_interval_pass():
+    """What counts is what the claim states, twice over."""
+    assert differences(of_windows(48.0, 0.126, 0.231, within=1e9), of_windows(16.0, 0.45, 0.9))
+
+
+def test_fewer_windows_that_do_not_decide_are_no_difference():
+    """An interval of fewer windows is wider, and may reach over the threshold."""
+    assert [] == differences(STORED, of_windows(16.0, 0.05, 0.4, status="inconclusive"))
+    assert differences(STORED, of_windows(16.0, 0.08, 0.4, status="inconclusive"))

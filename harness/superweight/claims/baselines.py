@@ -44,10 +44,53 @@ def differences(stored: Any, new: Any) -> list[str]:
     """Return one line for each leaf that differs: where, from what, to what.
 
     Of two records alike in every number, one that could not be decided and one that could are the
-    same measurement on either side of a threshold: that is no difference.
+    same measurement on either side of a threshold: that is no difference. Nor is it one that a sequential
+    test stopped after other windows, where its claim says that this hangs on rounding: the intervals are
+    then of other text, and must have a part in common.
     """
+    if _of_other_windows(stored, new):
+        return list(_apart(stored, new))
     found = list(_differences(stored, new, ""))
     return [] if len(found) == 1 and _on_either_side(stored, new) else found
+
+
+def _of_other_windows(stored: Any, new: Any) -> bool:
+    """Tell whether two records were measured on so many windows each as their claim lets rounding decide."""
+    try:
+        was, now = (record["evidence"]["windows"] for record in (stored, new))
+        pairs = list(zip(stored["criteria"], new["criteria"], strict=True))
+        numbers = [
+            number for pair in pairs for item in pair for number in (item["statistic"], *item["interval"])
+        ]
+        sound = all(_is_number(each) and not [*_number_differences(each, each, "")] for each in numbers)
+        named = all(one["name"] == other["name"] for one, other in pairs)
+    except (KeyError, TypeError, ValueError):
+        return False
+    tolerant = _is_number(was) and _is_number(now) and not [*_number_differences(was, now, "")]
+    return tolerant and sound and named and was["value"] != now["value"]
+
+
+def _apart(stored: Any, new: Any) -> Iterator[str]:
+    """Yield what differs between records of other windows: intervals apart, and all that is no number."""
+    criteria = list(zip(stored["criteria"], new["criteria"], strict=True))
+    for index, (was, now) in enumerate(criteria):
+        low, high = (
+            pick(item["interval"][end]["value"] for item in (was, now)) for pick, end in ((max, 0), (min, 1))
+        )
+        widest = min(was["statistic"]["within"], _WIDENED * now["statistic"]["within"])
+        if low > high + widest:
+            yield f"criteria[{index}].interval: was {_ends(was)}, is {_ends(now)}"
+        measured = {"statistic": was["statistic"], "interval": was["interval"]}
+        yield from _differences(was, {**now, **measured}, f"criteria[{index}]")
+    same = {"criteria": stored["criteria"], "evidence": stored["evidence"]}
+    if _on_either_side(stored, new):
+        same["status"] = stored["status"]
+    yield from _differences(stored, {**new, **same}, "")
+
+
+def _ends(criterion: Mapping[str, Any]) -> str:
+    low, high = (end["value"] for end in criterion["interval"])
+    return f"[{low:g}, {high:g}]"
 
 
 def _on_either_side(stored: Any, new: Any) -> bool:
@@ -111,6 +154,8 @@ def _short(value: Any) -> str:
 
 def merged(stored: Any, new: Any) -> Any:
     """Return ``new`` with every leaf that is within tolerance left as it was stored."""
+    if _of_other_windows(stored, new) and not differences(stored, new):
+        return stored
     if _on_either_side(stored, new) and not differences(stored, new):
         # The status belongs to the numbers that stay.
         new = {**new, "status": stored["status"]}
