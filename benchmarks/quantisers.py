@@ -10,8 +10,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -163,6 +165,45 @@ def compressed_tensors(source: Path, target: Path, settings: Settings, bits: int
     )
     _with_documents(source, target, quantization_config=config.to_dict())
     save_file(_state(model, packed), target / "model.safetensors", {"format": "pt"})
+
+
+def llm_compressor(source: Path, target: Path, settings: Settings, bits: int, group: int) -> None:
+    """Write what llm-compressor's own `oneshot` saves, rounded to the nearest, without text."""
+    _oneshot(source, target, [_rounding(settings, bits, group, symmetric=True)])
+
+
+def llm_compressor_awq(source: Path, target: Path, settings: Settings, bits: int, group: int) -> None:
+    """Write what llm-compressor's AWQ saves, calibrated on short pieces that all begin with the BOS."""
+    from datasets import Dataset
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    scaling = AWQModifier(duo_scaling=settings.get("duo_scaling", False))
+    recipe = [scaling, _rounding(settings, bits, group, symmetric=False)]
+    rows = _calibration(source)
+    size = len(rows[0]["input_ids"])
+    given = {"num_calibration_samples": len(rows), "max_seq_length": size}
+    # It pins what it keeps, which torch refuses where there is no accelerator.
+    pinned = patch.object(torch.Tensor, "pin_memory", lambda self, *_: self)
+    with nullcontext() if torch.cuda.is_available() else pinned:
+        _oneshot(source, target, recipe, dataset=Dataset.from_list(rows), **given)
+
+
+def _rounding(settings: Settings, bits: int, group: int, *, symmetric: bool) -> Any:
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    chosen: dict[str, Any] = {"strategy": "group", "group_size": group} if group else {"strategy": "channel"}
+    args = QuantizationArgs(num_bits=bits, type="int", symmetric=symmetric, **chosen)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    return QuantizationModifier(config_groups={"group_0": scheme}, ignore=settings.get("ignore", [_HEAD]))
+
+
+def _oneshot(source: Path, target: Path, recipe: Any, **options: Any) -> None:
+    from llmcompressor import oneshot
+
+    tokenizer = _padded(source)
+    oneshot(model=_loaded(source), recipe=recipe, tokenizer=tokenizer, output_dir=str(target), **options)
+    _with_documents(source, target)
 
 
 def mlx(source: Path, target: Path, settings: Settings, bits: int, group: int) -> None:

@@ -316,7 +316,7 @@ def test_super_weights_come_from_the_baseline_else_the_registry(tmp_path):
 
 def test_a_baseline_is_believed_before_the_registry(tmp_path):
     """Of what is published, the committed baseline may know more; one that is unreadable knows nothing."""
-    shutil.copytree(BASELINES / "tiny-planted", tmp_path / "tiny-planted")
+    shutil.copytree(BASELINES / "tiny-planted" / "cpu-float32", tmp_path / "tiny-planted" / "cpu-float32")
     (file,) = tmp_path.glob("tiny-planted/*/C1.json")
     stored = json.loads(file.read_text())
     stored["evidence"]["super_weights"].append({"at": "[2, 3, 4]", "value": "1.0", "rank": 2})

@@ -142,6 +142,18 @@ def test_no_depth_by_itself_calls_the_same_function_damaged(name, depth, tmp_pat
     assert compared(SYMMETRIES[name], tmp_path, depth).verdict in ("kept", "cannot be judged")
 
 
+@pytest.mark.parametrize("name", SYMMETRIES)
+def test_the_files_and_a_pass_together_call_no_same_function_damaged(name, tmp_path):
+    """A scalar of another value writes what the base's did, as those that AWQ scales."""
+    assert "damaged" != compared(SYMMETRIES[name], tmp_path, STATIC, ACTIVATIONS).verdict
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0, -1.0])
+def test_the_files_and_a_pass_together_find_a_scalar_that_changed_alone(factor, tmp_path):
+    """What feeds it stayed as it was."""
+    assert "damaged" == compared(scaled(factor), tmp_path, STATIC, ACTIVATIONS).verdict
+
+
 @pytest.mark.parametrize("factor", [0.0, -1.0])
 def test_a_super_weight_pruned_or_flipped_in_its_row_is_damage_by_the_files_alone(factor, tmp_path):
     """All else of the row being the base's, nothing has moved."""

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from benchmarks.engine_files import write_as
-from benchmarks.quantisers import QUANTISERS, crowded
+from benchmarks.quantisers import QUANTISERS, crowded, llm_compressor, llm_compressor_awq
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
 from superweight.checkpoints.sources import local_path
@@ -131,9 +131,36 @@ def test_auto_round_takes_a_layers_own_bits(base):
     assert {MODULE: {"bits": 16}} == tool("auto-round").recipe(modules(base)).settings["layer_config"]
 
 
-def test_auto_awq_takes_a_list(base):
-    """modules_to_not_convert in quant_config."""
-    assert [MODULE] == tool("auto-awq").recipe(modules(base)).settings["modules_to_not_convert"]
+@pytest.mark.slow
+def test_llm_compressor_itself_leaves_the_module_alone(base, tmp_path):
+    """What its `oneshot` saves: plain is damaged, protected is kept. It asks for an older transformers."""
+    pytest.importorskip("llmcompressor", reason="needs an environment of its own: docs/protect.md")
+    settings = tool("llm-compressor").recipe(modules(base)).settings
+    found = {}
+    for how, told in (("plain", {}), ("protected", settings)):
+        llm_compressor(base, tmp_path / how, told, 4, 32)
+        found[how] = verdict(base, tmp_path / how)
+    assert {"plain": DAMAGED, "protected": KEPT} == found
+
+
+@pytest.mark.slow
+def test_llm_compressor_s_awq_leaves_the_module_alone(base, tmp_path):
+    """Its matrix is not packed, and the release is kept."""
+    pytest.importorskip("llmcompressor", reason="needs an environment of its own: docs/protect.md")
+    settings = tool("auto-awq").recipe(modules(base)).settings
+    packed = {}
+    for how, told in (("plain", {}), ("protected", settings)):
+        llm_compressor_awq(base, tmp_path / how, told, 4, 32)
+        packed[how] = f"{MODULE}.weight_packed" in load_file(tmp_path / how / "model.safetensors")
+    assert {"plain": True, "protected": False} == packed
+    assert KEPT == verdict(base, tmp_path / "protected")
+
+
+def test_auto_awq_is_llm_compressor_s_awq(base):
+    """AutoAWQ itself has no list that works: what took its place is told to ignore the module."""
+    recipe = tool("auto-awq").recipe(modules(base))
+    assert {"ignore": ["lm_head", MODULE], "duo_scaling": False} == recipe.settings
+    assert f'ignore=["lm_head", "{MODULE}"]' in recipe.text
 
 
 @pytest.mark.parametrize("name", TOOLS)

@@ -22,11 +22,11 @@ def settled(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Return the checks, with damage that a deeper look takes back turned into `CHANGED`, or `DEGRADED`.
 
     A super weight's value decides nothing by the files alone, unless it was pruned or changed its
-    sign and its row is otherwise the base's; nor where the jump and the
-    predictions are the base's. A setting of the config decides nothing where predictions are sound;
-    one that bears on positions, where those on long windows are, and where it does not first act
-    beyond them. Of files alone positions that are turned otherwise are a change: that is how a model
-    is tuned for longer text.
+    sign and its row is otherwise the base's; nor where the jump and the predictions are the base's, or
+    the jump alone where predictions were not looked at. A setting of the config decides nothing where
+    predictions are sound; one that bears on positions, where those on long windows are, and where it does
+    not first act beyond them. Of files alone positions that are turned otherwise are a change: that is how
+    a model is tuned for longer text.
     """
     given = tuple(checks)
     return tuple(_settled(check, given) for check in given)
@@ -61,7 +61,9 @@ def _taken_back(check: Check, given: tuple[Check, ...]) -> bool:
         alone = {item.depth for item in given} == {STATIC}
         if alone:
             return 1 < check.excess < float("inf") or check.figures.get("row_alike") is False
-        return kept or (sound and not function)
+        # Another value of the same sign that writes what the base's did is a neuron scaled, as AWQ's are.
+        scaled = bool(function) and all(function) and not predictions and check.excess < float("inf")
+        return kept or scaled or (sound and not function)
     if check.depth == STATIC and check.name == CONFIG:
         if {item.depth for item in given} == {STATIC}:
             return bool(check.figures.get("rope_alone"))

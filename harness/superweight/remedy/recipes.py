@@ -91,11 +91,18 @@ def _auto_round(modules: Sequence[Protected]) -> Recipe:
 
 
 def _auto_awq(modules: Sequence[Protected]) -> Recipe:
-    settings = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
-    names = _names(modules)
-    config = ", ".join(f'"{key}": {value!r}' for key, value in settings.items())
-    text = f'model.quantize(tokenizer, quant_config={{{config}, "modules_to_not_convert": {_listed(names)}}})'
-    return Recipe(text, {"modules_to_not_convert": names})
+    # AutoAWQ 0.2.9 looks for names within a block: one of the whole model leaves nothing alone, and one of
+    # a block stops it (KeyError), because its search for scales asks for what that module reads.
+    ignore = [_HEAD, *_names(modules)]
+    text = (
+        "from llmcompressor import oneshot\n"
+        "from llmcompressor.modifiers.quantization import QuantizationModifier\n"
+        "from llmcompressor.modifiers.transform.awq import AWQModifier\n\n"
+        f'rounding = QuantizationModifier(targets="Linear", scheme="W4A16_ASYM", ignore={_listed(ignore)})\n'
+        # With duo_scaling 0.14 divides by zero where all that reads a module's output is ignored.
+        "oneshot(model=model, dataset=calibration, recipe=[AWQModifier(duo_scaling=False), rounding])"
+    )
+    return Recipe(text, {"ignore": ignore, "duo_scaling": False})
 
 
 def _bitsandbytes(modules: Sequence[Protected]) -> Recipe:
@@ -169,10 +176,10 @@ TOOLS: Mapping[str, Tool] = {
         Tool("auto-round", "https://github.com/intel/auto-round", _auto_round, bits=4.15),
         Tool(
             "auto-awq",
-            "https://github.com/casper-hansen/AutoAWQ",
+            "https://docs.vllm.ai/projects/llm-compressor",
             _auto_awq,
             bits=4.15,
-            caution="AutoAWQ leaves alone every module whose path contains the name; nobody maintains it now",
+            caution="AutoAWQ 0.2.9 itself cannot leave one module alone; llm-compressor has its method",
         ),
         Tool(
             "bitsandbytes",
