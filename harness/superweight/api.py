@@ -247,7 +247,7 @@ def protect(model: str, tool: str, *, baselines: str | Path = DEFAULT_BASELINES)
     """Return what a quantiser must be told so that a model's super weights survive, and what that costs.
 
     >>> print(protect("tiny-planted", "auto-awq").recipe.settings)
-    {'modules_to_not_convert': ['model.layers.1.mlp.down_proj']}
+    {'ignore': ['lm_head', 'model.layers.1.mlp.down_proj'], 'duo_scaling': False}
 
     Raises `BadInput` for a tool of which no recipe is known.
     """

@@ -90,8 +90,9 @@ def rounded_sequences(
     copy = inputs.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     stack = copy if copy.ndim == 3 else copy[None]
     reached = _within(places, stack)
-    # Of every sequence its own, and only where it is wanted: a median takes longer than the rounding.
-    stand_in = stack.flatten(1).median(dim=1).values[:, None] if reached else 0.0
+    # Of every sequence its own, and only where it is wanted: a median takes longer than the rounding. Along
+    # a dimension it would come with indices, of which CUDA warns that they may be others each time.
+    stand_in = torch.stack([sequence.median() for sequence in stack])[:, None] if reached else 0.0
     with held_out(stack, reached, stand_in):
         if isinstance(layout, PerTensor | PerRow):
             round_(stack, scheme, layout)
