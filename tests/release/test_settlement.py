@@ -19,7 +19,7 @@ from superweight.release.result import (
     broken,
     within,
 )
-from superweight.release.settlement import EMPTIED, settled
+from superweight.release.settlement import EMPTIED, FUNCTION, settled
 
 from .measured_base import measured_base
 from .releases import make, scaled
@@ -140,6 +140,24 @@ def compared(change, folder, *depths):
 def test_no_depth_by_itself_calls_the_same_function_damaged(name, depth, tmp_path):
     """The files say changed at most, the pass shows the same function, the predictions are the base's."""
     assert compared(SYMMETRIES[name], tmp_path, depth).verdict in ("kept", "cannot be judged")
+
+
+@pytest.mark.parametrize(
+    ("excess", "function", "seen", "status"),
+    [
+        (3.0, [KEPT], [], "changed"),
+        (3.0, [KEPT, KEPT], predictions(SHORT), "changed"),
+        # Pruned, or of another sign.
+        (float("inf"), [KEPT], [], "damaged"),
+        (3.0, [KEPT, "damaged"], [], "damaged"),
+        (3.0, [KEPT], predictions(SHORT, status="damaged"), "damaged"),
+    ],
+)
+def test_another_value_is_settled_by_what_it_does(excess, function, seen, status):
+    """It is none where every jump of the stream is the base's and no text was found to suffer."""
+    scalar = Check(STATIC, "super weight [1, 41, 23]", "damaged", "", excess=excess)
+    jumps = [Check(ACTIVATIONS, FUNCTION, found, "") for found in function]
+    assert status == settled([scalar, *jumps, *seen])[0].status
 
 
 @pytest.mark.parametrize("name", SYMMETRIES)
