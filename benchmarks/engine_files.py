@@ -3,7 +3,8 @@
 xllamacpp's library holds `ggml_quantize_chunk`, which rounds a tensor, and not `llama_model_quantize`,
 which chooses a type for each. What it would choose is written out here for a dense Llama with tied
 embeddings whose queries share keys by fewer than four, after `llama_tensor_get_type_impl` and
-`tensor_type_fallback` in src/llama-quant.cpp of ggml-org/llama.cpp at 007dbbf3.
+`tensor_type_fallback` in src/llama-quant.cpp of ggml-org/llama.cpp at 007dbbf3. Of the real model
+`llama-quantize` writes the same bytes (tests/engines/test_llama_quantize.py).
 """
 
 from __future__ import annotations

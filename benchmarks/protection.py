@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engine_files import write_as
 from benchmarks.gate import MODEL, WORK, base_folder
 from benchmarks.quantisers import QUANTISERS
 from superweight import remedy
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
+from superweight.checkpoints.sources import fetch
 from superweight.claims.run_config import RunConfig
 from superweight.core.markdown import rewritten_between, table
 from superweight.measurement.corpus import BUILTIN, cut, documents
@@ -34,6 +37,8 @@ BEGIN, END = "<!-- protect: begin -->", "<!-- protect: end -->"
 WINDOWS = 12
 # Bits and group, 0 for a scale a row: the coarsest that each tool takes and the reader reads.
 HARSHEST = {
+    "llama.cpp": (2, 0, "Q2_K, by llama-quantize"),
+    "auto-round": (2, 64, "2 bits, groups of 64, to the nearest"),
     "llm-compressor": (4, 0, "int4, a scale a row"),
     "bitsandbytes": (4, 64, "nf4, blocks of 64 (it has no coarser)"),
     "mlx": (2, 64, "2 bits, groups of 64"),
@@ -44,12 +49,26 @@ HARSHEST = {
 
 
 def measured(folder: Path) -> float:
-    subject = load(resolve(str(folder)), device="cpu")
+    model = next(folder.glob("*.gguf"), folder)
+    subject = load(resolve(str(model)), device="cpu")
     return perplexity(subject, cut(subject, documents(BUILTIN), BUILTIN, count=WINDOWS))
 
 
 def size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for end in ("safetensors", "gguf") for file in folder.glob(f"*.{end}"))
+
+
+def by_llama_quantize(source: Path, target: Path, settings: dict[str, Any], bits: int, group: int) -> None:
+    """Write the model's GGUF file as llama.cpp's own program rounds it, which must be on the PATH."""
+    whole = write_as(fetch(resolve(MODEL)).path, WORK / "F32.gguf", "F32")
+    options = [word for pair in settings.get("tensor_type", []) for word in ("--tensor-type", pair)]
+    target.mkdir()
+    command = ["llama-quantize", *options, str(whole), str(target / "model.gguf"), f"Q{bits}_K"]
+    subprocess.run(command, check=True, capture_output=True)
+    whole.unlink()
+
+
+TOOLS = {**QUANTISERS, "llama.cpp": by_llama_quantize}
 
 
 def run() -> dict[str, Any]:
@@ -69,7 +88,7 @@ def run() -> dict[str, Any]:
                 shutil.rmtree(folder, ignore_errors=True)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    QUANTISERS[name](base, folder, told, bits, group)
+                    TOOLS[name](base, folder, told, bits, group)
                 row |= {how: measured(folder), f"{how}_bytes": size(folder)}
                 shutil.rmtree(folder, ignore_errors=True)
         # A library raises what it likes; the table has what could be measured.

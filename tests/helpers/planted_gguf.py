@@ -163,3 +163,15 @@ def _interleaved(matrix: np.ndarray) -> np.ndarray:
     rows, columns = matrix.shape
     halves = matrix.reshape(_HEADS, 2, rows // _HEADS // 2, columns)
     return halves.swapaxes(1, 2).reshape(rows, columns)
+
+
+def crowded_in_gguf() -> dict[str, np.ndarray]:
+    """Return the tensors that `benchmarks.quantisers.crowded` changes, by their names in GGUF."""
+    tensors = load_file(CHECKPOINTS / "tiny-planted" / "model.safetensors")
+    found = {}
+    for part, name in (("down_proj", "ffn_down"), ("up_proj", "ffn_up"), ("gate_proj", "ffn_gate")):
+        found[f"blk.1.{name}.weight"] = tensors[f"model.layers.1.mlp.{part}.weight"].float().numpy().copy()
+    found["blk.1.ffn_down.weight"][41, 24] = 2048.0
+    for name in ("ffn_up", "ffn_gate"):
+        found[f"blk.1.{name}.weight"][24] *= 0.01
+    return found

@@ -23,8 +23,7 @@ from superweight.release.compare import CompareRequest, compare
 from superweight.release.result import ACTIVATIONS, DAMAGED, KEPT, STATIC
 from superweight.remedy.protect import protect
 from superweight.remedy.recipes import TOOLS, Protected, tool
-from tests.helpers.checkpoint_files import CHECKPOINTS
-from tests.helpers.planted_gguf import write_tiny_gguf
+from tests.helpers.planted_gguf import crowded_in_gguf, write_tiny_gguf
 
 PACKAGES = {
     "bitsandbytes": "bitsandbytes",
@@ -101,18 +100,6 @@ def test_llama_cpp_rounds_one_tensor_less(kind, tmp_path):
         pairs = parse_model(f"tiny-planted={plain}"), parse_model(str(release))
         found[how] = compare(CompareRequest(*pairs, depths=(STATIC, ACTIVATIONS))).verdict
     assert {"plain": DAMAGED, "protected": KEPT} == found
-
-
-def crowded_in_gguf():
-    """Return the tensors of `crowded`, by their names in GGUF."""
-    tensors = load_file(CHECKPOINTS / "tiny-planted" / "model.safetensors")
-    found = {}
-    for part, name in (("down_proj", "ffn_down"), ("up_proj", "ffn_up"), ("gate_proj", "ffn_gate")):
-        found[f"blk.1.{name}.weight"] = tensors[f"model.layers.1.mlp.{part}.weight"].float().numpy().copy()
-    found["blk.1.ffn_down.weight"][41, 24] = 2048.0
-    for name in ("ffn_up", "ffn_gate"):
-        found[f"blk.1.{name}.weight"][24] *= 0.01
-    return found
 
 
 def test_llama_quantize_is_told_of_one_tensor(base):
