@@ -39,6 +39,7 @@ WINDOWS = 12
 HARSHEST = {
     "llama.cpp": (2, 0, "Q2_K, by llama-quantize"),
     "auto-round": (2, 64, "2 bits, groups of 64, to the nearest"),
+    "gptqmodel": (2, 64, "2 bits, groups of 64"),
     "llm-compressor": (4, 0, "int4, a scale a row"),
     "bitsandbytes": (4, 64, "nf4, blocks of 64 (it has no coarser)"),
     "mlx": (2, 64, "2 bits, groups of 64"),
