@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.engine_files import write_as
 from benchmarks.gate import MODEL, WORK, base_folder
-from benchmarks.quantisers import QUANTISERS
+from benchmarks.quantisers import QUANTISERS, llm_compressor_awq
 from superweight import remedy
 from superweight.checkpoints.model_ref import parse_model
 from superweight.checkpoints.registry import resolve
@@ -40,6 +40,7 @@ HARSHEST = {
     "llama.cpp": (2, 0, "Q2_K, by llama-quantize"),
     "auto-round": (2, 64, "2 bits, groups of 64, to the nearest"),
     "gptqmodel": (2, 64, "2 bits, groups of 64"),
+    "auto-awq": (4, 0, "int4, a scale a row, by llm-compressor"),
     "llm-compressor": (4, 0, "int4, a scale a row"),
     "bitsandbytes": (4, 64, "nf4, blocks of 64 (it has no coarser)"),
     "mlx": (2, 64, "2 bits, groups of 64"),
@@ -69,7 +70,7 @@ def by_llama_quantize(source: Path, target: Path, settings: dict[str, Any], bits
     whole.unlink()
 
 
-TOOLS = {**QUANTISERS, "llama.cpp": by_llama_quantize}
+TOOLS = {**QUANTISERS, "llama.cpp": by_llama_quantize, "auto-awq": llm_compressor_awq}
 
 
 def run() -> dict[str, Any]:
