@@ -59,8 +59,6 @@ def rows(subject: Subject) -> list[Row]:
             f"operations launched by {look_is} over those of a bare pass ({bare.counts.total():,})",
             f"{launched:.3g}",
         ),
-        # Whatever waits for a number raises on the meta device.
-        Row("launches", "times that the host waits inside it, transformers' own left out", "0", "0", True),
         Row("launches", "times that transformers itself waits in it, once a pass", str(asked.call_count)),
         Row(
             "launches",

@@ -40,4 +40,6 @@ def test_a_look_waits_for_nothing(evidence):
             evaluate._fitting(subject, ids, conditions, nothing, names)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert proofs.call_count > 0
+    # One for each block of which some condition scales a scalar.
+    edited = {scale.coordinate.layer for condition in conditions for scale in condition.scales}
+    assert len(edited) == proofs.call_count > 1

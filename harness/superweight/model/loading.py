@@ -94,7 +94,7 @@ def load(
             if asked is torch.float32 and dtype == "auto":
                 asked = dtype_that_fits(directory, config, local.path.name)
             auto_class = model_class(config, remote_code=remote_code)
-            # How much memory is free torch says of CUDA alone: elsewhere what does not fit is told by it.
+            # Of CUDA alone torch says how much memory is free: another device itself tells what does not fit.
             weights = weight_bytes(directory, dtype, config, unpacked=unpacked) if where.type == "cuda" else 0
             options: dict[str, Any] = {
                 "dtype": asked,
